@@ -1,0 +1,55 @@
+# Every habit is one command. `make book` and `make test` need nothing but Python 3.11+ and the internet.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+PRESET ?= full
+DEVICE ?= cpu
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# No widget, no progress bar and no frozen-module warning in a page.
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+
+.PHONY: book test full publish notebooks site lint format clean help
+
+help:            ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "kdrepro needs Python 3.11 or later, not $$($(PYTHON) --version 2>&1): set PYTHON=python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $(INSTALLED)
+
+book: $(INSTALLED)   ## every chapter at smoke, the site built from them; prints the page to open
+	$(BIN)/kdrepro run all --preset smoke
+	$(BIN)/kdrepro book --preset smoke
+
+test: $(INSTALLED)   ## unit and property tests, nbval, the strict build of the published book
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval-lax --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
+	$(BIN)/kdrepro book --published
+
+full: $(INSTALLED)   ## every chapter on the real data (hours on a CPU)
+	$(BIN)/kdrepro data fetch mnist
+	$(BIN)/kdrepro run all --preset full --device $(DEVICE)
+
+publish: $(INSTALLED)   ## copy the last run at PRESET into the book
+	$(BIN)/kdrepro publish --preset $(PRESET)
+
+notebooks: $(INSTALLED)   ## re-execute the sources at smoke: nbval's reference
+	$(BIN)/kdrepro notebooks
+
+site: $(INSTALLED)   ## the published book, built strictly
+	$(BIN)/kdrepro book --published
+
+lint: $(INSTALLED)   ## check formatting and lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED)   ## apply formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:           ## remove the environment, the builds and the smoke run (trained networks of full stay)
+	rm -rf $(VENV) _build runs/smoke kdrepro.egg-info .pytest_cache .ruff_cache .hypothesis

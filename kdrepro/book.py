@@ -1,0 +1,167 @@
+"""From runs to pages: staging copies, the strict build, publication, and what is generated from records."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+
+from kdrepro import claims, paths, presets, records
+from kdrepro.display import duration
+from kdrepro.errors import InputError
+from kdrepro.files import atomic_write
+
+TABLE_START, TABLE_END = "<!-- verdicts: generated -->", "<!-- end of verdicts -->"
+
+
+def build_published() -> Path:
+    """Build the published book in place, strictly; returns its first page."""
+    return _build(paths.ROOT)
+
+
+def build_staged(preset: str) -> Path:
+    """Build the book from a run's notebooks and records, in a copy that leaves the tree alone.
+
+    Raises InputError when a chapter of that preset has not been run.
+    """
+    run = paths.runs(preset)
+    staging = run / "book"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(paths.ROOT / name, staging / name)
+    shutil.copytree(paths.BOOK, staging / "book", ignore=shutil.ignore_patterns("_build"))
+    _collect(preset, staging / "book" / "chapters", staging / "book" / "results")
+    _generate(staging / "book", staging / "book" / "results", staging / "book" / "chapters")
+    return _build(staging)
+
+
+def publish(preset: str) -> list[Path]:
+    """Copy a run's notebooks and records into the book, and remake the pages that depend on them.
+
+    Raises InputError for smoke, whose numbers are not comparable, and for a run that is not complete.
+    """
+    presets.load(preset)
+    if preset == "smoke":
+        raise InputError("smoke is not published: its numbers are not comparable; run and publish full or paper.")
+    copied = _collect(preset, paths.PUBLISHED, paths.RESULTS)
+    refresh()
+    return copied
+
+
+def refresh() -> None:
+    """Remake the verdict tables and the status page from the published records."""
+    _generate(paths.BOOK, paths.RESULTS, paths.PUBLISHED)
+    table = verdict_table(records.read_all(), link=False)
+    text = paths.README.read_text(encoding="utf-8")
+    head, rest = text.split(TABLE_START)
+    tail = rest.split(TABLE_END)[1]
+    atomic_write(paths.README, f"{head}{TABLE_START}\n{table}\n{TABLE_END}{tail}".encode())
+
+
+def verdict_table(results: Sequence[dict[str, Any]], link: bool) -> str:
+    """The verdict table in Markdown; `link` refers each claim to its figure in the book."""
+    described = claims.load()
+    lines = ["| § | claim | paper | ours: mean [95 % over seeds] | verdict |", "|---|---|---|---|---|"]
+    for row in claims.verdict_rows(described.values(), results):
+        figure = described[row["claim"]].figure
+        linked = link and figure and row["ours"] != "–"
+        name = f"{{ref}}`{row['claim']} <{figure}>`" if linked else f"`{row['claim']}`"
+        ours = "–" if row["ours"] == "–" else f"{row['metric']} {row['ours']}"
+        lines.append(f"| {row['section']} | {name}: {row['statement']} | {row['paper']} | {ours} | {row['verdict']} |")
+    return "\n".join(lines)
+
+
+def page_of(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """An executed notebook as a page: papermill's injected cell hidden, its timings and paths dropped."""
+    page = nbformat.from_dict(json.loads(nbformat.writes(notebook)))
+    took = page.metadata.get("papermill", {}).get("duration")
+    page.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+        "kdrepro": {"seconds": round(took or 0, 1)},
+    }
+    for cell in page.cells:
+        tags = cell.metadata.get("tags", [])
+        kept = {k: v for k, v in cell.metadata.items() if k in ("tags", "mystnb", "render")}
+        if "injected-parameters" in tags:
+            kept["tags"] = [*tags, "remove-cell"]
+        cell.metadata = kept
+    return page
+
+
+def _collect(preset: str, chapters: Path, results: Path) -> list[Path]:
+    run = paths.runs(preset)
+    copied = []
+    wanted = [(run / "notebooks" / f"{c}.ipynb", run / "results" / f"{c}.json") for c in presets.CHAPTERS]
+    for notebook, record in wanted:
+        if not notebook.exists() or not record.exists():
+            chapter = notebook.stem
+            raise InputError(f"{chapter} has not been run at {preset}: `kdrepro run {chapter} --preset {preset}` first.")
+        if nbformat.read(notebook, 4).metadata.get("papermill", {}).get("exception"):
+            raise InputError(f"The last run of {notebook.stem} at {preset} failed: run it again.")
+    shutil.rmtree(chapters, ignore_errors=True)
+    shutil.rmtree(results, ignore_errors=True)
+    chapters.mkdir(parents=True)
+    results.mkdir(parents=True)
+    for notebook, record in wanted:
+        nbformat.write(page_of(nbformat.read(notebook, 4)), chapters / notebook.name)
+        copied.append(chapters / notebook.name)
+        for path in (record, record.with_suffix(".npz")):
+            if path.exists():
+                copied.append(Path(shutil.copy(path, results / path.name)))
+    return copied
+
+
+def _generate(book: Path, results: Path, chapters: Path) -> None:
+    found = records.read_all(results)
+    atomic_write(book / "verdicts.md", (verdict_table(found, link=True) + "\n").encode())
+    atomic_write(book / "run-times.md", (_run_times(found, chapters) + "\n").encode())
+
+
+def _run_times(found: Sequence[dict[str, Any]], chapters: Path) -> str:
+    """The status page's table, from provenance alone."""
+    lines = [
+        "| chapter | preset, data | seeds | networks | training | budget | this run | hardware | versions | made |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for record in found:
+        p, config = record["provenance"], record["provenance"]["config"]
+        page = nbformat.read(chapters / f"{record['chapter']}.ipynb", 4)
+        wall = page.metadata["kdrepro"]["seconds"]
+        lines.append(
+            f"| {{doc}}`chapters/{record['chapter']}` | {record['preset']}, {record['data']['name']} "
+            f"| {len(config['seeds'])} | {p['networks']} | {duration(p['training_seconds'])} "
+            f"| {duration(60 * config['minutes'])} | {duration(wall)} | {p['device']}: {p['cpu']}, {p['threads']} threads "
+            f"| Python {p['python']}, torch {p['torch']}, kdrepro {p['kdrepro']} "
+            f"| {p['date']}, {p['git']}{' with changes' if p['dirty'] else ''} |"
+        )
+    return "\n".join(lines)
+
+
+def _build(source: Path) -> Path:
+    """`jupyter-book build`, failing on a single warning and on a page that is missing."""
+    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", ".", "-n", "-W", "--keep-going", "--all"]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        print(done.stdout[-6000:], done.stderr[-6000:], file=sys.stderr)
+        raise InputError("The book did not build without a warning: see the output above.")
+    html = source / "_build" / "html"
+    missing = [name for name in _pages(source) if not (html / f"{name}.html").exists()]
+    if missing:
+        raise InputError(f"The build left out pages of _toc.yml: {', '.join(missing)}.")
+    return html / "index.html"
+
+
+def _pages(source: Path) -> list[str]:
+    """Every page of the table of contents."""
+    toc = yaml.safe_load((source / "_toc.yml").read_text())
+    parts = toc.get("parts", [])
+    return [toc["root"], *(c["file"] for part in parts for c in part["chapters"]), "index"]

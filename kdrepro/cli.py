@@ -1,0 +1,189 @@
+"""The command line: run chapters, look at claims, build and publish the book, fetch data."""
+
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kdrepro.errors import InputError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Hinton et al. (2015), number by number."
+)
+data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
+app.add_typer(data_app, name="data")
+
+PresetOption = Annotated[str, typer.Option(help="smoke, full or paper.")]
+SeedsOption = Annotated[str | None, typer.Option(help="How many seeds; the preset's number if not given.")]
+FirstSeedOption = Annotated[str, typer.Option(help="The first seed.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
+DataOption = Annotated[str | None, typer.Option(help="Folder of the data sets; KDREPRO_DATA or data/ if not given.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print only the result.")]
+
+
+@app.command()
+def run(
+    chapter: Annotated[str, typer.Argument(help="A chapter's name or number, or all.")],
+    preset: PresetOption = "smoke",
+    seeds: SeedsOption = None,
+    first_seed: FirstSeedOption = "0",
+    device: DeviceOption = "cpu",
+    data_root: DataOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Run a chapter with papermill; networks that the store holds are loaded instead of trained."""
+    from kdrepro import presets, runner
+
+    chosen = list(runner.in_order()) if chapter == "all" else [presets.check_chapter(chapter)]
+    asked = runner.checked(chosen, preset, seeds, first_seed, device, data_root)
+    for name in chosen:
+        output = _run_shown(name, asked, quiet)
+        print(f"{name}: {output}")
+
+
+@app.command(name="claims")
+def claims_command(
+    preset: Annotated[str | None, typer.Option(help="Show this preset's run instead of what is published.")] = None,
+) -> None:
+    """Print the verdict table."""
+    from kdrepro import claims, paths, presets, records
+
+    if preset is not None:
+        presets.load(preset)
+    folder = paths.RESULTS if preset is None else paths.runs(preset) / "results"
+    table = Table("claim", "section", "metric", "paper", "ours: mean [95 % over seeds]", "verdict", "data, preset")
+    for row in claims.verdict_rows(claims.load().values(), records.read_all(folder)):
+        columns = ("claim", "section", "metric", "paper", "ours", "verdict", "data")
+        table.add_row(*(row[c].replace("[", r"\[") for c in columns))
+    _console().print(table)
+
+
+@app.command()
+def reproduce(
+    claim: Annotated[str, typer.Argument(help="A claim's id, as `kdrepro claims` lists them.")],
+    preset: PresetOption = "smoke",
+    seeds: SeedsOption = None,
+    first_seed: FirstSeedOption = "0",
+    device: DeviceOption = "cpu",
+    data_root: DataOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Run a claim's chapter and print one row: paper, published, this run, verdict."""
+    from kdrepro import claims, paths, presets, records, runner
+
+    described = claims.get(claim)
+    if described.chapter not in presets.CHAPTERS:
+        raise InputError(f"The claim {claim} belongs to chapter {described.chapter}, which is not written yet.")
+    asked = runner.checked([described.chapter], preset, seeds, first_seed, device, data_root)
+    published = paths.RESULTS / f"{described.chapter}.json"
+    _run_shown(described.chapter, asked, quiet)
+    ours = records.read(paths.runs(preset) / "results" / f"{described.chapter}.json")["claims"].get(claim)
+    theirs = records.read(published)["claims"].get(claim) if published.exists() else None
+    if ours is None:
+        raise InputError(f"Chapter {described.chapter} does not measure {claim} yet.")
+    table = Table("claim", "metric", "paper", "published", f"this run ({preset})", "verdict")
+    for metric in ours["metrics"]:
+        cells = (
+            claims.written(metric, described.paper.get(metric)),
+            claims.written_mean(metric, theirs) if theirs else "–",
+            claims.written_mean(metric, ours),
+            ours["verdict"],
+        )
+        table.add_row(claim, metric.replace("_", " "), *(c.replace("[", r"\[") for c in cells))
+    _console().print(table)
+
+
+@app.command()
+def book(
+    preset: Annotated[str | None, typer.Option(help="Build from this preset's run, in a staging copy.")] = None,
+    published: Annotated[bool, typer.Option("--published", help="Build the published book in place.")] = False,
+) -> None:
+    """Build the site, failing on a single warning, and print the page to open."""
+    from kdrepro import book, presets
+
+    if published == (preset is not None):
+        raise InputError("Say which book: either --preset smoke (a run) or --published.")
+    if preset is not None:
+        presets.load(preset)
+    page = book.build_published() if published else book.build_staged(preset)
+    print(f"The book is built. Open {page}")
+
+
+@app.command()
+def publish(preset: PresetOption = "full") -> None:
+    """Copy a run's notebooks and records into the book; refuses smoke."""
+    from kdrepro import book, paths
+
+    for path in book.publish(preset):
+        print(f"published {path.relative_to(paths.ROOT)}")
+
+
+@app.command()
+def notebooks() -> None:
+    """Re-execute the chapters' sources at smoke, so that nbval's reference is fresh."""
+    from kdrepro import runner
+
+    for chapter in runner.in_order():
+        runner.refresh_source(chapter)
+        print(f"refreshed notebooks/{chapter}.ipynb")
+
+
+@data_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="mnist")],
+    data_root: DataOption = None,
+) -> None:
+    """Download a data set, check it, and print where it is; does nothing if a good copy is there."""
+    from kdrepro import data, paths
+
+    if name != "mnist":
+        raise InputError(f"There is no data set {name!r} to fetch: choose mnist.")
+    print(f"mnist is in {data.fetch_mnist(paths.data_root(data_root))}")
+
+
+def _run_shown(chapter: str, asked: dict, quiet: bool) -> Path:
+    """Run a chapter while showing the end of its log: a status line on a terminal, else finished networks."""
+    from kdrepro import runner
+
+    if quiet:
+        return runner.run(chapter, asked)
+    console, done = _console(stderr=True), threading.Event()
+    with runner.Log(chapter, asked["preset"]) as log, console.status(f"{chapter}: starting") as status:
+
+        def show() -> None:
+            while not done.wait(0.3):
+                for line in log.new_lines():
+                    if runner.is_step(line) and console.is_terminal:
+                        status.update(f"{chapter}  {line}")
+                    elif not runner.is_step(line):
+                        console.print(f"{chapter}  {line}", markup=False, highlight=False)
+
+        watcher = threading.Thread(target=show, daemon=True)
+        watcher.start()
+        try:
+            return runner.run(chapter, asked)
+        finally:
+            done.set()
+            watcher.join()
+
+
+def _console(stderr: bool = False) -> Console:
+    console = Console(stderr=stderr)
+    # A pipe has no width of its own; 80 columns would fold every row of the verdict table.
+    return console if console.is_terminal else Console(stderr=stderr, width=160)
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one sentence and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        print(f"kdrepro: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("kdrepro: stopped; finished networks and the last checkpoint are kept, run again to go on.", file=sys.stderr)
+        sys.exit(130)

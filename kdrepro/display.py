@@ -1,0 +1,77 @@
+"""What a chapter shows of its record: the line on top, a claim with its verdict, a number in the text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from IPython.display import Markdown, display
+
+from kdrepro import claims
+from kdrepro.experiments import Experiment
+
+
+def headline(run: Experiment) -> Markdown:
+    """The line on top of every chapter: preset, data, seeds, hardware; a warning at smoke."""
+    p = run.record["provenance"]
+    text = (
+        f"**Preset** `{run.preset.name}` · **data** {run.data.name}, {len(run.data.train_images):,} training and "
+        f"{len(run.data.test_images):,} test cases · **seeds** {len(run.seeds)} · **device** {p['device']} "
+        f"({p['cpu']}, {p['threads']} threads) · torch {p['torch']} · {p['date']}"
+    )
+    if run.preset.name == "smoke":
+        text += (
+            "\n\n```{warning}\nThis page was made by the `smoke` preset, on small data that comes with "
+            "scikit-learn: it shows that everything runs. Its numbers are **not comparable** with the paper's.\n```"
+        )
+    return Markdown(text)
+
+
+def claim(run: Experiment, claim_id: str) -> Markdown:
+    """A claim as measured: statement, paper, this run with its seeds, verdict and rule, command, minutes."""
+    described, entry = claims.get(claim_id), run.record["claims"][claim_id]
+    rows = [
+        f"| {name.replace('_', ' ')} | {claims.written(name, described.paper.get(name))} | "
+        f"{claims.written_mean(name, entry)} | {_values(name, values)} |"
+        for name, values in entry["metrics"].items()
+    ]
+    rule = " and ".join(str(condition) for condition in described.rule.reproduced)
+    pending = f" ({described.data} decides)" if entry["verdict"] == "not run" else ""
+    lines = [
+        f"**`{described.id}`** {described.statement}",
+        "",
+        "| metric | paper | this run: mean [95 % over seeds] | each seed |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        f"Verdict: **{entry['verdict']}**{pending}. The rule, set before the run: {rule}.  ",
+        f"Command: `kdrepro reproduce {described.id} --preset {run.preset.name}` "
+        f"({duration(entry['seconds'])} of training on {run.record['provenance']['device']}).",
+    ]
+    return Markdown("\n".join(lines))
+
+
+def duration(seconds: float) -> str:
+    """Seconds or minutes, for a reader."""
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def glue(**texts: Any) -> None:
+    """Name values that the text quotes with ``{glue:text}`name` ``; strings, already formatted.
+
+    The value travels in the notebook's own output, so the page needs no execution.
+    """
+    for name, text in texts.items():
+        key = {"scrapbook": {"name": name, "mime_prefix": "application/papermill.record/"}}
+        display({"application/papermill.record/text/plain": repr(str(text))}, metadata=key, raw=True)
+
+
+def _values(metric: str, values: Sequence[float]) -> str:
+    return ", ".join(claims.written(metric, v) for v in values)
+
+
+def budget(run: Experiment) -> Markdown:
+    """What the chapter's networks took, beside the preset's budget for two CPU cores."""
+    p = run.record["provenance"]
+    return Markdown(
+        f"Networks of this chapter: {p['networks']}, {duration(p['training_seconds'])} of training in all on "
+        f"{p['device']}; the preset's budget is {duration(60 * run.sizes.minutes)} on two CPU cores."
+    )

@@ -1,0 +1,188 @@
+"""Soft targets and the losses of Section 2 (Eq. 1-4).
+
+Every function takes logits, never probabilities: the soft targets are formed in log space, so
+nothing overflows or turns NaN at a logit of 1e4 or a temperature of 0.01. A teacher that only has
+probabilities p (an average of several networks, say) enters as the logits ``log p``, or
+``T * log p`` if p was already softened at T.
+
+Half-precision logits (a network under autocast) are widened to float32 first: at T = 20 the
+softened logits differ by less than a bfloat16 can tell.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def soften(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Eq. 1: the probabilities ``exp(z_i / T) / sum_j exp(z_j / T)``.
+
+    logits: [..., C]. temperature: T > 0, without unit; 1 is the ordinary softmax, higher is softer.
+    Returns probabilities of the same shape.
+    Raises ValueError that names the argument if T is not a positive number or a logit is NaN.
+    """
+    _check_temperature(temperature)
+    _check_logits(logits, "logits")
+    return torch.softmax(_scaled(_wide(logits), temperature), dim=-1)
+
+
+def distillation_loss(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    labels: torch.Tensor | None = None,
+    *,
+    temperature: float,
+    soft_weight: float = 1.0,
+) -> torch.Tensor:
+    """Section 2: soft targets at T, and hard labels at T = 1, as one weighted loss.
+
+    ``soft_weight * T^2 * mean over cases of KL(teacher_T || student_T)
+    + (1 - soft_weight) * cross-entropy at T = 1``.
+
+    The KL divergence differs from the paper's cross-entropy with the soft targets by the teacher's
+    entropy, which does not depend on the student, so the gradient is the same (Eq. 2 times T^2).
+    T^2 undoes the 1/T^2 by which that gradient shrinks, so that the balance of the two terms
+    stays where soft_weight put it when T changes.
+
+    student_logits, teacher_logits: [B, C]; no gradient flows into the teacher.
+    labels: [B] class indices; may be None only when soft_weight is 1.
+    Returns a scalar in nats.
+    Raises ValueError, naming the argument, for a shape mismatch, a NaN, a temperature that is not
+    positive, a soft_weight outside [0, 1], or labels that are missing or out of range.
+    """
+    _check_pair(student_logits, teacher_logits)
+    if not 0 <= soft_weight <= 1:
+        raise ValueError(f"soft_weight must lie between 0 and 1, not {soft_weight}.")
+    if labels is None and soft_weight != 1:
+        raise ValueError(
+            f"labels must be given when soft_weight is {soft_weight}: only soft_weight=1 needs none."
+        )
+    _check_temperature(temperature)
+    student, teacher = _wide(student_logits), _wide(teacher_logits.detach()).to(student_logits.device)
+    loss = student.new_zeros(())
+    if soft_weight > 0:
+        soft = _SoftTargets.apply(student, teacher.to(student.dtype), float(temperature))
+        loss = loss + soft_weight * temperature**2 * soft
+    if soft_weight < 1:
+        _check_labels(labels, student)
+        loss = loss + (1 - soft_weight) * F.cross_entropy(student, labels)
+    return loss
+
+
+def logit_matching_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+    """Section 2.1: Caruana's logit matching, the limit of distillation at high T.
+
+    ``mean over cases of 1/2 * sum_i (z_i - v_i)^2, divided by the number of classes N``, with both
+    logit vectors made zero-mean per case, as Eq. 4 assumes. Then its gradient is (z - v) / N, which
+    is what distillation_loss (with its T^2) tends to.
+
+    student_logits, teacher_logits: [B, C]; no gradient flows into the teacher. Returns a scalar.
+    Raises ValueError, naming the argument, for a shape mismatch or a NaN.
+    """
+    _check_pair(student_logits, teacher_logits)
+    z, v = _wide(student_logits), _wide(teacher_logits.detach())
+    difference = (z - z.mean(-1, keepdim=True)) - (v - v.mean(-1, keepdim=True))
+    return difference.square().sum(-1).mean() / (2 * z.shape[-1])
+
+
+def soft_target_gradient(
+    student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Eq. 2: ``(q - p) / T`` per case, the gradient of the paper's C before any T^2.
+
+    student_logits, teacher_logits: [B, C]. Returns [B, C].
+    """
+    _check_pair(student_logits, teacher_logits)
+    return (soften(student_logits, temperature) - soften(teacher_logits, temperature)) / temperature
+
+
+class _SoftTargets(torch.autograd.Function):
+    """Mean over cases of KL(p || q) at temperature T, with Eq. 2 itself as its gradient.
+
+    Left to autograd, the gradient of a careful KL would pass through every branch of its case
+    distinctions; Eq. 2, (q - p) / T, is exact, finite for any logits, and one subtraction.
+    """
+
+    @staticmethod
+    def forward(ctx, student, teacher, temperature):
+        ctx.save_for_backward(student, teacher)
+        ctx.temperature = temperature
+        return _kl(student, teacher, temperature)
+
+    @staticmethod
+    def backward(ctx, grad):
+        student, teacher = ctx.saved_tensors
+        # From the saved inputs, not from a saved q, so that it can be differentiated once more.
+        q = torch.softmax(_scaled(student, ctx.temperature), dim=-1)
+        p = torch.softmax(_scaled(teacher, ctx.temperature), dim=-1)
+        return grad * (q - p) / (ctx.temperature * len(student)), None, None
+
+
+def _kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Mean over cases of KL(p || q) in nats, from logits [B, C], to nearly full relative precision.
+
+    At high T, p and q differ by little, the terms of sum p (log p - log q) nearly cancel, and T^2
+    then multiplies their rounding: 2e-3 at T = 100 in float32. Written as
+    sum [p (log p - log q) + q - p], which is the same since p and q both sum to one, every term is
+    non-negative and of second order in the gap x = log p - log q: p (e^-x - 1 + x).
+    """
+    z, v = _scaled(student, temperature), _scaled(teacher, temperature)
+    log_p, log_q = F.log_softmax(v, dim=-1), F.log_softmax(z, dim=-1)
+    p, q = log_p.exp(), log_q.exp()
+    # The gap from the logits themselves: log_p - log_q would carry the rounding of log C.
+    x = (v - z) - (torch.logsumexp(v, -1, keepdim=True) - torch.logsumexp(z, -1, keepdim=True))
+    # A class with p = 0 (its logit may be -inf) contributes q alone: 0 * inf would be NaN.
+    x = torch.where(p == 0, torch.zeros_like(x), x)
+    series = x.square() * (1 / 2 - x * (1 / 6 - x * (1 / 24 - x * (1 / 120 - x / 720))))
+    middle = torch.expm1(-x.clamp(min=-1)) + x
+    terms = torch.where(x.abs() < 0.05, p * series, p * middle)
+    # Where q is far above p, e^-x may overflow, and p e^-x is just q.
+    terms = torch.where((x < -1) | (p == 0), q - p + p * x, terms)
+    return terms.sum(-1).mean()
+
+
+def _scaled(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Logits over T, the largest of each case at 0, subtracted *before* the division: at T = 0.01 a
+    logit of 1e4 becomes 1e6, where float32 no longer holds the decimals that tell two classes apart."""
+    return (logits - logits.detach().amax(-1, keepdim=True)) / temperature
+
+
+def _wide(logits: torch.Tensor) -> torch.Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _check_pair(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> None:
+    if student_logits.dim() != 2:
+        raise ValueError(f"student_logits must be [cases, classes], not {list(student_logits.shape)}.")
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"teacher_logits is {list(teacher_logits.shape)} but student_logits is "
+            f"{list(student_logits.shape)}: both must be [cases, classes] of the same cases."
+        )
+    _check_logits(student_logits, "student_logits")
+    _check_logits(teacher_logits, "teacher_logits")
+
+
+def _check_logits(logits: torch.Tensor, name: str) -> None:
+    if not torch.is_floating_point(logits):
+        raise ValueError(f"{name} must be floating point, not {logits.dtype}.")
+    if logits.numel() == 0:
+        raise ValueError(f"{name} is empty ({list(logits.shape)}): there is no case to average over.")
+    # amax passes a NaN on, and a logit of -inf (the log of a probability 0) is allowed beside others.
+    if not bool((logits.detach().amax(-1).abs() < torch.inf).all()):
+        raise ValueError(f"{name} holds NaN or +inf, or a case with no finite logit.")
+
+
+def _check_temperature(temperature: float) -> None:
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be a positive number, not {temperature}.")
+
+
+def _check_labels(labels: torch.Tensor, logits: torch.Tensor) -> None:
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"labels is {list(labels.shape)} but there are {len(logits)} cases: it must be [cases]."
+        )
+    if torch.is_floating_point(labels):
+        raise ValueError(f"labels must be class indices (integers), not {labels.dtype}.")
+    if not bool(((labels >= 0) & (labels < logits.shape[1])).all()):
+        raise ValueError(f"labels must lie between 0 and {logits.shape[1] - 1}.")

@@ -1,0 +1,118 @@
+"""The paper's fully connected networks: ReLU layers, dropout, weight (max-norm) constraints.
+
+Section 3's teacher is 784-1200-1200-10, its students 784-800-800-10 and narrower; dropout and the
+constraint on the weights follow Hinton et al. 2012 (arXiv:1207.0580).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Dropout(nn.Module):
+    """Inverted dropout whose masks come from a generator that is handed in (`use_generator`).
+
+    rate: the probability of dropping a unit, in steps of 1/256: a mask takes one random byte a unit,
+    which is several times cheaper than a random float a unit, and the kept units are scaled by the
+    exact inverse of the rate that results. Off in eval mode.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"A dropout rate must lie in [0, 1), not {rate}.")
+        self.dropped = round(256 * rate)  # of 256 byte values
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.dropped == 0:
+            return x
+        return x * keep_mask(x.shape, self.dropped, self.generator, x.dtype, x.device)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.dropped / 256:.3f}"
+
+
+def keep_mask(
+    shape: Sequence[int],
+    dropped: int,
+    generator: torch.Generator | None,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> torch.Tensor:
+    """A dropout mask: 0 with probability dropped / 256, otherwise 256 / (256 - dropped)."""
+    count = math.prod(shape)
+    words = torch.empty((count + 7) // 8, dtype=torch.int64, device=device)
+    # from=-2^63 to=None is the full 64-bit range; the default range leaves every eighth byte half empty.
+    words.random_(-(2**63), None, generator=generator)
+    kept = words.view(torch.uint8)[:count].view(shape) >= dropped
+    return kept.to(dtype).mul_(256 / (256 - dropped))
+
+
+class MLP(nn.Module):
+    """Fully connected ReLU network: [B, ...] is flattened to [B, widths[0]]; returns float32 logits [B, widths[-1]].
+
+    widths: units of each layer from the input to the classes, e.g. [784, 1200, 1200, 10].
+    input_dropout, hidden_dropout: rates (0.2 and 0.5 in Hinton et al. 2012).
+    generator: draws the initial weights, normal with variance 2 / fan-in (1 / fan-in before the softmax).
+
+    The last layer runs in float32 even under autocast: distillation at T = 20 compares logits divided
+    by 20, and a bfloat16 has three digits.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        *,
+        input_dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        if len(widths) < 2 or min(widths) < 1:
+            raise ValueError(f"widths must name at least an input and an output size, not {list(widths)}.")
+        *hidden, classes = widths
+        self.hidden = nn.ModuleList(_linear(a, b, 2.0, generator) for a, b in zip(hidden, hidden[1:], strict=False))
+        self.output = _linear(hidden[-1], classes, 1.0, generator)
+        self.input_dropout = Dropout(input_dropout)
+        self.hidden_dropout = Dropout(hidden_dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.input_dropout(x.flatten(1))
+        for layer in self.hidden:
+            x = self.hidden_dropout(F.relu(layer(x)))
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x.float(), self.output.weight, self.output.bias)
+
+
+def _linear(fan_in: int, fan_out: int, gain: float, generator: torch.Generator | None) -> nn.Linear:
+    # skip_init: nn.Linear would draw its own weights from the global generator first.
+    layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
+    nn.init.normal_(layer.weight, 0.0, math.sqrt(gain / fan_in), generator=generator)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def use_generator(network: nn.Module, generator: torch.Generator | None) -> None:
+    """Give every Dropout of the network the generator that its masks come from."""
+    for module in network.modules():
+        if isinstance(module, Dropout):
+            module.generator = generator
+
+
+@torch.no_grad()
+def clip_max_norm(network: MLP, limit: float) -> None:
+    """Scale back, in place, the incoming weights of each hidden unit to an L2 norm of at most `limit`.
+
+    This is the weight constraint of Hinton et al. 2012 (there the squared norm is limited to 15).
+    """
+    for layer in network.hidden:
+        layer.weight.copy_(torch.renorm(layer.weight, p=2, dim=0, maxnorm=limit))
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)

@@ -1,0 +1,199 @@
+"""The sizes of every experiment, read from notebooks/presets/<preset>.yaml and validated before anything trains.
+
+A preset may name a `base`: it then lists only what differs from it.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kdrepro import paths
+from kdrepro.errors import InputError
+from kdrepro.training import Recipe
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Sizes(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def but(self, **changes: Any):
+        """A copy with some fields replaced, validated again."""
+        return type(self)(**{**self.model_dump(), **changes})
+
+
+class Network(_Sizes):
+    """Hidden layers and dropout of an MLP; its input and output sizes come from the data."""
+
+    hidden: list[Annotated[int, Field(ge=1)]]
+    input_dropout: float = Field(0.0, ge=0, lt=1)
+    hidden_dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class Training(_Sizes):
+    """One kind of network and all that decides how it is trained, except its seed and its teacher."""
+
+    network: Network
+    recipe: Recipe
+    jitter: int = Field(0, ge=0)  # pixels, each way
+    loss: Literal["hard", "soft", "logits"] = "hard"
+    temperature: Temperature = 1.0
+    soft_weight: float = Field(1.0, ge=0, le=1)
+    teachers: Literal["arithmetic", "geometric"] = "arithmetic"  # how several teachers are averaged
+    fraction: Fraction = 1.0  # share of the training cases
+    curve: int = Field(0, ge=0)  # note test errors every so many epochs; never used to choose anything
+
+    def but(self, *, hidden: list[int] | None = None, **changes: Any) -> "Training":
+        """A copy with some fields replaced; `hidden`, and fields of the recipe, may be named directly."""
+        merged = self.model_dump()
+        if hidden is not None:
+            merged["network"]["hidden"] = hidden
+        for name, value in changes.items():
+            (merged["recipe"] if name in Recipe.model_fields else merged)[name] = value
+        return Training(**merged)
+
+    @model_validator(mode="after")
+    def _soft_targets_need_no_jitter_cache(self):
+        if self.loss == "hard" and (self.soft_weight != 1.0 or self.temperature != 1.0):
+            raise ValueError("temperature and soft_weight mean nothing when loss is hard")
+        return self
+
+
+class DarkKnowledge(_Sizes):
+    """Chapter 1."""
+
+    seeds: int = Field(ge=1)
+    minutes: float  # budget on two CPU cores, the teachers of chapter 2 left out
+    student: Training  # the wide student of the sweeps: soft targets alone
+    narrow: list[int]  # hidden layers of the very narrow student
+    temperatures: list[Temperature]  # of the sweep against logit matching
+    limit_temperatures: list[Temperature]  # of the 1/T^2 law and the high-temperature limit
+    balance_soft_weight: Annotated[float, Field(gt=0, lt=1)]
+    balance_temperatures: list[Temperature]
+    learning_rates: list[Annotated[float, Field(gt=0)]]
+    learning_rate_epochs: int = Field(ge=1)
+    fractions: list[Fraction]
+    fraction_steps: int = Field(ge=1)  # of every network of the data-size sweep, whatever its fraction
+    gradient_cases: int = Field(ge=2)
+
+
+class Mnist(_Sizes):
+    """Chapter 2."""
+
+    seeds: int = Field(ge=1)
+    minutes: float
+    teacher: Training
+    plain: Training
+    distilled: Training
+    teacher_epochs: list[Annotated[int, Field(ge=1)]]  # lengths at which the teacher is trained anew, one seed
+    soft_weights: list[Annotated[float, Field(ge=0, le=1)]]
+    sweep_epochs: int = Field(ge=1)
+    sweep_seeds: int = Field(ge=1)
+
+
+CHAPTERS: dict[str, type[_Sizes]] = {"01-dark-knowledge": DarkKnowledge, "02-mnist": Mnist}
+
+
+class Preset(BaseModel):
+    """A whole preset file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    name: str
+    data: Literal["digits", "mnist"]
+    chapters: dict[str, Any]
+
+
+def names() -> list[str]:
+    """The presets there are."""
+    return sorted(path.stem for path in paths.PRESETS.glob("*.yaml"))
+
+
+def load(name: str) -> Preset:
+    """Read, merge with its base and validate a preset.
+
+    Raises InputError: an unknown preset, an unknown key (with the nearest valid one), a wrong type.
+    """
+    merged = _merged(name)
+    unknown = [chapter for chapter in merged.get("chapters") or {} if chapter not in CHAPTERS]
+    if unknown:
+        raise InputError(f"Preset {name}: there is no chapter {unknown[0]!r}{_nearest(unknown[0], CHAPTERS)}.")
+    preset = _validated(Preset, {"name": name, **merged}, name, "")
+    chapters = {
+        chapter: _validated(model, preset.chapters.get(chapter, {}), name, f"chapters.{chapter}.")
+        for chapter, model in CHAPTERS.items()
+    }
+    return preset.model_copy(update={"chapters": chapters})
+
+
+def check_chapter(chapter: str) -> str:
+    """The chapter's full name; a number or an unambiguous part will do. Raises InputError."""
+    matches = [name for name in CHAPTERS if name == chapter or name.startswith(f"{chapter}-")]
+    if len(matches) != 1:
+        raise InputError(
+            f"There is no chapter {chapter!r}{_nearest(chapter, CHAPTERS)}: choose from {', '.join(CHAPTERS)}."
+        )
+    return matches[0]
+
+
+def _merged(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    if name not in names() or not isinstance(name, str):
+        raise InputError(
+            f"There is no preset {name!r}{_nearest(str(name), names())}: choose from {', '.join(names())}."
+        )
+    if name in seen:
+        raise InputError(f"Preset {name} is its own base ({' -> '.join([*seen, name])}).")
+    content = _read(paths.PRESETS / f"{name}.yaml")
+    base = content.pop("base", None)
+    return content if base is None else _overlaid(_merged(base, (*seen, name)), content)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path.name} must hold keys and values, not {type(content).__name__}.")
+    return content
+
+
+def _overlaid(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _overlaid(base[key], value) if both else value
+    return merged
+
+
+def _validated(model: type[BaseModel], content: Any, preset: str, prefix: str):
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = prefix + ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            key = str(first["loc"][-1])
+            raise InputError(f"Preset {preset}: unknown key {where}{_nearest(key, _keys(model, first['loc']))}.") from None
+        got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+        raise InputError(f"Preset {preset}: {where}: {first['msg']}{got}.") from None
+
+
+def _keys(model: Any, location: tuple) -> list[str]:
+    """The fields of the model in which the last part of an error's location was looked for."""
+    for part in location[:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        inner = [a for a in (field.annotation, *get_args(field.annotation)) if hasattr(a, "model_fields")]
+        model = inner[0] if inner else None
+    return list(getattr(model, "model_fields", {}))
+
+
+def _nearest(word: str, known) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
+    return f" (did you mean {close[0]!r}?)" if close else ""

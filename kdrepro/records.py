@@ -1,0 +1,96 @@
+"""Run records: what a chapter measured, for which claim, made how. One JSON file per chapter and run."""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdrepro import paths, stats
+from kdrepro.claims import get
+from kdrepro.errors import InputError
+from kdrepro.files import atomic_write
+
+
+def claim_entry(claim_id: str, data: str, seconds: float, metrics: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """A claim's part of a record: raw values per seed, mean, 95 % interval over seeds, verdict.
+
+    metrics: name -> one value per seed. seconds: training time behind it, on this run's device.
+    """
+    values = {name: [_plain(v) for v in series] for name, series in metrics.items()}
+    summary = {name: stats.mean_ci(series) for name, series in values.items()}
+    mean = {name: m for name, (m, _) in summary.items()}
+    ci95 = {name: list(interval) if interval else None for name, (_, interval) in summary.items()}
+    verdict = get(claim_id).verdict(mean, ci95, data)
+    return {"metrics": values, "mean": mean, "ci95": ci95, "verdict": verdict, "seconds": round(seconds, 1)}
+
+
+def provenance(device: torch.device, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Where and with what a run was made."""
+    return {
+        "git": _git("rev-parse", "--short=12", "HEAD") or "unknown",
+        "dirty": bool(_git("status", "--porcelain", "--", "kdrepro", "notebooks/presets")),
+        "kdrepro": importlib.metadata.version("kdrepro"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "date": datetime.date.today().isoformat(),
+        "config": dict(config),
+    }
+
+
+def write(path: Path, record: Mapping[str, Any], predictions: Mapping[str, np.ndarray] | None = None) -> None:
+    """Save a record, and beside it as .npz the predicted class of every test case, [seeds, cases] a network."""
+    if predictions:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (path.parent / f".{path.stem}.npz.part").open("wb") as part:
+            np.savez_compressed(part, **predictions)
+        (path.parent / f".{path.stem}.npz.part").replace(path.with_suffix(".npz"))
+    atomic_write(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Load one record. Raises InputError when it is not one."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"The record {path} cannot be read ({error}): run its chapter again.") from error
+    if not isinstance(record, dict) or not {"chapter", "preset", "data", "claims", "provenance"} <= record.keys():
+        raise InputError(f"{path} is not a run record: run its chapter again.")
+    return record
+
+
+def read_all(folder: Path = paths.RESULTS) -> list[dict[str, Any]]:
+    """Every record of a folder, in the order of the chapters."""
+    return [read(path) for path in sorted(folder.glob("*.json"))]
+
+
+def _plain(value: Any) -> float | int:
+    """NumPy and torch scalars as Python ones; figures are rounded to what they can mean."""
+    value = value.item() if hasattr(value, "item") else value
+    return value if isinstance(value, int) else float(f"{value:.8g}")
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.machine()

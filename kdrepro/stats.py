@@ -1,0 +1,45 @@
+"""Intervals and tests: the spread over seeds, and the sampling of the test set, kept apart."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+
+def mean_ci(values: Sequence[float], level: float = 0.95) -> tuple[float, tuple[float, float] | None]:
+    """Mean over seeds and its Student t interval; the interval is None for a single seed."""
+    x = np.asarray(values, dtype=float)
+    if x.size == 0:
+        raise ValueError("values is empty: there is nothing to average.")
+    mean = float(x.mean())
+    if x.size == 1:
+        return mean, None
+    half = float(stats.t.ppf(0.5 + level / 2, x.size - 1) * x.std(ddof=1) / np.sqrt(x.size))
+    return mean, (mean - half, mean + half)
+
+
+def sampling_ci(errors: float, cases: int, level: float = 0.95) -> tuple[float, float]:
+    """How far a count of errors could lie from its expectation because the test set is finite (Wilson).
+
+    errors: observed in `cases` test cases. Returns the interval as counts.
+    """
+    z = stats.norm.ppf(0.5 + level / 2)
+    p = errors / cases
+    centre = (p + z**2 / (2 * cases)) / (1 + z**2 / cases)
+    half = z / (1 + z**2 / cases) * np.sqrt(p * (1 - p) / cases + z**2 / (4 * cases**2))
+    return float(cases * (centre - half)), float(cases * (centre + half))
+
+
+def mcnemar(first_wrong: np.ndarray, second_wrong: np.ndarray) -> tuple[int, int, float]:
+    """Exact McNemar test of two networks on the same test cases.
+
+    first_wrong, second_wrong: boolean, one per test case. Returns the cases that only the first gets
+    wrong, those that only the second does, and the two-sided p-value.
+    """
+    if first_wrong.shape != second_wrong.shape:
+        raise ValueError(f"The two networks saw {first_wrong.shape} and {second_wrong.shape} cases.")
+    only_first = int((first_wrong & ~second_wrong).sum())
+    only_second = int((~first_wrong & second_wrong).sum())
+    if only_first + only_second == 0:
+        return 0, 0, 1.0
+    return only_first, only_second, float(stats.binomtest(only_first, only_first + only_second).pvalue)

@@ -1,0 +1,134 @@
+"""Train or load: every network is asked for by its configuration.
+
+An entry is a folder named after the hash of the configuration; inside, `network.safetensors` and, written
+last, `entry.json` (configuration, checksum, history). A folder without `entry.json` is a training that has
+not finished; its `checkpoint.safetensors` is where the next run goes on. No pickle is ever read.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import nn
+
+from kdrepro.checkpoints import Checkpoint
+from kdrepro.errors import InputError
+from kdrepro.files import atomic_write, set_aside, sha256
+from kdrepro.networks import MLP
+
+# Raised whenever the same configuration would train to something else (a fixed bug, another order of
+# random draws), so that no run loads a network that today's code would not make.
+RECIPE_VERSION = 1
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    """The untrained network that `config["network"]` describes, its weights drawn from `config["seed"]`.
+
+    config["network"]: the arguments of `networks.MLP`. Weights are drawn on the CPU, so that they are the
+    same on every device.
+    """
+    generator = torch.Generator().manual_seed(config.get("seed", 0))
+    return MLP(**config["network"], generator=generator)
+
+
+class Store:
+    """A folder of trained networks.
+
+    root: the folder, made when the first network is saved.
+    warn: called with one sentence about a damaged file that was set aside.
+    """
+
+    def __init__(self, root: Path | str, warn: Callable[[str], None] = print):
+        self.root = Path(root)
+        self.warn = warn
+
+    def key(self, config: Mapping[str, Any]) -> str:
+        """Hash of the configuration and the recipe version: 16 hex digits."""
+        text = json.dumps({"recipe_version": RECIPE_VERSION, **config}, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def train_or_load(
+        self,
+        config: Mapping[str, Any],
+        train: Callable[[nn.Module, Checkpoint], Any],
+        build: Callable[[Mapping[str, Any]], nn.Module] = build,
+    ) -> nn.Module:
+        """Load the network of this configuration, or build and train it.
+
+        config: whatever decides the result (architecture, recipe, data's fingerprint, seed, the teacher's
+            key): values that JSON can hold.
+        train: called with the untrained network, to be trained in place, and a checkpoint to hand to
+            `training.fit`; only when there is nothing to load. An interrupted training is continued.
+        build: makes the untrained network from the configuration.
+        Returns the network on the CPU, in eval mode.
+        Raises InputError when the store cannot be written.
+        """
+        network = build(config)
+        if self._load_into(network, config):
+            return network.eval()
+        checkpoint = Checkpoint(self._folder(config) / "checkpoint.safetensors", warn=self.warn)
+        try:
+            train(network, checkpoint)
+            network = network.cpu().eval()
+            self._save(network, config, checkpoint)
+        except OSError as error:
+            raise InputError(
+                f"Cannot write to the store {self.root} ({error.strerror or error}): "
+                "make room or choose a folder that is writable; what was saved so far is kept."
+            ) from error
+        return network
+
+    def entry(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What is known of a trained network (config, sha256, history), or None if it is not there."""
+        path = self._folder(config) / "entry.json"
+        if not path.exists():
+            return None
+        try:
+            entry = json.loads(path.read_bytes())
+            if isinstance(entry, dict) and {"sha256", "history", "config"} <= entry.keys():
+                return entry
+            reason = "keys are missing"
+        except ValueError as error:
+            reason = str(error)
+        self._set_aside(path, reason)
+        return None
+
+    def _folder(self, config: Mapping[str, Any]) -> Path:
+        return self.root / self.key(config)
+
+    def _load_into(self, network: nn.Module, config: Mapping[str, Any]) -> bool:
+        entry = self.entry(config)
+        path = self._folder(config) / "network.safetensors"
+        if entry is None or not path.exists():
+            return False
+        try:
+            if sha256(path) != entry["sha256"]:
+                raise ValueError("its checksum is wrong")
+            network.load_state_dict(load(path.read_bytes()))
+        except (SafetensorError, ValueError, RuntimeError) as error:
+            self._set_aside(path, str(error))
+            return False
+        return True
+
+    def _save(self, network: nn.Module, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+        folder = self._folder(config)
+        atomic_write(folder / "network.safetensors", save(network.state_dict()))
+        entry = {
+            "config": {"recipe_version": RECIPE_VERSION, **config},
+            "sha256": sha256(folder / "network.safetensors"),
+            "history": checkpoint.history,
+        }
+        atomic_write(folder / "entry.json", json.dumps(entry, indent=1).encode())
+        checkpoint.remove()
+
+    def _set_aside(self, path: Path, reason: str) -> None:
+        aside = set_aside(path)
+        self.warn(
+            f"The stored file {path.parent.name}/{path.name} is damaged ({reason}): "
+            f"set aside as {aside.name}, and the network is trained again."
+        )
