@@ -147,11 +147,14 @@ def _run_times(found: Sequence[dict[str, Any]], chapters: Path) -> str:
 
 def _build(source: Path) -> Path:
     """`jupyter-book build`, failing on a single warning and on a page that is missing."""
-    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", ".", "-n", "-W", "--keep-going", "--all"]
+    # The module has no __main__, and the script need not be on the path.
+    main = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", main, "build", ".", "-n", "-W", "--keep-going", "--all"]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, cwd=source, capture_output=True, text=True, env=environment)
     if done.returncode != 0:
-        print(done.stdout[-6000:], done.stderr[-6000:], file=sys.stderr)
+        problems = [line for line in done.stderr.splitlines() if line.strip()]
+        print(*problems, sep="\n", file=sys.stderr)
         raise InputError("The book did not build without a warning: see the output above.")
     html = source / "_build" / "html"
     missing = [name for name in _pages(source) if not (html / f"{name}.html").exists()]

@@ -21,7 +21,7 @@ from kdrepro.checkpoints import Checkpoint
 from kdrepro.errors import InputError
 from kdrepro.networks import parameter_count
 from kdrepro.presets import Preset, Training
-from kdrepro.store import Store
+from kdrepro.store import Store, build
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,18 @@ class Experiment:
         seeds = self.seeds if seeds is None else seeds
         return [self.train(plan, s, teachers[i] if teachers else None, label) for i, s in enumerate(seeds)]
 
+    def untrained(self, plan: Training, seed: int) -> nn.Module:
+        """The network of this plan and seed before its first step."""
+        return build({"network": self._widths(plan), "seed": seed}).to(self.device)
+
+    def _widths(self, plan: Training) -> dict[str, Any]:
+        """The arguments of `networks.MLP`."""
+        return {
+            "widths": [self.inputs, *plan.network.hidden, self.data.classes],
+            "input_dropout": plan.network.input_dropout,
+            "hidden_dropout": plan.network.hidden_dropout,
+        }
+
     def _fit(self, network, plan: Training, seed: int, teachers: list[Trained], checkpoint: Checkpoint, name: str):
         network.to(self.device)
         which = self.subset(plan.fraction, seed)
@@ -142,11 +154,7 @@ class Experiment:
     def _config(self, plan: Training, seed: int, teachers: list[Trained]) -> dict[str, Any]:
         """All that decides a trained network, in values that JSON can hold."""
         config = plan.model_dump(exclude={"network", "teachers"})
-        config["network"] = {
-            "widths": [self.inputs, *plan.network.hidden, self.data.classes],
-            "input_dropout": plan.network.input_dropout,
-            "hidden_dropout": plan.network.hidden_dropout,
-        }
+        config["network"] = self._widths(plan)
         config |= {"seed": seed, "data": {"name": self.data.name, "fingerprint": self.data.fingerprint}}
         if teachers:
             config["teachers"] = {"keys": [t.key for t in teachers]}

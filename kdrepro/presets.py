@@ -69,9 +69,11 @@ class DarkKnowledge(_Sizes):
     seeds: int = Field(ge=1)
     minutes: float  # budget on two CPU cores, the teachers of chapter 2 left out
     student: Training  # the wide student of the sweeps: soft targets alone
+    sweep_seeds: int = Field(ge=1)  # of the wide student's sweeps
     narrow: list[int]  # hidden layers of the very narrow student
     temperatures: list[Temperature]  # of the sweep against logit matching
     limit_temperatures: list[Temperature]  # of the 1/T^2 law and the high-temperature limit
+    mean_temperatures: list[Temperature]  # of the students of an ensemble
     balance_soft_weight: Annotated[float, Field(gt=0, lt=1)]
     balance_temperatures: list[Temperature]
     learning_rates: list[Annotated[float, Field(gt=0)]]
@@ -119,10 +121,10 @@ def load(name: str) -> Preset:
     Raises InputError: an unknown preset, an unknown key (with the nearest valid one), a wrong type.
     """
     merged = _merged(name)
-    unknown = [chapter for chapter in merged.get("chapters") or {} if chapter not in CHAPTERS]
+    preset = _validated(Preset, {"name": name, **merged}, name, "")
+    unknown = [chapter for chapter in preset.chapters if chapter not in CHAPTERS]
     if unknown:
         raise InputError(f"Preset {name}: there is no chapter {unknown[0]!r}{_nearest(unknown[0], CHAPTERS)}.")
-    preset = _validated(Preset, {"name": name, **merged}, name, "")
     chapters = {
         chapter: _validated(model, preset.chapters.get(chapter, {}), name, f"chapters.{chapter}.")
         for chapter, model in CHAPTERS.items()

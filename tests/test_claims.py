@@ -1,0 +1,105 @@
+"""The claims file, the verdict that a rule gives, and the table."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdrepro import claims, paths, presets, records
+from kdrepro.claims import Claim
+from kdrepro.errors import InputError
+
+# The ids of the paper's claims; those of chapters that are not written wait for them.
+IDS = """theory.t2_law theory.logit_limit theory.small_student theory.learning_rate theory.less_data theory.means
+mnist.teacher mnist.plain mnist.distilled mnist.temperature.wide mnist.temperature.narrow mnist.omit3 mnist.omit3.bias
+mnist.only78 mnist.only78.bias speech.baseline speech.ensemble speech.distilled speech.recovered specialists.table2
+specialists.table3 specialists.table3.conditional specialists.table4 soft.full soft.hard3 soft.soft3 soft.specialists
+moe.parallel beyond.distil_back""".split()
+
+
+def claim(**rule) -> Claim:
+    return Claim(
+        id="a.b", section="3", chapter="02-mnist", statement="s", metric="errors", data="mnist", paper={"errors": 74}, rule=rule
+    )
+
+
+CLAIM = claim(
+    reproduced=[{"metric": "errors", "at_most": 85}, {"metric": "recovered", "stat": "ci_low", "at_least": 0.5}],
+    partly=[{"metric": "errors", "at_most": 100}],
+)
+
+
+@pytest.mark.parametrize(
+    ("errors", "low", "data", "verdict"),
+    [
+        (80, 0.6, "mnist", "reproduced"),
+        (85, 0.5, "mnist", "reproduced"),
+        (86, 0.6, "mnist", "partly"),
+        (80, 0.4, "mnist", "partly"),
+        (101, 0.9, "mnist", "not reproduced"),
+        (80, 0.6, "digits", "not run"),
+    ],
+)
+def test_verdicts(errors, low, data, verdict):
+    assert CLAIM.verdict({"errors": errors, "recovered": 0.8}, {"recovered": (low, 1.0)}, data) == verdict
+
+
+def test_a_single_seed_cannot_meet_a_rule_on_an_interval():
+    assert CLAIM.verdict({"errors": 80, "recovered": 0.8}, {"recovered": None}, "mnist") == "not run"
+
+
+@given(st.floats(0, 200), st.floats(0, 200))
+def test_fewer_errors_never_give_a_worse_verdict(a, b):
+    order = ["not reproduced", "partly", "reproduced"]
+    worse, better = (CLAIM.verdict({"errors": e, "recovered": 1}, {"recovered": (0.9, 1)}, "mnist") for e in (max(a, b), min(a, b)))
+    assert order.index(better) >= order.index(worse)
+
+
+def test_every_claim_of_the_paper_has_a_rule():
+    loaded = claims.load()
+    assert list(loaded) == [i for i in loaded if i in IDS]
+    assert set(loaded) == set(IDS)
+    for c in loaded.values():
+        assert c.rule.reproduced
+        assert all(x.at_least is not None or x.at_most is not None for x in c.rule.reproduced + c.rule.partly)
+
+
+def test_written_chapters_know_their_claims():
+    chapters = {c.chapter for c in claims.load().values()}
+    assert set(presets.CHAPTERS) <= chapters
+
+
+def test_unknown_claim_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'mnist.distilled'"):
+        claims.get("mnist.distiled")
+
+
+@pytest.mark.parametrize("text", ["- {id: x}", "a: b", "[1, 2]", "- {id: x", ""])
+def test_malformed_file_is_named(tmp_path, monkeypatch, text):
+    path = tmp_path / "claims.yaml"
+    path.write_text(text)
+    monkeypatch.setattr(paths, "CLAIMS", path)
+    with pytest.raises(InputError, match=r"claims\.yaml"):
+        claims.load()
+
+
+def test_entry_and_table():
+    entry = records.claim_entry("mnist.distilled", "mnist", 60.0, {"errors": [70, 76], "recovered": [0.9, 0.95]})
+    assert entry["mean"]["errors"] == 73
+    assert entry["verdict"] == "reproduced"
+    record = {"preset": "full", "data": {"name": "mnist"}, "claims": {"mnist.distilled": entry}}
+    smoke = {**entry, "verdict": "not run"}
+    other = {"preset": "smoke", "data": {"name": "digits"}, "claims": {"mnist.distilled": smoke}}
+    rows = {r["claim"]: r for r in claims.verdict_rows(claims.load().values(), [record, other])}
+    assert rows["mnist.distilled"]["verdict"] == "reproduced"
+    assert rows["mnist.distilled"]["paper"] == "74"
+    assert rows["mnist.distilled"]["ours"].startswith("73 [")
+    assert rows["mnist.distilled"]["ours"].endswith("n = 2")
+    assert rows["speech.baseline"]["verdict"] == "not run"
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [("errors", 74, "74"), ("errors", 74.25, "74.2"), ("recovered", 0.911, "91.1 %"), ("exponent", -1.9876, "-1.99"), ("errors", None, "–")],
+)
+def test_written(metric, value, text):
+    assert claims.written(metric, value) == text

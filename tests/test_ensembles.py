@@ -1,0 +1,33 @@
+"""Averages of an ensemble against their definitions."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdrepro.ensembles import average
+
+
+@given(st.integers(0, 2**31 - 1), st.sampled_from([0.5, 1.0, 2.0, 20.0]))
+@settings(max_examples=40, deadline=None)
+def test_definitions(seed, temperature):
+    logits = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 4
+    members = torch.softmax(logits / temperature, -1)
+    arithmetic = sum(members) / 3
+    product = members[0] * members[1] * members[2]
+    geometric = product ** (1 / 3) / (product ** (1 / 3)).sum(-1, keepdim=True)
+    torch.testing.assert_close(average(logits, "arithmetic", temperature), arithmetic)
+    torch.testing.assert_close(average(logits, "geometric", temperature), geometric)
+
+
+def test_one_member_is_itself():
+    logits = torch.tensor([[[1.0, 2.0, 3.0]]])
+    for how in ("arithmetic", "geometric"):
+        torch.testing.assert_close(average(logits, how, 2.0), torch.softmax(logits[0] / 2, -1))
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="members"):
+        average(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="how"):
+        average(torch.zeros(1, 2, 3), "harmonic")

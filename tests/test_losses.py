@@ -1,0 +1,179 @@
+"""The losses against float64 references, Eq. 2, and what must be refused."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax
+
+from kdrepro.losses import distillation_loss, logit_matching_loss, soft_target_gradient, soften
+
+SEEDS = st.integers(0, 2**31 - 1)
+TEMPERATURES = st.floats(math.log(0.5), math.log(500)).map(math.exp)
+
+
+def pair(seed: int, scale: float, dtype=torch.float64, cases: int = 7, classes: int = 5):
+    """Random student and teacher logits, exactly representable in float32."""
+    generator = torch.Generator().manual_seed(seed)
+    z, v = torch.randn(2, cases, classes, generator=generator, dtype=torch.float32) * scale
+    return z.to(dtype), v.to(dtype)
+
+
+def reference(z, v, labels, temperature, soft_weight) -> float:
+    """The loss as the paper's text says it, in long double."""
+    z, v = (t.double().numpy().astype(np.longdouble) for t in (z, v))
+    log_q, log_p = log_softmax(z / temperature, -1), log_softmax(v / temperature, -1)
+    soft = (np.exp(log_p) * (log_p - log_q)).sum(-1).mean()
+    hard = -log_softmax(z, -1)[np.arange(len(z)), labels.numpy()].mean()
+    return float(soft_weight * temperature**2 * soft + (1 - soft_weight) * hard)
+
+
+@given(SEEDS, TEMPERATURES, st.floats(0, 1), st.sampled_from([0.1, 1.0, 10.0, 50.0]))
+@settings(max_examples=150, deadline=None)
+def test_equals_reference_in_float64(seed, temperature, soft_weight, scale):
+    z, v = pair(seed, scale)
+    labels = torch.arange(7) % 5
+    ours = distillation_loss(z, v, labels, temperature=temperature, soft_weight=soft_weight).item()
+    assert ours == pytest.approx(reference(z, v, labels, temperature, soft_weight), rel=1e-6, abs=1e-12)
+
+
+@given(SEEDS, TEMPERATURES.filter(lambda t: t <= 100), st.floats(0, 1), st.sampled_from([0.3, 1.0, 10.0, 50.0]))
+@settings(max_examples=150, deadline=None)
+def test_equals_reference_in_float32(seed, temperature, soft_weight, scale):
+    z, v = pair(seed, scale, torch.float32)
+    labels = torch.arange(7) % 5
+    ours = distillation_loss(z, v, labels, temperature=temperature, soft_weight=soft_weight).item()
+    assert ours == pytest.approx(reference(z, v, labels, temperature, soft_weight), rel=1e-4, abs=1e-7)
+
+
+@given(SEEDS, TEMPERATURES)
+@settings(max_examples=60, deadline=None)
+def test_gradient_is_eq_2(seed, temperature):
+    """Autograd through the plain cross-entropy, Eq. 2, and the loss's own derivative are one."""
+    z, v = pair(seed, 4.0)
+    student = z.clone().requires_grad_()
+    (ours,) = torch.autograd.grad(distillation_loss(student, v, temperature=temperature), student)
+    cross_entropy = -(torch.softmax(v / temperature, -1) * torch.log_softmax(student / temperature, -1)).sum(-1).mean()
+    (automatic,) = torch.autograd.grad(cross_entropy, student)
+    eq2 = soft_target_gradient(z, v, temperature) / len(z)
+    torch.testing.assert_close(ours, temperature**2 * eq2, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(automatic, eq2, rtol=1e-6, atol=1e-10)
+
+
+def test_second_derivative():
+    z, v = pair(0, 2.0)
+    assert torch.autograd.gradgradcheck(lambda s: distillation_loss(s, v, temperature=3.0), z.requires_grad_())
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0, 20.0, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_finite_at_the_extremes(temperature, dtype):
+    z = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4], [0.0, 0.0, 0.0]], dtype=dtype, requires_grad=True)
+    v = torch.tensor([[-1e4, 1e4, 0.0], [-1e4, 1e4, 1e4], [1e4, 0.0, -1e4]], dtype=dtype)
+    labels = torch.tensor([1, 0, 2])
+    loss = distillation_loss(z, v, labels, temperature=temperature, soft_weight=0.5)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(z.grad).all()
+    assert torch.isfinite(soften(z.detach(), temperature)).all()
+
+
+def test_underflowing_teacher_is_no_nan():
+    """p * (log p - log q) is 0 * -inf for a class of probability zero, given as a logit of -inf."""
+    z = torch.tensor([[0.3, -0.2, 0.1]], requires_grad=True)
+    v = torch.tensor([[0.0, -math.inf, 0.0]])
+    loss = distillation_loss(z, v, temperature=2.0)
+    loss.backward()
+    p, q = torch.tensor([0.5, 0.0, 0.5]), torch.softmax(z.detach()[0] / 2, -1)
+    expected = 4 * (p[[0, 2]] * (p[[0, 2]].log() - q[[0, 2]].log())).sum()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.isfinite(z.grad).all()
+
+
+def test_zero_only_where_equal():
+    z, v = pair(3, 2.0)
+    assert distillation_loss(v.clone(), v, temperature=5.0).item() == 0
+    assert distillation_loss(z, v, temperature=5.0).item() > 0
+    assert logit_matching_loss(v + 7, v).item() == pytest.approx(0, abs=1e-20)
+
+
+def test_high_temperature_limit_is_logit_matching():
+    """Eq. 4: T² times the soft loss tends to the logit matching loss, and so do the gradients."""
+    z, v = pair(1, 3.0)
+    z.requires_grad_()
+    gaps = []
+    for temperature in (10.0, 100.0, 1000.0):
+        (soft,) = torch.autograd.grad(distillation_loss(z, v, temperature=temperature), z)
+        (matched,) = torch.autograd.grad(logit_matching_loss(z, v), z)
+        gaps.append(((soft - matched).norm() / matched.norm()).item())
+    assert gaps[0] > gaps[1] > gaps[2]
+    assert gaps[2] < 0.01
+
+
+def test_logit_matching_reference():
+    z, v = pair(2, 3.0)
+    zc, vc = z - z.mean(1, keepdim=True), v - v.mean(1, keepdim=True)
+    expected = (0.5 * ((zc - vc) ** 2).sum(1)).mean() / z.shape[1]
+    assert logit_matching_loss(z, v).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_soften_is_a_distribution_that_softens():
+    z, _ = pair(4, 5.0)
+    entropies = []
+    for temperature in (0.5, 1.0, 4.0, 100.0):
+        q = soften(z, temperature)
+        torch.testing.assert_close(q.sum(-1), torch.ones(7, dtype=z.dtype))
+        entropies.append(-(q * q.log()).sum(-1).mean().item())
+    assert entropies == sorted(entropies)
+
+
+def test_no_gradient_into_the_teacher():
+    z, v = (t.requires_grad_() for t in pair(5, 1.0))
+    distillation_loss(z, v, temperature=2.0).backward()
+    assert v.grad is None
+    assert z.grad is not None
+
+
+GOOD = torch.zeros(3, 4)
+NAN = torch.full((3, 4), math.nan)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"student_logits": NAN}, "student_logits"),
+        ({"teacher_logits": NAN}, "teacher_logits"),
+        ({"teacher_logits": torch.full((3, 4), math.inf)}, "teacher_logits"),
+        ({"teacher_logits": torch.zeros(3, 5)}, "teacher_logits"),
+        ({"student_logits": torch.zeros(4)}, "student_logits"),
+        ({"student_logits": torch.zeros(3, 4, dtype=torch.long)}, "student_logits"),
+        ({"student_logits": torch.zeros(0, 4), "teacher_logits": torch.zeros(0, 4)}, "student_logits"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"temperature": math.nan}, "temperature"),
+        ({"temperature": math.inf}, "temperature"),
+        ({"soft_weight": 1.5}, "soft_weight"),
+        ({"soft_weight": math.nan}, "soft_weight"),
+        ({"soft_weight": 0.5, "labels": None}, "labels"),
+        ({"soft_weight": 0.5, "labels": torch.zeros(2, dtype=torch.long)}, "labels"),
+        ({"soft_weight": 0.5, "labels": torch.full((3,), 9)}, "labels"),
+        ({"soft_weight": 0.5, "labels": torch.zeros(3)}, "labels"),
+    ],
+)
+def test_bad_input_is_named(arguments, named):
+    labels = torch.zeros(3, dtype=torch.long)
+    given_all = {"student_logits": GOOD, "teacher_logits": GOOD, "labels": labels, "temperature": 2.0} | arguments
+    with pytest.raises(ValueError, match=named):
+        distillation_loss(**given_all)
+
+
+def test_bad_input_of_the_others():
+    with pytest.raises(ValueError, match="logits"):
+        soften(NAN, 1.0)
+    with pytest.raises(ValueError, match="temperature"):
+        soften(GOOD, 0)
+    with pytest.raises(ValueError, match="teacher_logits"):
+        logit_matching_loss(GOOD, NAN)

@@ -1,0 +1,83 @@
+"""Dropout, max-norm, initial weights."""
+
+import pytest
+import torch
+
+from kdrepro import networks
+from kdrepro.networks import MLP, Dropout
+
+
+def test_same_seed_same_weights():
+    a, b, c = (MLP([8, 6, 3], generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    assert not torch.equal(a.hidden[0].weight, c.hidden[0].weight)
+
+
+def test_global_generator_is_left_alone():
+    before = torch.random.get_rng_state()
+    MLP([8, 6, 3], generator=torch.Generator().manual_seed(1))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_forward_equals_plain_layers():
+    net = MLP([6, 5, 4, 3], input_dropout=0.2, hidden_dropout=0.5, generator=torch.Generator().manual_seed(0)).eval()
+    x = torch.randn(7, 2, 3)
+    h = x.flatten(1)
+    for layer in net.hidden:
+        h = torch.relu(h @ layer.weight.T + layer.bias)
+    torch.testing.assert_close(net(x), h @ net.output.weight.T + net.output.bias)
+
+
+def test_dropout_rate_and_scale(generator):
+    layer = Dropout(0.25).train()
+    networks.use_generator(layer, generator)
+    y = layer(torch.ones(200_000))
+    assert (y == 0).float().mean().item() == pytest.approx(0.25, abs=0.005)
+    assert y.mean().item() == pytest.approx(1.0, abs=0.01)
+    assert y.unique().tolist() == pytest.approx([0, 4 / 3])
+
+
+def test_every_byte_of_the_mask_is_fair(generator):
+    """Each of the eight bytes of a random word decides a unit; all must drop at the same rate."""
+    mask = networks.keep_mask((80_000,), 128, generator, torch.float32, "cpu")
+    rates = (mask.view(-1, 8) == 0).float().mean(0)
+    assert ((rates - 0.5).abs() < 0.02).all()
+
+
+def test_no_dropout_in_eval_mode(generator):
+    layer = Dropout(0.5).eval()
+    assert torch.equal(layer(torch.ones(10)), torch.ones(10))
+
+
+def test_max_norm_clips_only_what_is_too_long():
+    net = MLP([4, 3, 2], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        net.hidden[0].weight[0] = 10.0
+        net.hidden[0].weight[1] = 0.1
+    short, output = net.hidden[0].weight[1].clone(), net.output.weight.clone()
+    networks.clip_max_norm(net, 2.0)
+    assert net.hidden[0].weight[0].norm().item() == pytest.approx(2.0, rel=1e-4)
+    assert torch.equal(net.hidden[0].weight[1], short)
+    assert torch.equal(net.output.weight, output)
+
+
+def test_last_layer_is_float32_under_autocast():
+    net = MLP([4, 3, 2], generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net(torch.randn(2, 4)).dtype == torch.float32
+
+
+def test_parameter_count_of_the_papers_nets():
+    assert networks.parameter_count(MLP([784, 1200, 1200, 10])) == 2_395_210
+    assert networks.parameter_count(MLP([784, 800, 800, 10])) == 1_276_810
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 2.0])
+def test_bad_dropout_rate(rate):
+    with pytest.raises(ValueError, match="rate"):
+        Dropout(rate)
+
+
+def test_bad_widths():
+    with pytest.raises(ValueError, match="widths"):
+        MLP([10])

@@ -1,0 +1,119 @@
+"""Presets: what is in the files is valid, and what is not valid is named."""
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kdrepro import paths, presets
+from kdrepro.errors import InputError
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Write a preset file `mine` beside copies of the real ones."""
+    for path in paths.PRESETS.glob("*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    monkeypatch.setattr(paths, "PRESETS", tmp_path)
+
+    def write(content):
+        text = content if isinstance(content, str) else yaml.safe_dump(content)
+        (tmp_path / "mine.yaml").write_text(text)
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["smoke", "full", "paper"])
+def test_the_three_presets_are_valid(name):
+    preset = presets.load(name)
+    assert list(preset.chapters) == list(presets.CHAPTERS)
+    assert preset.chapters["02-mnist"].distilled.temperature == 20
+
+
+def test_full_is_the_papers_architecture_with_five_seeds():
+    sizes = presets.load("full").chapters["02-mnist"]
+    assert sizes.teacher.network.hidden == [1200, 1200]
+    assert sizes.plain.network.hidden == sizes.distilled.network.hidden == [800, 800]
+    assert sizes.plain.jitter == sizes.distilled.jitter == 0
+    assert sizes.seeds >= 5
+    assert sizes.sweep_seeds >= 3
+
+
+def test_base_is_overlaid(written):
+    written({"base": "smoke", "chapters": {"02-mnist": {"plain": {"recipe": {"epochs": 99}}}}})
+    mine, smoke = presets.load("mine").chapters["02-mnist"], presets.load("smoke").chapters["02-mnist"]
+    assert mine.plain.recipe.epochs == 99
+    assert mine.plain.network == smoke.plain.network
+    assert mine.teacher == smoke.teacher
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"plane": {}}, "plane.*did you mean 'plain'"),
+        ({"plain": {"recipe": {"epoch": 3}}}, "epoch.*did you mean 'epochs'"),
+        ({"plain": {"recipe": {"epochs": "many"}}}, "epochs.*'many'"),
+        ({"plain": {"recipe": {"epochs": 0}}}, "epochs"),
+        ({"plain": {"network": {"hidden": [0]}}}, "hidden"),
+        ({"teacher": {"network": {"hidden_drop": 0.5}}}, "did you mean 'hidden_dropout'"),
+        ({"seeds": -1}, "seeds"),
+        ({"distilled": {"temperature": 0}}, "temperature"),
+    ],
+)
+def test_bad_values_are_named(written, change, said):
+    written({"base": "smoke", "chapters": {"02-mnist": change}})
+    with pytest.raises(InputError, match=said):
+        presets.load("mine")
+
+
+def test_unknown_names(written):
+    with pytest.raises(InputError, match="did you mean 'smoke'"):
+        presets.load("smok")
+    written({"base": "smoke", "chapters": {"02-minst": {}}})
+    with pytest.raises(InputError, match="did you mean '02-mnist'"):
+        presets.load("mine")
+    written({"base": "smoke", "dat": "mnist"})
+    with pytest.raises(InputError, match="did you mean 'data'"):
+        presets.load("mine")
+    written({"base": "mine"})
+    with pytest.raises(InputError, match="its own base"):
+        presets.load("mine")
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["base", "data", "chapters", "02-mnist", "x"]), inner, max_size=3),
+        max_leaves=8,
+    )
+)  # fmt: skip
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_only_input_errors_come_out(written, content):
+    written(content)
+    try:
+        presets.load("mine")
+    except InputError as error:
+        assert "\n" not in str(error)
+
+
+@given(st.text(max_size=40))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_only_input_errors_come_out_of_any_text(written, text):
+    written(text)
+    with pytest.raises(InputError):
+        presets.load("mine")
+
+
+def test_chapters_by_number():
+    assert presets.check_chapter("02") == "02-mnist"
+    assert presets.check_chapter("01-dark-knowledge") == "01-dark-knowledge"
+    for bad in ("99", "0", "", "mnist2"):
+        with pytest.raises(InputError, match="choose from"):
+            presets.check_chapter(bad)
+
+
+def test_but_reaches_the_network_and_the_recipe():
+    plan = presets.load("smoke").chapters["02-mnist"].distilled
+    changed = plan.but(hidden=[7], epochs=3, temperature=2)
+    assert (changed.network.hidden, changed.recipe.epochs, changed.temperature) == ([7], 3, 2)
+    assert changed.recipe.learning_rate == plan.recipe.learning_rate

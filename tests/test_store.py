@@ -1,0 +1,183 @@
+"""Train or load, damaged files, and a process killed in the middle of a training."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kdrepro import store as store_module
+from kdrepro import training
+from kdrepro.checkpoints import Checkpoint
+from kdrepro.errors import InputError
+from kdrepro.store import Store
+from kdrepro.training import Batches, Recipe
+
+CONFIG = {"network": {"widths": [64, 8, 10]}, "seed": 3, "data": "digits"}
+RECIPE = Recipe(epochs=2, batch_size=64, learning_rate=1e-2, precision="fp32")
+
+
+def weights(net):
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+class Trainer:
+    """Counts how often it was asked to train."""
+
+    def __init__(self, digits):
+        self.digits, self.calls = digits, 0
+
+    def __call__(self, network, checkpoint):
+        self.calls += 1
+        batches = Batches(self.digits.train_images, self.digits.train_labels, batch_size=64)
+        training.fit(network, batches, training.hard_targets, RECIPE, checkpoint=checkpoint)
+
+
+@pytest.fixture
+def trainer(digits):
+    return Trainer(digits)
+
+
+def test_trains_once_then_loads(tmp_path, trainer):
+    first = Store(tmp_path).train_or_load(CONFIG, trainer)
+    second = Store(tmp_path).train_or_load(CONFIG, trainer)
+    assert trainer.calls == 1
+    assert torch.equal(weights(first), weights(second))
+    assert not second.training
+    entry = Store(tmp_path).entry(CONFIG)
+    assert [row["epoch"] for row in entry["history"]] == [1, 2]
+    assert not list(tmp_path.rglob("checkpoint*"))
+
+
+def test_another_configuration_is_another_network(tmp_path, trainer):
+    store = Store(tmp_path)
+    store.train_or_load(CONFIG, trainer)
+    store.train_or_load({**CONFIG, "seed": 4}, trainer)
+    assert trainer.calls == 2
+
+
+def test_recipe_version_is_part_of_the_key(tmp_path, monkeypatch):
+    before = Store(tmp_path).key(CONFIG)
+    monkeypatch.setattr(store_module, "RECIPE_VERSION", store_module.RECIPE_VERSION + 1)
+    assert Store(tmp_path).key(CONFIG) != before
+
+
+@given(
+    st.dictionaries(st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5)),
+    st.randoms(),
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_key_does_not_depend_on_the_order_of_the_configuration(tmp_path, config, random):
+    shuffled = list(config.items())
+    random.shuffle(shuffled)
+    assert Store(tmp_path).key(config) == Store(tmp_path).key(dict(shuffled))
+
+
+@pytest.mark.parametrize("name", ["network.safetensors", "entry.json"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_damaged_file_is_named_set_aside_and_retrained(tmp_path, trainer, name, damage):
+    warnings = []
+    store = Store(tmp_path, warn=warnings.append)
+    first = store.train_or_load(CONFIG, trainer)
+    path = tmp_path / store.key(CONFIG) / name
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2 if name.startswith("network") else 0] ^= 0xFF
+    path.write_bytes(content[: {"cut": len(content) // 2, "empty": 0}.get(damage, len(content))])
+    again = store.train_or_load(CONFIG, trainer)
+    assert trainer.calls == 2
+    assert torch.equal(weights(first), weights(again))
+    assert len(warnings) == 1
+    assert name in warnings[0]
+    assert "damaged" in warnings[0]
+    assert list(path.parent.glob(f"{name}.damaged-*"))
+    assert store.train_or_load(CONFIG, trainer) is not None
+    assert trainer.calls == 2
+
+
+def test_damaged_checkpoint_is_set_aside(tmp_path):
+    warnings = []
+    checkpoint = Checkpoint(tmp_path / "c.safetensors", warn=warnings.append)
+    checkpoint.save({"w": torch.ones(100)}, {"epoch": 1})
+    content = bytearray(checkpoint.path.read_bytes())
+    content[-8] ^= 1
+    checkpoint.path.write_bytes(content)
+    assert checkpoint.load() is None
+    assert "c.safetensors" in warnings[0]
+    assert not checkpoint.path.exists()
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_bytes_crash_a_checkpoint(tmp_path, content):
+    checkpoint = Checkpoint(tmp_path / "c.safetensors", warn=lambda line: None)
+    checkpoint.path.write_bytes(content)
+    assert checkpoint.load() is None
+
+
+def test_checkpoint_round_trip(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "c.safetensors")
+    tensors = {"a": torch.randn(3, 2).T, "b": torch.arange(4, dtype=torch.uint8), "c": torch.tensor(1.5)}
+    checkpoint.save(tensors, {"epoch": 2, "history": [{"loss": 0.1}]})
+    loaded, state = checkpoint.load()
+    assert state == {"epoch": 2, "history": [{"loss": 0.1}]}
+    assert all(torch.equal(loaded[k], tensors[k]) for k in tensors)
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and sys.platform != "linux", reason="root ignores permissions")
+def test_store_that_cannot_be_written_is_one_sentence(tmp_path, trainer):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="Cannot write to the store"):
+        Store(tmp_path / "file").train_or_load(CONFIG, trainer)
+
+
+CHAPTER_2 = """
+import json, sys
+from kdrepro import experiments
+run = experiments.start("02-mnist", preset="smoke", seeds=1)
+teacher = run.train(run.sizes.teacher, 0)
+student = run.train(run.sizes.distilled, 0, teacher)
+run.claim("mnist.distilled", [student], errors=run.errors([student]))
+run.publish_predictions("distilled", [student])
+print(run.finish())
+"""
+
+
+def start(runs: Path) -> subprocess.Popen:
+    environment = {**os.environ, "KDREPRO_RUNS": str(runs)}
+    return subprocess.Popen([sys.executable, "-c", CHAPTER_2], env=environment, stdout=subprocess.DEVNULL)
+
+
+def test_killed_run_resumes_to_the_same_record(tmp_path):
+    """kill -9 in the middle of a training of chapter 2's nets, twice; the record ends the same."""
+    left_alone, killed = tmp_path / "left-alone", tmp_path / "killed"
+    assert start(left_alone).wait(300) == 0
+    for wanted in (1, 2):  # networks that have begun
+        process = start(killed)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            begun = {p.parent for p in (killed / "smoke" / "store").glob("*/*.safetensors")}
+            if len(begun) >= wanted and list((killed / "smoke" / "store").glob("*/checkpoint.safetensors")):
+                break
+            time.sleep(0.002)
+        assert process.poll() is None, "it ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (killed / "smoke" / "results").exists()
+    assert start(killed).wait(300) == 0
+
+    a, b = (json.loads((r / "smoke" / "results" / "02-mnist.json").read_text()) for r in (left_alone, killed))
+    assert a["claims"]["mnist.distilled"]["metrics"] == b["claims"]["mnist.distilled"]["metrics"]
+    assert a["data"] == b["data"]
+    networks = [sorted((p.parent.name, p.read_bytes()) for p in (r / "smoke" / "store").glob("*/network.safetensors")) for r in (left_alone, killed)]
+    assert len(networks[0]) == 2
+    assert networks[0] == networks[1]
+    logs = (killed / "smoke" / "logs" / "02-mnist.log").read_text()
+    assert "loaded" in logs

@@ -1,0 +1,281 @@
+"""The training loop: jitter, batches, reproducibility, interruption, and `fit_many` against `fit`."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdrepro import training
+from kdrepro.checkpoints import Checkpoint
+from kdrepro.errors import InputError
+from kdrepro.networks import MLP, clip_max_norm
+from kdrepro.training import Batches, Recipe
+
+RECIPE = Recipe(epochs=3, batch_size=16, learning_rate=1e-2, precision="fp32", max_norm=1.5)
+
+
+def network(seed=0, **dropout):
+    return MLP([64, 12, 10], generator=torch.Generator().manual_seed(seed), **dropout)
+
+
+def weights(net):
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+# --- jitter and batches ---------------------------------------------------------------------------
+
+
+def shift_reference(images, pixels, generator):
+    """One image at a time, pixel by pixel."""
+    count, height, width = images.shape
+    side = 2 * pixels + 1
+    shifts = torch.randint(side * side, (count,), generator=generator)
+    out = torch.zeros_like(images)
+    for n in range(count):
+        down, right = divmod(shifts[n].item(), side)
+        for y in range(height):
+            for x in range(width):
+                sy, sx = y + down - pixels, x + right - pixels
+                if 0 <= sy < height and 0 <= sx < width:
+                    out[n, y, x] = images[n, sy, sx]
+    return out
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(0, 3))
+@settings(max_examples=25, deadline=None)
+def test_shift_equals_reference(seed, pixels):
+    images = torch.randint(0, 256, (11, 6, 5), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    fast = training.shift_images(images, pixels, torch.Generator().manual_seed(seed))
+    slow = shift_reference(images, pixels, torch.Generator().manual_seed(seed))
+    assert torch.equal(fast, slow)
+
+
+def test_every_shift_occurs_equally_often(generator):
+    images = torch.zeros(50_000, 5, 5, dtype=torch.uint8)
+    images[:, 2, 2] = 1
+    shifted = training.shift_images(images, 2, generator)
+    assert (shifted.sum((1, 2)) == 1).all()
+    share = shifted.float().mean(0)
+    assert ((share - 1 / 25).abs() < 0.004).all()
+
+
+def test_an_epoch_holds_every_case_once_with_its_own_label_and_logits(generator):
+    inputs = torch.arange(50).float().unsqueeze(1)
+    batches = Batches(inputs, torch.arange(50), batch_size=16, teacher_logits=inputs.repeat(1, 3))
+    steps = list(batches.epoch(generator))
+    assert len(steps) == len(batches) == 4
+    assert max(len(b.inputs) for b in steps) - min(len(b.inputs) for b in steps) <= 1
+    assert sorted(torch.cat([b.labels for b in steps]).tolist()) == list(range(50))
+    for b in steps:
+        assert torch.equal(b.inputs[:, 0].long(), b.labels)
+        assert torch.equal(b.teacher_logits[:, 2].long(), b.labels)
+
+
+def test_teacher_sees_the_same_view_as_the_student(generator, digits):
+    teacher = network(1)
+    batches = Batches(digits.train_images, digits.train_labels, batch_size=64, jitter=1, teacher=teacher)
+    batch = next(iter(batches.epoch(generator)))
+    torch.testing.assert_close(batch.teacher_logits, teacher.eval()(training.as_inputs(batch.inputs)))
+
+
+def test_cached_logits_with_jitter_are_refused(digits):
+    cached = torch.zeros(len(digits.train_images), 10)
+    with pytest.raises(ValueError, match="jitter"):
+        Batches(digits.train_images, digits.train_labels, jitter=1, teacher_logits=cached)
+
+
+def test_bad_batches():
+    x = torch.zeros(4, 2)
+    with pytest.raises(ValueError, match="labels"):
+        Batches(x, torch.zeros(3))
+    with pytest.raises(ValueError, match="teacher_logits"):
+        Batches(x, teacher_logits=torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="empty"):
+        Batches(x[:0])
+    with pytest.raises(ValueError, match="not both"):
+        Batches(x, teacher=network(), teacher_logits=torch.zeros(4, 2))
+
+
+def test_logits_leave_the_mode_alone(digits):
+    net = network(hidden_dropout=0.5).train()
+    a, b = (training.logits(net, digits.test_images, chunk) for chunk in (7, 4096))
+    assert net.training
+    torch.testing.assert_close(a, b)
+
+
+# --- schedule -------------------------------------------------------------------------------------
+
+
+@given(st.sampled_from(["cosine", "linear", "constant"]), st.floats(0, 0.5), st.integers(2, 500))
+@settings(max_examples=60, deadline=None)
+def test_rate_rises_then_falls(schedule, warmup, steps):
+    recipe = Recipe(epochs=1, learning_rate=0.3, schedule=schedule, warmup=warmup)
+    rates = [recipe.rate(i, steps) for i in range(steps)]
+    assert all(0 < r <= 0.3 + 1e-12 for r in rates)
+    assert rates[-1] == pytest.approx(0.3) if schedule == "constant" else rates[-1] <= rates[len(rates) // 2]
+
+
+# --- fit ------------------------------------------------------------------------------------------
+
+
+def fit(net, digits, seed=0, recipe=RECIPE, jitter=1, **options):
+    batches = Batches(digits.train_images, digits.train_labels, batch_size=recipe.batch_size, jitter=jitter)
+    return training.fit(net, batches, training.hard_targets, recipe, seed=seed, **options)
+
+
+def test_learns(digits):
+    net = network()
+    history = fit(net, digits, recipe=RECIPE.model_copy(update={"epochs": 10, "max_norm": None}), jitter=0)
+    assert history[-1]["loss"] < 0.2 < history[0]["loss"]
+    assert (training.logits(net, digits.test_images).argmax(1) == digits.test_labels).float().mean() > 0.85
+
+
+def test_same_seed_same_weights_bit_for_bit(digits):
+    nets = [network(hidden_dropout=0.3) for _ in range(3)]
+    for net, seed in zip(nets, (5, 5, 6), strict=True):
+        fit(net, digits, seed)
+    assert torch.equal(weights(nets[0]), weights(nets[1]))
+    assert not torch.equal(weights(nets[0]), weights(nets[2]))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_equals_a_plain_loop(digits, optimizer):
+    """The loop against the few lines that anybody would write: same order, no jitter, no dropout."""
+    recipe = Recipe(epochs=2, batch_size=100, optimizer=optimizer, learning_rate=1e-2, warmup=0.0, precision="fp32")
+    ours, plain = network(), network()
+    fit(ours, digits, recipe=recipe, jitter=0)
+
+    order = torch.Generator().manual_seed(training._mix(0, 1))
+    make = {
+        "adam": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0),
+        "sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, nesterov=True),
+    }[optimizer]
+    optimizer = make(plain.parameters())
+    step, count = 0, math.ceil(len(digits.train_images) / 100)
+    for _ in range(2):
+        chosen = torch.randperm(len(digits.train_images), generator=order)
+        for part in chosen.tensor_split(count):
+            optimizer.param_groups[0]["lr"] = 0.005 * (1 + math.cos(math.pi * step / (2 * count)))
+            loss = torch.nn.functional.cross_entropy(plain(digits.train_images[part] / 255), digits.train_labels[part])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            step += 1
+    torch.testing.assert_close(weights(ours), weights(plain), rtol=1e-4, atol=1e-5)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [3, 40, 81, 82, 150])
+@pytest.mark.parametrize("every_step", [False, True])
+def test_interrupted_training_ends_bit_for_bit_the_same(digits, tmp_path, monkeypatch, stop, every_step):
+    """Stopped at any step, with checkpoints at epochs only or at every step, it ends where it would have."""
+    if every_step:
+        monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    whole = network(hidden_dropout=0.3)
+    history = fit(whole, digits)
+
+    steps = 0
+
+    def stopping(logits, batch):
+        nonlocal steps
+        steps += 1
+        if steps == stop:
+            raise Interrupted
+        return training.hard_targets(logits, batch)
+
+    checkpoint = Checkpoint(tmp_path / "c.safetensors")
+    batches = Batches(digits.train_images, digits.train_labels, batch_size=16, jitter=1)
+    with pytest.raises(Interrupted):
+        training.fit(network(hidden_dropout=0.3), batches, stopping, RECIPE, checkpoint=checkpoint)
+    # Other weights at first, to see that the checkpoint's are taken, unless it was stopped before any.
+    resumed = network(seed=9 if checkpoint.path.exists() else 0, hidden_dropout=0.3)
+    resumed_history = fit(resumed, digits, checkpoint=checkpoint)
+
+    assert torch.equal(weights(whole), weights(resumed))
+    assert [r["epoch"] for r in resumed_history] == [1, 2, 3]
+    assert [r["loss"] for r in resumed_history] == pytest.approx([r["loss"] for r in history], rel=1e-6)
+
+
+def test_finished_checkpoint_trains_no_more(digits, tmp_path):
+    checkpoint = Checkpoint(tmp_path / "c.safetensors")
+    first = network()
+    fit(first, digits, checkpoint=checkpoint)
+    again = network(seed=4)
+    fit(again, digits, checkpoint=checkpoint)
+    assert torch.equal(weights(first), weights(again))
+
+
+def test_max_norm_holds_at_the_end(digits):
+    net = network()
+    fit(net, digits)
+    assert net.hidden[0].weight.norm(dim=1).max().item() <= 1.5 * (1 + 1e-4)
+    before = weights(net)
+    clip_max_norm(net, 1.5)
+    torch.testing.assert_close(before, weights(net))
+
+
+def test_nan_loss_stops_with_a_sentence_and_keeps_the_checkpoint(digits, tmp_path):
+    checkpoint = Checkpoint(tmp_path / "c.safetensors")
+    calls = 0
+
+    def turning_bad(logits, batch):
+        nonlocal calls
+        calls += 1
+        return training.hard_targets(logits, batch) * (math.nan if calls > 100 else 1)
+
+    batches = Batches(digits.train_images, digits.train_labels, batch_size=16)
+    with pytest.raises(InputError, match="loss is nan after epoch 2"):
+        training.fit(network(), batches, turning_bad, RECIPE, checkpoint=checkpoint)
+    _, state = checkpoint.load()
+    assert state["epoch"] == 1
+
+
+def test_bf16_comes_close_to_fp32(digits):
+    errors = []
+    for precision in ("fp32", "bf16"):
+        net = network()
+        fit(net, digits, recipe=RECIPE.model_copy(update={"epochs": 8, "precision": precision}), jitter=0)
+        errors.append((training.logits(net, digits.test_images).argmax(1) != digits.test_labels).sum().item())
+    assert abs(errors[0] - errors[1]) < 25
+
+
+def test_distillation_agrees_with_the_teacher(digits):
+    """A student of soft targets alone, which never sees a label, answers as its teacher does."""
+    teacher, student = network(1), network(2)
+    fit(teacher, digits, recipe=RECIPE.model_copy(update={"epochs": 15, "max_norm": None}), jitter=0)
+    batches = Batches(digits.train_images, batch_size=16, teacher_logits=training.logits(teacher, digits.train_images))
+    recipe = Recipe(epochs=25, batch_size=16, learning_rate=1e-2, precision="fp32")
+    training.fit(student, batches, training.soft_targets(temperature=20), recipe)
+    answers = [training.logits(net, digits.test_images).argmax(1) for net in (teacher, student)]
+    assert (answers[0] == answers[1]).float().mean() > 0.92
+
+
+def test_fit_many_equals_fit_member_by_member(digits):
+    alone, together = [network(s) for s in (0, 1)], [network(s) for s in (0, 1)]
+    for net, seed in zip(alone, (3, 4), strict=True):
+        fit(net, digits, seed)
+    batches = Batches(digits.train_images, digits.train_labels, batch_size=16, jitter=1)
+    histories = training.fit_many(
+        together, [batches] * 2, [training.hard_targets] * 2, [RECIPE] * 2, seeds=(3, 4)
+    )
+    assert len(histories) == 2
+    for a, b in zip(alone, together, strict=True):
+        assert torch.equal(weights(a), weights(b))
+
+
+def test_any_module_can_be_fitted(digits):
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    history = fit(net, digits, recipe=RECIPE.model_copy(update={"max_norm": None, "epochs": 10}), jitter=0)
+    assert history[-1]["loss"] < 0.5
+
+
+def test_evaluation_rows_and_progress(digits):
+    seen = []
+    history = fit(network(), digits, evaluate=lambda net: {"errors": 1}, evaluate_every=2, progress=seen.append)
+    assert ["errors" in row for row in history] == [False, True, True]
+    assert seen == history
