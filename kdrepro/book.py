@@ -58,23 +58,39 @@ def publish(preset: str) -> list[Path]:
 def refresh() -> None:
     """Remake the verdict tables and the status page from the published records."""
     _generate(paths.BOOK, paths.RESULTS, paths.PUBLISHED)
-    table = verdict_table(records.read_all(), link=False)
+    table = verdict_tables(records.read_all(), link=False)
     text = paths.README.read_text(encoding="utf-8")
     head, rest = text.split(TABLE_START)
     tail = rest.split(TABLE_END)[1]
     atomic_write(paths.README, f"{head}{TABLE_START}\n{table}\n{TABLE_END}{tail}".encode())
 
 
-def verdict_table(results: Sequence[dict[str, Any]], link: bool) -> str:
-    """The verdict table in Markdown; `link` refers each claim to its figure in the book."""
+def verdict_tables(results: Sequence[dict[str, Any]], link: bool) -> str:
+    """The verdict table in Markdown, first what has been decided, then what is still to come.
+
+    link: refer each claim to its figure in the book.
+    """
     described = claims.load()
-    lines = ["| § | claim | paper | ours: mean [95 % over seeds] | verdict |", "|---|---|---|---|---|"]
-    for row in claims.verdict_rows(described.values(), results):
+    rows = claims.verdict_rows(described.values(), results)
+    decided = [row for row in rows if row["verdict"] != "not run"]
+    waiting = [row for row in rows if row["verdict"] == "not run"]
+    lines = []
+    if decided:
+        lines += ["| § | claim | paper | ours: mean [95 % over seeds] | verdict |", "|---|---|---|---|---|"]
+    for row in decided:
         figure = described[row["claim"]].figure
-        linked = link and figure and row["ours"] != "–"
-        name = f"{{ref}}`{row['claim']} <{figure}>`" if linked else f"`{row['claim']}`"
-        ours = "–" if row["ours"] == "–" else f"{row['metric']} {row['ours']}"
-        lines.append(f"| {row['section']} | {name}: {row['statement']} | {row['paper']} | {ours} | {row['verdict']} |")
+        name = f"{{ref}}`{row['claim']} <{figure}>`" if link and figure else f"`{row['claim']}`"
+        ours = f"{row['metric']} {row['ours']} ({row['data']})"
+        lines.append(
+            f"| {row['section']} | {name}: {row['statement']} | {row['paper']} | {ours} | **{row['verdict']}** |"
+        )
+    if decided and waiting:
+        lines += ["", "Not decided by a published run yet:", ""]
+    if waiting:
+        lines += ["| § | claim | paper | verdict |", "|---|---|---|---|"]
+    for row in waiting:
+        paper = "–" if row["paper"] == "–" else f"{row['metric']} {row['paper']}"
+        lines.append(f"| {row['section']} | `{row['claim']}`: {row['statement']} | {paper} | {row['verdict']} |")
     return "\n".join(lines)
 
 
@@ -103,7 +119,9 @@ def _collect(preset: str, chapters: Path, results: Path) -> list[Path]:
     for notebook, record in wanted:
         if not notebook.exists() or not record.exists():
             chapter = notebook.stem
-            raise InputError(f"{chapter} has not been run at {preset}: `kdrepro run {chapter} --preset {preset}` first.")
+            raise InputError(
+                f"{chapter} has not been run at {preset}: `kdrepro run {chapter} --preset {preset}` first."
+            )
         if nbformat.read(notebook, 4).metadata.get("papermill", {}).get("exception"):
             raise InputError(f"The last run of {notebook.stem} at {preset} failed: run it again.")
     shutil.rmtree(chapters, ignore_errors=True)
@@ -121,7 +139,7 @@ def _collect(preset: str, chapters: Path, results: Path) -> list[Path]:
 
 def _generate(book: Path, results: Path, chapters: Path) -> None:
     found = records.read_all(results)
-    atomic_write(book / "verdicts.md", (verdict_table(found, link=True) + "\n").encode())
+    atomic_write(book / "verdicts.md", (verdict_tables(found, link=True) + "\n").encode())
     atomic_write(book / "run-times.md", (_run_times(found, chapters) + "\n").encode())
 
 
@@ -135,10 +153,11 @@ def _run_times(found: Sequence[dict[str, Any]], chapters: Path) -> str:
         p, config = record["provenance"], record["provenance"]["config"]
         page = nbformat.read(chapters / f"{record['chapter']}.ipynb", 4)
         wall = page.metadata["kdrepro"]["seconds"]
+        hardware = f"{p['device']}: {p['cpu']}, {p['threads']} threads"
         lines.append(
             f"| {{doc}}`chapters/{record['chapter']}` | {record['preset']}, {record['data']['name']} "
             f"| {len(config['seeds'])} | {p['networks']} | {duration(p['training_seconds'])} "
-            f"| {duration(60 * config['minutes'])} | {duration(wall)} | {p['device']}: {p['cpu']}, {p['threads']} threads "
+            f"| {duration(60 * config['minutes'])} | {duration(wall)} | {hardware} "
             f"| Python {p['python']}, torch {p['torch']}, kdrepro {p['kdrepro']} "
             f"| {p['date']}, {p['git']}{' with changes' if p['dirty'] else ''} |"
         )

@@ -12,7 +12,10 @@ from rich.table import Table
 from kdrepro.errors import InputError
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Hinton et al. (2015), number by number."
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Hinton et al. (2015), number by number.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
 app.add_typer(data_app, name="data")
@@ -185,5 +188,7 @@ def main() -> None:
         print(f"kdrepro: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("kdrepro: stopped; finished networks and the last checkpoint are kept, run again to go on.", file=sys.stderr)
+        print(
+            "kdrepro: stopped; finished networks and the last checkpoint are kept, run again to go on.", file=sys.stderr
+        )
         sys.exit(130)

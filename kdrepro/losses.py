@@ -53,9 +53,7 @@ def distillation_loss(
     if not 0 <= soft_weight <= 1:
         raise ValueError(f"soft_weight must lie between 0 and 1, not {soft_weight}.")
     if labels is None and soft_weight != 1:
-        raise ValueError(
-            f"labels must be given when soft_weight is {soft_weight}: only soft_weight=1 needs none."
-        )
+        raise ValueError(f"labels must be given when soft_weight is {soft_weight}: only soft_weight=1 needs none.")
     _check_temperature(temperature)
     student, teacher = _wide(student_logits), _wide(teacher_logits.detach()).to(student_logits.device)
     loss = student.new_zeros(())
@@ -179,9 +177,7 @@ def _check_temperature(temperature: float) -> None:
 
 def _check_labels(labels: torch.Tensor, logits: torch.Tensor) -> None:
     if labels.shape != logits.shape[:1]:
-        raise ValueError(
-            f"labels is {list(labels.shape)} but there are {len(logits)} cases: it must be [cases]."
-        )
+        raise ValueError(f"labels is {list(labels.shape)} but there are {len(logits)} cases: it must be [cases].")
     if torch.is_floating_point(labels):
         raise ValueError(f"labels must be class indices (integers), not {labels.dtype}.")
     if not bool(((labels >= 0) & (labels < logits.shape[1])).all()):

@@ -6,6 +6,7 @@ constraint on the weights follow Hinton et al. 2012 (arXiv:1207.0580).
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -75,7 +76,7 @@ class MLP(nn.Module):
         if len(widths) < 2 or min(widths) < 1:
             raise ValueError(f"widths must name at least an input and an output size, not {list(widths)}.")
         *hidden, classes = widths
-        self.hidden = nn.ModuleList(_linear(a, b, 2.0, generator) for a, b in zip(hidden, hidden[1:], strict=False))
+        self.hidden = nn.ModuleList(_linear(a, b, 2.0, generator) for a, b in pairwise(hidden))
         self.output = _linear(hidden[-1], classes, 1.0, generator)
         self.input_dropout = Dropout(input_dropout)
         self.hidden_dropout = Dropout(hidden_dropout)

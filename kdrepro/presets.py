@@ -180,7 +180,9 @@ def _validated(model: type[BaseModel], content: Any, preset: str, prefix: str):
         where = prefix + ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             key = str(first["loc"][-1])
-            raise InputError(f"Preset {preset}: unknown key {where}{_nearest(key, _keys(model, first['loc']))}.") from None
+            raise InputError(
+                f"Preset {preset}: unknown key {where}{_nearest(key, _keys(model, first['loc']))}."
+            ) from None
         got = "" if first["type"] == "missing" else f", got {first['input']!r}"
         raise InputError(f"Preset {preset}: {where}: {first['msg']}{got}.") from None
 

@@ -52,9 +52,8 @@ def run(chapter: str, parameters: dict[str, Any]) -> Path:
     except PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(error.evalue) from None
-        raise InputError(
-            f"Chapter {chapter} stopped at a cell with {error.ename}: {error.evalue}; the whole traceback is in {output}."
-        ) from None
+        said = f"{error.ename}: {error.evalue}"
+        raise InputError(f"Chapter {chapter} stopped at a cell with {said}; its traceback is in {output}.") from None
     return output
 
 

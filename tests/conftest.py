@@ -5,8 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from kdrepro import data, paths
+
+# No deadline: a busy machine is not a bug. The same examples every time: a red run can be run again.
+settings.register_profile("kdrepro", deadline=None, derandomize=True)
+settings.load_profile("kdrepro")
 
 
 @pytest.fixture(autouse=True)

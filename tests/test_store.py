@@ -70,7 +70,9 @@ def test_recipe_version_is_part_of_the_key(tmp_path, monkeypatch):
 
 
 @given(
-    st.dictionaries(st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5)),
+    st.dictionaries(
+        st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5)
+    ),
     st.randoms(),
 )
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -176,7 +178,10 @@ def test_killed_run_resumes_to_the_same_record(tmp_path):
     a, b = (json.loads((r / "smoke" / "results" / "02-mnist.json").read_text()) for r in (left_alone, killed))
     assert a["claims"]["mnist.distilled"]["metrics"] == b["claims"]["mnist.distilled"]["metrics"]
     assert a["data"] == b["data"]
-    networks = [sorted((p.parent.name, p.read_bytes()) for p in (r / "smoke" / "store").glob("*/network.safetensors")) for r in (left_alone, killed)]
+    networks = [
+        sorted((p.parent.name, p.read_bytes()) for p in (r / "smoke" / "store").glob("*/network.safetensors"))
+        for r in (left_alone, killed)
+    ]
     assert len(networks[0]) == 2
     assert networks[0] == networks[1]
     logs = (killed / "smoke" / "logs" / "02-mnist.log").read_text()

@@ -44,7 +44,7 @@ def shift_reference(images, pixels, generator):
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(0, 3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_shift_equals_reference(seed, pixels):
     images = torch.randint(0, 256, (11, 6, 5), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     fast = training.shift_images(images, pixels, torch.Generator().manual_seed(seed))
@@ -109,7 +109,7 @@ def test_logits_leave_the_mode_alone(digits):
 
 
 @given(st.sampled_from(["cosine", "linear", "constant"]), st.floats(0, 0.5), st.integers(2, 500))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rate_rises_then_falls(schedule, warmup, steps):
     recipe = Recipe(epochs=1, learning_rate=0.3, schedule=schedule, warmup=warmup)
     rates = [recipe.rate(i, steps) for i in range(steps)]
@@ -166,10 +166,6 @@ def test_equals_a_plain_loop(digits, optimizer):
     torch.testing.assert_close(weights(ours), weights(plain), rtol=1e-4, atol=1e-5)
 
 
-class Interrupted(Exception):
-    pass
-
-
 @pytest.mark.parametrize("stop", [3, 40, 81, 82, 150])
 @pytest.mark.parametrize("every_step", [False, True])
 def test_interrupted_training_ends_bit_for_bit_the_same(digits, tmp_path, monkeypatch, stop, every_step):
@@ -185,12 +181,12 @@ def test_interrupted_training_ends_bit_for_bit_the_same(digits, tmp_path, monkey
         nonlocal steps
         steps += 1
         if steps == stop:
-            raise Interrupted
+            raise InterruptedError
         return training.hard_targets(logits, batch)
 
     checkpoint = Checkpoint(tmp_path / "c.safetensors")
     batches = Batches(digits.train_images, digits.train_labels, batch_size=16, jitter=1)
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedError):
         training.fit(network(hidden_dropout=0.3), batches, stopping, RECIPE, checkpoint=checkpoint)
     # Other weights at first, to see that the checkpoint's are taken, unless it was stopped before any.
     resumed = network(seed=9 if checkpoint.path.exists() else 0, hidden_dropout=0.3)
@@ -260,9 +256,7 @@ def test_fit_many_equals_fit_member_by_member(digits):
     for net, seed in zip(alone, (3, 4), strict=True):
         fit(net, digits, seed)
     batches = Batches(digits.train_images, digits.train_labels, batch_size=16, jitter=1)
-    histories = training.fit_many(
-        together, [batches] * 2, [training.hard_targets] * 2, [RECIPE] * 2, seeds=(3, 4)
-    )
+    histories = training.fit_many(together, [batches] * 2, [training.hard_targets] * 2, [RECIPE] * 2, seeds=(3, 4))
     assert len(histories) == 2
     for a, b in zip(alone, together, strict=True):
         assert torch.equal(weights(a), weights(b))

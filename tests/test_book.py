@@ -1,0 +1,161 @@
+"""The sources, the published book and what is said in it."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pytest
+import yaml
+
+from kdrepro import book, claims, data, paths, presets, records
+
+PARAMETERS = {"preset": "smoke", "seeds": None, "first_seed": 0, "device": "cpu", "data_root": None}
+SOURCES = [paths.NOTEBOOKS / f"{chapter}.ipynb" for chapter in presets.CHAPTERS]
+PUBLISHED = [paths.PUBLISHED / f"{chapter}.ipynb" for chapter in presets.CHAPTERS]
+RECORDS = sorted(paths.RESULTS.glob("*.json"))
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+def test_parameters_are_literals_with_the_agreed_names(source):
+    cells = [c for c in nbformat.read(source, 4).cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(cells) == 1
+    assigned = {t.targets[0].id: ast.literal_eval(t.value) for t in ast.parse(cells[0].source).body}
+    assert assigned == PARAMETERS
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *PUBLISHED], ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_pages_are_executed_and_clean(path):
+    notebook = nbformat.read(path, 4)
+    text = path.read_text()
+    assert "tqdm" not in text
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        assert cell.execution_count is not None
+        assert len(cell.source.splitlines()) <= 40, "a cell should fit on a screen"
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr"
+        figures = [o for o in cell.outputs if "image/svg+xml" in o.get("data", {}) or "image/png" in o.get("data", {})]
+        if figures:
+            assert len(figures) == 1
+            assert cell.metadata["mystnb"]["figure"]["caption"]
+            assert cell.metadata["mystnb"]["figure"]["name"].startswith("fig-")
+            assert cell.metadata["mystnb"]["image"]["alt"]
+
+
+def test_figures_that_claims_name_exist():
+    names = {
+        c.metadata["mystnb"]["figure"]["name"]
+        for p in SOURCES
+        for c in nbformat.read(p, 4).cells
+        if "mystnb" in c.metadata
+    }
+    assert {c.figure for c in claims.load().values() if c.figure} <= names
+
+
+def test_every_chapter_ends_with_its_deviations():
+    for path in SOURCES:
+        text = "\n".join(c.source for c in nbformat.read(path, 4).cells)
+        assert "## Deviations from the paper" in text
+        assert "## What was easy, what was hard" in text
+
+
+def test_sources_and_published_chapters_hold_the_same_cells():
+    """A published chapter is a run of its source: the same cells, papermill's parameters apart."""
+    for source, published in zip(SOURCES, PUBLISHED, strict=True):
+        cells = [c.source for c in nbformat.read(source, 4).cells]
+        ran = [
+            c.source
+            for c in nbformat.read(published, 4).cells
+            if "injected-parameters" not in c.metadata.get("tags", [])
+        ]
+        assert ran == cells
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.stem)
+def test_records_agree_with_themselves_and_with_the_rules(path):
+    """Means, intervals and verdicts are recomputed from the raw values of every seed."""
+    record = records.read(path)
+    assert record["preset"] in ("full", "paper")
+    assert not record["provenance"]["dirty"]
+    for claim_id, entry in record["claims"].items():
+        again = records.claim_entry(claim_id, record["data"]["name"], entry["seconds"], entry["metrics"])
+        assert again == entry
+        assert all(len(v) == len(record["provenance"]["config"]["seeds"]) >= 5 for v in entry["metrics"].values())
+
+
+def test_predictions_give_the_errors_of_the_record(mnist_root):
+    record = records.read(paths.RESULTS / "02-mnist.json")
+    labels = data.mnist(mnist_root).test_labels.numpy()
+    predictions = np.load(paths.RESULTS / "02-mnist.npz")
+    for name in ("teacher", "plain", "distilled"):
+        errors = (predictions[name] != labels).sum(1).tolist()
+        assert errors == record["claims"][f"mnist.{name}"]["metrics"]["errors"]
+
+
+def test_generated_parts_are_those_of_the_records():
+    """The README's table, the index's and the status page's differ from the records' in nothing."""
+    readme = paths.README.read_text()
+    table = readme.split(book.TABLE_START)[1].split(book.TABLE_END)[0].strip()
+    found = records.read_all()
+    assert table == book.verdict_tables(found, link=False)
+    assert (paths.BOOK / "verdicts.md").read_text().strip() == book.verdict_tables(found, link=True)
+    assert (paths.BOOK / "run-times.md").read_text().strip() == book._run_times(found, paths.PUBLISHED)
+
+
+def test_readme_names_no_result_outside_its_table():
+    """Numbers of ours are not typed by hand: outside the generated table only the paper's figures appear."""
+    readme = paths.README.read_text()
+    prose = readme.split(book.TABLE_START)[0] + readme.split(book.TABLE_END)[1]
+    counts = set(re.findall(r"(\d+(?:\.\d+)?) (?:test )?errors", prose))
+    assert counts <= {"67", "146", "74"}
+
+
+def test_injected_parameters_are_hidden_and_no_path_stays():
+    notebook = nbformat.v4.new_notebook()
+    injected = nbformat.v4.new_code_cell("preset = 'full'\ndata_root = '/home/somebody/data'")
+    injected.metadata["tags"] = ["injected-parameters"]
+    injected.metadata["papermill"] = {"duration": 3}
+    notebook.cells.append(injected)
+    notebook.metadata["papermill"] = {"duration": 12.34, "output_path": "/home/somebody/out.ipynb"}
+    page = book.page_of(notebook)
+    assert "remove-cell" in page.cells[0].metadata["tags"]
+    assert "somebody" not in nbformat.writes(page)
+    assert page.metadata["kdrepro"]["seconds"] == 12.3
+
+
+def test_site_configuration():
+    config = yaml.safe_load((paths.ROOT / "_config.yml").read_text())
+    assert config["execute"]["execute_notebooks"] == "off"
+    assert (paths.BOOK / "_static" / config["sphinx"]["config"]["mathjax_path"]).exists()
+    for page in book._pages(paths.ROOT):
+        if page != "index":
+            assert any((paths.ROOT / f"{page}{suffix}").exists() for suffix in (".md", ".ipynb"))
+
+
+def test_ten_lines_of_the_readme_run():
+    """The example of the README and of the site is one file, and it distils."""
+    example = paths.BOOK / "example_distil.py"
+    assert example.read_text().strip() in paths.README.read_text()
+    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.rsplit(" ", 1)[1]) < 75
+
+
+def test_nothing_large_is_tracked():
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=paths.ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    sizes = {name: (paths.ROOT / name).stat().st_size for name in tracked if (paths.ROOT / name).exists()}
+    assert max(sizes.values()) < 2_000_000
+    assert sum(sizes.values()) < 40_000_000
+
+
+def test_records_are_plain_json():
+    for path in RECORDS:
+        assert json.loads(path.read_text())["chapter"] in presets.CHAPTERS

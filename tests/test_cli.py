@@ -1,0 +1,146 @@
+"""The command line as a user meets it: what it prints, and one sentence with exit code 2 for bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdrepro import cli, paths, presets, runner
+from kdrepro.errors import InputError
+
+KDREPRO = [sys.executable, "-c", "from kdrepro.cli import main; main()"]
+
+
+def kdrepro(*arguments, **environment) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [*KDREPRO, *arguments], capture_output=True, text=True, env={**os.environ, **environment}, timeout=280
+    )
+
+
+@pytest.fixture
+def main(monkeypatch, capsys):
+    """Run the command line in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["kdrepro", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out = capsys.readouterr()
+        return stopped.value.code or 0, out.out, out.err
+
+    return run
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    """Whatever is refused must be refused before a notebook is started."""
+
+    def started(*_):
+        raise AssertionError("a notebook was started")
+
+    monkeypatch.setattr(runner, "run", started)
+
+
+BAD = [
+    (["run", "02-mnist", "--preset", "smok"], "did you mean 'smoke'"),
+    (["run", "02-mnist", "--seeds", "0"], "seeds must be a whole number of at least 1, not '0'"),
+    (["run", "02-mnist", "--seeds", "x"], "seeds must be a whole number of at least 1, not 'x'"),
+    (["run", "02-mnist", "--seeds", "1.5"], "seeds"),
+    (["run", "02-mnist", "--first-seed", "-1"], "first_seed"),
+    (["run", "02-mnist", "--device", "cuda:99"], "cuda:99"),
+    (["run", "02-mnist", "--device", "quantum"], "There is no device 'quantum'"),
+    (["run", "02-minst"], "did you mean '02-mnist'"),
+    (["run", "nothing"], "choose from"),
+    (["reproduce", "mnist.distiled"], "did you mean 'mnist.distilled'"),
+    (["reproduce", "speech.baseline"], "not written yet"),
+    (["publish", "--preset", "smoke"], "smoke is not published"),
+    (["publish", "--preset", "full"], "has not been run at full"),
+    (["book", "--preset", "smoke"], "has not been run at smoke"),
+    (["book"], "--published"),
+    (["data", "fetch", "imagenet"], "choose mnist"),
+    (["claims", "--preset", "huge"], "choose from"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_bad_input_is_one_sentence_and_exit_code_2(main, no_kernel, arguments, said):
+    code, out, err = main(*arguments)
+    assert code == 2
+    assert said in err
+    assert err.startswith("kdrepro: ")
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+def test_empty_data_folder(main, no_kernel, tmp_path):
+    code, _, err = main("run", "02-mnist", "--preset", "full", "--data-root", str(tmp_path))
+    assert code == 2
+    assert str(tmp_path) in err
+    assert "kdrepro data fetch mnist" in err
+    assert err.count("\n") == 1
+
+
+def test_unknown_preset_key(main, no_kernel, tmp_path, monkeypatch):
+    for path in paths.PRESETS.glob("*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    (tmp_path / "mine.yaml").write_text("base: smoke\nchapters:\n  02-mnist: {soft_weigths: [1]}\n")
+    monkeypatch.setattr(paths, "PRESETS", tmp_path)
+    code, _, err = main("run", "02-mnist", "--preset", "mine")
+    assert code == 2
+    assert "did you mean 'soft_weights'" in err
+
+
+def test_no_network(tmp_path):
+    """A real attempt, with every address refused."""
+    proxies = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+    done = kdrepro("data", "fetch", "mnist", "--data-root", str(tmp_path), **proxies, no_proxy="", NO_PROXY="")
+    assert done.returncode == 2
+    assert "could not be downloaded" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_bad_input_inside_a_notebook_is_the_same_sentence(tmp_path):
+    """Plain papermill gives the notebook what the command line would have refused."""
+    asked = {"preset": "smoke", "seeds": 0, "first_seed": 0, "device": "cpu", "data_root": None}
+    with pytest.raises(InputError, match="seeds must be a whole number"):
+        runner.run("02-mnist", asked)
+
+
+def test_claims_prints_every_claim():
+    done = kdrepro("claims")
+    assert done.returncode == 0
+    for claim in ("mnist.distilled", "theory.t2_law", "specialists.table4", "beyond.distil_back"):
+        assert claim in done.stdout
+
+
+def test_reproduce_prints_paper_published_and_this_run(tmp_path):
+    """The whole way at smoke: papermill, record, row; a second time everything is loaded."""
+    runs = {"KDREPRO_RUNS": str(tmp_path)}
+    first = kdrepro("reproduce", "mnist.distilled", "--preset", "smoke", "--seeds", "1", **runs)
+    assert first.returncode == 0, first.stderr
+    for heading in ("paper", "published", "this run", "verdict", "91.1 %", "74"):
+        assert heading in first.stdout
+    assert "Traceback" not in first.stderr
+    record = json.loads((tmp_path / "smoke" / "results" / "02-mnist.json").read_text())
+    assert record["preset"] == "smoke"
+    assert record["data"]["name"] == "digits"
+    assert set(record["claims"]) == {"mnist.teacher", "mnist.plain", "mnist.distilled"}
+    assert all(c["verdict"] == "not run" for c in record["claims"].values())
+    assert (tmp_path / "smoke" / "results" / "02-mnist.npz").exists()
+    again = kdrepro("reproduce", "mnist.distilled", "--preset", "smoke", "--seeds", "1", **runs)
+    assert again.returncode == 0
+    rerun = json.loads((tmp_path / "smoke" / "results" / "02-mnist.json").read_text())
+    assert rerun["claims"] == record["claims"]
+    log = (tmp_path / "smoke" / "logs" / "02-mnist.log").read_text()
+    after = log[log.rindex("02-mnist at smoke") :]
+    assert ": epoch " not in after
+    assert "loaded" in after
+
+
+def test_the_default_run_needs_no_data():
+    assert presets.load("smoke").data == "digits"
+    assert runner.checked(["02-mnist"], "smoke", None, "0", "cpu", str(Path("nowhere")))["seeds"] is None

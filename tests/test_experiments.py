@@ -1,0 +1,86 @@
+"""What a chapter asks for: networks by plan, subsets, averaged teachers, the record."""
+
+import json
+
+import pytest
+import torch
+
+from kdrepro import ensembles, experiments
+from kdrepro.errors import InputError
+from kdrepro.presets import Network, Training
+from kdrepro.training import Recipe
+
+PLAN = Training(
+    network=Network(hidden=[8]), recipe=Recipe(epochs=1, batch_size=128, learning_rate=1e-2, precision="fp32")
+)
+
+
+@pytest.fixture
+def run():
+    return experiments.start("02-mnist", seeds=2)
+
+
+def test_seeds_and_first_seed():
+    assert experiments.start("02-mnist", seeds=3, first_seed=5).seeds == [5, 6, 7]
+
+
+def test_same_plan_and_seed_is_one_network(run):
+    a, b, c = run.train(PLAN, 0), run.train(PLAN, 0), run.train(PLAN, 1)
+    assert a.key == b.key != c.key
+    assert torch.equal(run.logits(a), run.logits(b))
+    assert len(run.trainings) == 2
+
+
+def test_students_of_different_teachers_differ(run):
+    teachers = run.train_seeds(PLAN)
+    soft = PLAN.but(loss="soft", temperature=4.0)
+    keys = {run.train(soft, 0, t).key for t in (*teachers, teachers)}
+    keys.add(run.train(soft.but(teachers="geometric"), 0, teachers).key)
+    assert len(keys) == 4
+
+
+def test_averaged_teachers_enter_as_their_soft_targets(run):
+    """T log p, softened at T, is p again."""
+    teachers = run.train_seeds(PLAN)
+    for how in ("arithmetic", "geometric"):
+        plan = PLAN.but(loss="soft", temperature=4.0, teachers=how)
+        entering = run._soft_logits(plan, teachers)
+        members = torch.stack([run.logits(t, "train") for t in teachers])
+        torch.testing.assert_close(torch.softmax(entering / 4.0, -1), ensembles.average(members, how, 4.0))
+
+
+def test_subsets_of_one_seed_are_nested(run):
+    small, large = (set(run.subset(f, seed=3).tolist()) for f in (0.1, 0.3))
+    assert small < large
+    assert len(small) == round(0.1 * 1297)
+    assert set(run.subset(0.1, seed=4).tolist()) != small
+    assert len(run.subset(1.0, seed=3)) == 1297
+
+
+def test_a_teacher_is_needed_exactly_for_soft_losses(run):
+    teacher = run.train(PLAN, 0)
+    with pytest.raises(ValueError, match="teachers"):
+        run.train(PLAN.but(loss="soft"), 0)
+    with pytest.raises(ValueError, match="teachers"):
+        run.train(PLAN, 0, teacher)
+
+
+def test_record_and_predictions(run):
+    nets = run.train_seeds(PLAN)
+    run.claim("mnist.plain", nets, errors=run.errors(nets))
+    run.publish_predictions("plain", nets)
+    record = json.loads(run.finish().read_text())
+    entry = record["claims"]["mnist.plain"]
+    assert entry["metrics"]["errors"] == run.errors(nets)
+    assert entry["verdict"] == "not run"  # digits do not decide
+    p = record["provenance"]
+    assert {"git", "dirty", "kdrepro", "torch", "python", "device", "cpu", "date", "config", "threads"} <= p.keys()
+    assert p["networks"] == 2
+    assert p["config"]["sizes"]["plain"]["network"]["hidden"] == [48, 48]
+
+
+def test_devices_are_checked():
+    assert experiments.check_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="'cuda' is not there"):
+            experiments.check_device("cuda")
