@@ -23,7 +23,7 @@ app.add_typer(data_app, name="data")
 PresetOption = Annotated[str, typer.Option(help="smoke, full or paper.")]
 SeedsOption = Annotated[str | None, typer.Option(help="How many seeds; the preset's number if not given.")]
 FirstSeedOption = Annotated[str, typer.Option(help="The first seed.")]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
 DataOption = Annotated[str | None, typer.Option(help="Folder of the data sets; KDREPRO_DATA or data/ if not given.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print only the result.")]
 

@@ -267,7 +267,7 @@ def start(
     """Check everything that was asked for and return the chapter's experiment.
 
     preset: smoke, full or paper. seeds: how many, None for the preset's number. first_seed: the first of
-    them. device: "cpu", "cuda", "cuda:1" or "mps". data_root: the folder of the data sets, None for
+    them. device: "cpu", "cuda" or "cuda:1". data_root: the folder of the data sets, None for
     KDREPRO_DATA or `data/`.
     Raises InputError, before anything trains, when one of them is wrong.
     """
@@ -330,11 +330,10 @@ def check_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):
-        raise InputError(f"There is no device {name!r}: use cpu, cuda or mps.") from None
+        raise InputError(f"There is no device {name!r}: use cpu or cuda.") from None
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
     }
     if not there.get(device.type, False):
         raise InputError(f"The device {name!r} is not there: this machine has {_devices()}; use --device cpu.")
@@ -342,5 +341,4 @@ def check_device(name: str) -> torch.device:
 
 
 def _devices() -> str:
-    found = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    return " and ".join(found + (["mps"] if torch.backends.mps.is_available() else []))
+    return " and ".join(["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())])
