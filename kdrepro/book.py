@@ -76,21 +76,20 @@ def verdict_tables(results: Sequence[dict[str, Any]], link: bool) -> str:
     waiting = [row for row in rows if row["verdict"] == "not run"]
     lines = []
     if decided:
-        lines += ["| § | claim | paper | ours: mean [95 % over seeds] | verdict |", "|---|---|---|---|---|"]
+        lines += ["| verdict | claim | paper | ours: mean [95 % over seeds] | § |", "|---|---|---|---|---|"]
     for row in decided:
         figure = described[row["claim"]].figure
         name = f"{{ref}}`{row['claim']} <{figure}>`" if link and figure else f"`{row['claim']}`"
         ours = f"{row['metric']} {row['ours']} ({row['data']})"
-        lines.append(
-            f"| {row['section']} | {name}: {row['statement']} | {row['paper']} | {ours} | **{row['verdict']}** |"
-        )
+        claim = f"{name}: {row['statement']}"
+        lines.append(f"| **{row['verdict']}** | {claim} | {row['paper']} | {ours} | {row['section']} |")
     if decided and waiting:
         lines += ["", "Not decided by a published run yet:", ""]
     if waiting:
-        lines += ["| § | claim | paper | verdict |", "|---|---|---|---|"]
+        lines += ["| verdict | claim | paper | § |", "|---|---|---|---|"]
     for row in waiting:
         paper = "–" if row["paper"] == "–" else f"{row['metric']} {row['paper']}"
-        lines.append(f"| {row['section']} | `{row['claim']}`: {row['statement']} | {paper} | {row['verdict']} |")
+        lines.append(f"| {row['verdict']} | `{row['claim']}`: {row['statement']} | {paper} | {row['section']} |")
     return "\n".join(lines)
 
 
