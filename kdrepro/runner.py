@@ -8,6 +8,10 @@ from typing import Any
 from kdrepro import experiments, paths, presets
 from kdrepro.errors import InputError
 
+# papermill's options: the environment's own kernel, no progress bar of its own, and no word from the kernel
+# on how it talks to this process.
+QUIET = {"kernel_name": "python3", "progress_bar": False, "extra_arguments": ["--IPKernelApp.log_level=ERROR"]}
+
 
 def in_order() -> list[str]:
     """The chapters that are written, those first whose networks others need."""
@@ -46,9 +50,7 @@ def run(chapter: str, parameters: dict[str, Any]) -> Path:
     output = paths.runs(parameters["preset"]) / "notebooks" / f"{chapter}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(
-            paths.NOTEBOOKS / f"{chapter}.ipynb", output, parameters, kernel_name="python3", progress_bar=False
-        )
+        papermill.execute_notebook(paths.NOTEBOOKS / f"{chapter}.ipynb", output, parameters, **QUIET)
     except PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(error.evalue) from None
@@ -65,7 +67,7 @@ def refresh_source(chapter: str) -> None:
     source = paths.NOTEBOOKS / f"{chapter}.ipynb"
     executed = paths.runs("smoke") / "sources" / f"{chapter}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(source, executed, kernel_name="python3", progress_bar=False)
+    papermill.execute_notebook(source, executed, **QUIET)
     notebook = nbformat.read(executed, 4)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
