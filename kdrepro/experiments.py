@@ -336,7 +336,7 @@ def check_device(name: str) -> torch.device:
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
     }
     if not there.get(device.type, False):
-        raise InputError(f"The device {name!r} is not there: this machine has {_devices()}; use --device cpu.")
+        raise InputError(f"The device {name!r} is not there: this machine has {_devices()}; use one of these.")
     return device
 
 
