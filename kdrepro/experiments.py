@@ -95,9 +95,8 @@ class Experiment:
             self._fit(network, plan, seed, teachers, checkpoint, name)
 
         network = self.store.train_or_load(config, fit).to(self.device)
-        if loaded:
-            self.log(f"{name}: loaded {self.store.key(config)}")
         trained = Trained(network, self.store.key(config), seed, plan, self.store.entry(config)["history"])
+        self.log(f"{name}: " + (f"loaded {trained.key}" if loaded else f"trained in {trained.seconds:.1f} s"))
         self.trainings[trained.key] = trained.seconds
         return trained
 
