@@ -72,6 +72,7 @@ def budget(run: Experiment) -> Markdown:
     """What the chapter's networks took, beside the preset's budget for two CPU cores."""
     p = run.record["provenance"]
     return Markdown(
-        f"Networks of this chapter: {p['networks']}, {duration(p['training_seconds'])} of training in all on "
-        f"{p['device']}; the preset's budget is {duration(60 * run.sizes.minutes)} on two CPU cores."
+        f"Networks that this chapter uses: {p['networks']}, trained in {duration(p['training_seconds'])} in all on "
+        f"{p['device']} ({p['threads']} threads a training). The preset's budget is "
+        f"{duration(60 * run.sizes.minutes)} on two CPU cores."
     )
