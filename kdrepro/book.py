@@ -13,7 +13,7 @@ import nbformat
 import yaml
 
 from kdrepro import claims, paths, presets, records
-from kdrepro.display import duration
+from kdrepro.display import duration, threads
 from kdrepro.errors import InputError
 from kdrepro.files import atomic_write
 
@@ -152,7 +152,7 @@ def _run_times(found: Sequence[dict[str, Any]], chapters: Path) -> str:
         p, config = record["provenance"], record["provenance"]["config"]
         page = nbformat.read(chapters / f"{record['chapter']}.ipynb", 4)
         wall = page.metadata["kdrepro"]["seconds"]
-        hardware = f"{p['device']}: {p['cpu']}, {p['threads']} threads"
+        hardware = f"{p['device']}: {p['cpu']}, {threads(p)}"
         lines.append(
             f"| {{doc}}`chapters/{record['chapter']}` | {record['preset']}, {record['data']['name']} "
             f"| {len(config['seeds'])} | {p['networks']} | {duration(p['training_seconds'])} "

@@ -1,6 +1,6 @@
 """What a chapter shows of its record: the line on top, a claim with its verdict, a number in the text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from IPython.display import Markdown, display
@@ -15,7 +15,7 @@ def headline(run: Experiment) -> Markdown:
     text = (
         f"**Preset** `{run.preset.name}` · **data** {run.data.name}, {len(run.data.train_images):,} training and "
         f"{len(run.data.test_images):,} test cases · **seeds** {len(run.seeds)} · **device** {p['device']} "
-        f"({p['cpu']}, {p['threads']} threads) · torch {p['torch']} · {p['date']}"
+        f"({p['cpu']}, {threads(p)}) · torch {p['torch']} · {p['date']}"
     )
     if run.preset.name == "smoke":
         text += (
@@ -49,6 +49,11 @@ def claim(run: Experiment, claim_id: str) -> Markdown:
     return Markdown("\n".join(lines))
 
 
+def threads(provenance: Mapping[str, Any]) -> str:
+    """The threads of a run's process, for a reader."""
+    return f"{provenance['threads']} thread" + ("s" if provenance["threads"] != 1 else "")
+
+
 def duration(seconds: float) -> str:
     """Seconds or minutes, for a reader."""
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
@@ -73,6 +78,6 @@ def budget(run: Experiment) -> Markdown:
     p = run.record["provenance"]
     return Markdown(
         f"Networks that this chapter uses: {p['networks']}, trained in {duration(p['training_seconds'])} in all on "
-        f"{p['device']} ({p['threads']} threads a training). The preset's budget is "
+        f"{p['device']} ({threads(p)} a training). The preset's budget is "
         f"{duration(60 * run.sizes.minutes)} on two CPU cores."
     )
