@@ -107,6 +107,8 @@ def page_of(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         kept = {k: v for k, v in cell.metadata.items() if k in ("tags", "mystnb", "render")}
         if "injected-parameters" in tags:
             kept["tags"] = [*tags, "remove-cell"]
+            lines = cell.source.splitlines()
+            cell.source = "\n".join(line for line in lines if not line.startswith("data_root"))
         cell.metadata = kept
     return page
 
