@@ -1,6 +1,6 @@
 """From runs to pages: staging copies, the strict build, publication, and what is generated from records."""
 
-import json
+import copy
 import os
 import shutil
 import subprocess
@@ -95,7 +95,7 @@ def verdict_tables(results: Sequence[dict[str, Any]], link: bool) -> str:
 
 def page_of(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """An executed notebook as a page: papermill's injected cell hidden, its timings and paths dropped."""
-    page = nbformat.from_dict(json.loads(nbformat.writes(notebook)))
+    page = copy.deepcopy(notebook)
     took = page.metadata.get("papermill", {}).get("duration")
     page.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -125,12 +125,13 @@ def _collect(preset: str, chapters: Path, results: Path) -> list[Path]:
             )
         if nbformat.read(notebook, 4).metadata.get("papermill", {}).get("exception"):
             raise InputError(f"The last run of {notebook.stem} at {preset} failed: run it again.")
+    pages = {notebook.name: page_of(nbformat.read(notebook, 4)) for notebook, _ in wanted}
     shutil.rmtree(chapters, ignore_errors=True)
     shutil.rmtree(results, ignore_errors=True)
     chapters.mkdir(parents=True)
     results.mkdir(parents=True)
     for notebook, record in wanted:
-        nbformat.write(page_of(nbformat.read(notebook, 4)), chapters / notebook.name)
+        nbformat.write(pages[notebook.name], chapters / notebook.name)
         copied.append(chapters / notebook.name)
         for path in (record, record.with_suffix(".npz")):
             if path.exists():
