@@ -133,7 +133,6 @@ def test_checkpoint_round_trip(tmp_path):
     assert all(torch.equal(loaded[k], tensors[k]) for k in tensors)
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and sys.platform != "linux", reason="root ignores permissions")
 def test_store_that_cannot_be_written_is_one_sentence(tmp_path, trainer):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="Cannot write to the store"):
