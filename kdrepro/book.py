@@ -16,6 +16,7 @@ from kdrepro import claims, paths, presets, records
 from kdrepro.display import duration, threads
 from kdrepro.errors import InputError
 from kdrepro.files import atomic_write
+from kdrepro.runner import strip_metadata
 
 TABLE_START, TABLE_END = "<!-- verdicts: generated -->", "<!-- end of verdicts -->"
 
@@ -97,19 +98,14 @@ def page_of(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """An executed notebook as a page: papermill's injected cell hidden, its timings and paths dropped."""
     page = copy.deepcopy(notebook)
     took = page.metadata.get("papermill", {}).get("duration")
-    page.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-        "kdrepro": {"seconds": round(took or 0, 1)},
-    }
+    strip_metadata(page)
+    page.metadata["kdrepro"] = {"seconds": round(took or 0, 1)}
     for cell in page.cells:
         tags = cell.metadata.get("tags", [])
-        kept = {k: v for k, v in cell.metadata.items() if k in ("tags", "mystnb", "render")}
         if "injected-parameters" in tags:
-            kept["tags"] = [*tags, "remove-cell"]
+            cell.metadata["tags"] = [*tags, "remove-cell"]
             lines = cell.source.splitlines()
             cell.source = "\n".join(line for line in lines if not line.startswith("data_root"))
-        cell.metadata = kept
     return page
 
 

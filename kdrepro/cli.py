@@ -155,10 +155,13 @@ def _run_shown(chapter: str, asked: dict, quiet: bool) -> Path:
     if quiet:
         return runner.run(chapter, asked)
     console, done = _console(stderr=True), threading.Event()
-    with runner.Log(chapter, asked["preset"]) as log, console.status(f"{chapter}: starting") as status:
+    log = runner.Log(chapter, asked["preset"])
+    with console.status(f"{chapter}: starting") as status:
 
         def show() -> None:
-            while not done.wait(0.3):
+            finished = False
+            while not finished:
+                finished = done.wait(0.3)  # looked at before the log, so that its last lines are shown too
                 for line in log.new_lines():
                     if runner.is_step(line) and console.is_terminal:
                         status.update(f"{chapter}  {line}")

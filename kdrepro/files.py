@@ -1,6 +1,5 @@
 """Writing so that a reader never meets half a file, and checking what was written."""
 
-import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -21,12 +20,6 @@ def atomic_write(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def set_aside(path: Path) -> Path:

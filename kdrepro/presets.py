@@ -57,7 +57,7 @@ class Training(_Sizes):
         return Training(**merged)
 
     @model_validator(mode="after")
-    def _soft_targets_need_no_jitter_cache(self):
+    def _hard_targets_have_no_temperature(self):
         if self.loss == "hard" and (self.soft_weight != 1.0 or self.temperature != 1.0):
             raise ValueError("temperature and soft_weight mean nothing when loss is hard")
         return self
@@ -143,7 +143,7 @@ def check_chapter(chapter: str) -> str:
 
 
 def _merged(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    if name not in names() or not isinstance(name, str):
+    if name not in names():
         raise InputError(
             f"There is no preset {name!r}{_nearest(str(name), names())}: choose from {', '.join(names())}."
         )

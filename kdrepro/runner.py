@@ -69,14 +69,19 @@ def refresh_source(chapter: str) -> None:
     executed.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(source, executed, **QUIET)
     notebook = nbformat.read(executed, 4)
+    strip_metadata(notebook)
+    nbformat.write(notebook, executed)
+    shutil.move(executed, source)
+
+
+def strip_metadata(notebook: Any) -> None:
+    """Drop, in place, what says when and where a notebook ran: timings, paths, the kernel's build."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     for cell in notebook.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k in ("tags", "mystnb")}
-    nbformat.write(notebook, executed)
-    shutil.move(executed, source)
 
 
 class Log:
@@ -85,12 +90,6 @@ class Log:
     def __init__(self, chapter: str, preset: str):
         self.path = experiments.log_path(chapter, preset)
         self.position = self.path.stat().st_size if self.path.exists() else 0
-
-    def __enter__(self) -> "Log":
-        return self
-
-    def __exit__(self, *_) -> None:
-        pass
 
     def new_lines(self) -> list[str]:
         """What was added since the last call."""

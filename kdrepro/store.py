@@ -18,7 +18,7 @@ from torch import nn
 
 from kdrepro.checkpoints import Checkpoint
 from kdrepro.errors import InputError
-from kdrepro.files import atomic_write, set_aside, sha256
+from kdrepro.files import atomic_write, set_aside
 from kdrepro.networks import MLP
 
 # Raised whenever the same configuration would train to something else (a fixed bug, another order of
@@ -107,9 +107,10 @@ class Store:
         if entry is None or not path.exists():
             return False
         try:
-            if sha256(path) != entry["sha256"]:
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != entry["sha256"]:
                 raise ValueError("its checksum is wrong")
-            network.load_state_dict(load(path.read_bytes()))
+            network.load_state_dict(load(content))
         except (SafetensorError, ValueError, RuntimeError) as error:
             self._set_aside(path, str(error))
             return False
@@ -117,10 +118,11 @@ class Store:
 
     def _save(self, network: nn.Module, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
         folder = self._folder(config)
-        atomic_write(folder / "network.safetensors", save(network.state_dict()))
+        content = save(network.state_dict())
+        atomic_write(folder / "network.safetensors", content)
         entry = {
             "config": {"recipe_version": RECIPE_VERSION, **config},
-            "sha256": sha256(folder / "network.safetensors"),
+            "sha256": hashlib.sha256(content).hexdigest(),
             "history": checkpoint.history,
         }
         atomic_write(folder / "entry.json", json.dumps(entry, indent=1).encode())

@@ -31,13 +31,14 @@ def mnist(root: Path | str) -> ImageData:
     folder = _raw_folder(Path(root))
     tensors = []
     for name, (md5, shape) in FILES.items():
-        tensor = read_idx(folder / name)
+        content = _read(folder / name)
+        tensor = _parse_idx(content, folder / name)
         if tuple(tensor.shape) != shape:
             raise InputError(
                 f"{folder / name} holds an array of {list(tensor.shape)} where MNIST has {list(shape)}: "
                 "delete it and run `kdrepro data fetch mnist`."
             )
-        if hashlib.md5((folder / name).read_bytes()).hexdigest() != md5:
+        if hashlib.md5(content).hexdigest() != md5:
             raise InputError(
                 f"{folder / name} differs from the original MNIST (md5 {md5}): "
                 "delete it and run `kdrepro data fetch mnist`."
@@ -82,10 +83,17 @@ def read_idx(path: Path) -> torch.Tensor:
     Raises InputError when the file is absent, has another magic number or another length than its
     header says.
     """
+    return _parse_idx(_read(path), path)
+
+
+def _read(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): run `kdrepro data fetch mnist`.") from error
+
+
+def _parse_idx(content: bytes, path: Path) -> torch.Tensor:
     if len(content) < 4 or content[:3] != b"\x00\x00\x08" or not 1 <= content[3] <= 4:
         raise InputError(
             f"{path} is not an idx file of bytes (it starts with {content[:4].hex() or 'nothing'}): "
