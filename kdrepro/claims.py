@@ -104,16 +104,16 @@ def get(claim_id: str) -> Claim:
 
 
 # How a metric is written: a count, a share of 1, or a plain figure.
-COUNTS = ("errors", "errors_on_3", "parameters")
 PERCENT = ("error_rate", "recovered", "accuracy", "frame_accuracy", "train_frame_accuracy", "relative_gain",
-           "conditional_accuracy", "phone_error_rate", "word_error_rate", "share")  # fmt: skip
+           "conditional_accuracy", "phone_error_rate", "word_error_rate", "share", "spread", "right_on_3",
+           "error_rate_label_free", "error_rate_at_paper_shift")  # fmt: skip
 
 
 def written(metric: str, value: float | None, digits: int | None = None) -> str:
     """A metric's value for a reader."""
     if value is None:
         return "–"
-    if metric in COUNTS:
+    if metric.startswith("errors") or metric == "parameters":
         return f"{value:.{digits if digits is not None else (0 if value == int(value) else 1)}f}"
     if metric in PERCENT:
         return f"{100 * value:.1f} %"
@@ -122,6 +122,8 @@ def written(metric: str, value: float | None, digits: int | None = None) -> str:
 
 def written_mean(metric: str, entry: Mapping[str, Any]) -> str:
     """Mean, 95 % interval and number of seeds of a metric in a record's claim entry."""
+    if metric in entry.get("pooled", {}):
+        return f"{written(metric, entry['mean'][metric])}, all seeds together"
     values = entry["metrics"].get(metric)
     if not values:
         return "–"

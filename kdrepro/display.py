@@ -31,7 +31,7 @@ def claim(run: Experiment, claim_id: str) -> Markdown:
     rows = [
         f"| {name.replace('_', ' ')} | {claims.written(name, described.paper.get(name))} | "
         f"{claims.written_mean(name, entry)} | {_values(name, values)} |"
-        for name, values in entry["metrics"].items()
+        for name, values in (dict.fromkeys(entry.get("pooled", {}), ()) | entry["metrics"]).items()
     ]
     rule = " and ".join(str(condition) for condition in described.rule.reproduced)
     pending = f" ({described.data} decides)" if entry["verdict"] == "not run" else ""

@@ -6,7 +6,7 @@ for networks by their configuration; whether one is trained or loaded is the sto
 
 import datetime
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from kdrepro.errors import InputError
 from kdrepro.networks import parameter_count
 from kdrepro.presets import Preset, Training
 from kdrepro.store import Store, build
+from kdrepro.training import Recipe
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Experiment:
 
     def _fit(self, network, plan: Training, seed: int, teachers: list[Trained], checkpoint: Checkpoint, name: str):
         network.to(self.device)
-        which = self.subset(plan.fraction, seed)
+        which = self.transfer_set(plan, seed)
         teacher = teachers[0].network if plan.jitter and len(teachers) == 1 else None
         cached = self._soft_logits(plan, teachers)[which] if teachers and teacher is None else None
         batches = training.Batches(
@@ -151,8 +152,16 @@ class Experiment:
         )
 
     def _config(self, plan: Training, seed: int, teachers: list[Trained]) -> dict[str, Any]:
-        """All that decides a trained network, in values that JSON can hold."""
+        """All that decides a trained network, in values that JSON can hold.
+
+        A setting that came later than the first published networks enters only where it is not what was fixed
+        before, so that those networks keep their names.
+        """
         config = plan.model_dump(exclude={"network", "teachers"})
+        if plan.classes is None:
+            del config["classes"]
+        if plan.recipe.beta2 == Recipe.model_fields["beta2"].default:
+            del config["recipe"]["beta2"]
         config["network"] = self._widths(plan)
         config |= {"seed": seed, "data": {"name": self.data.name, "fingerprint": self.data.fingerprint}}
         if teachers:
@@ -160,6 +169,14 @@ class Experiment:
             if len(teachers) > 1:
                 config["teachers"]["how"] = plan.teachers
         return config
+
+    def transfer_set(self, plan: Training, seed: int) -> torch.Tensor:
+        """Indices of the training cases that a plan trains on: its share of them, and of these its classes."""
+        which = self.subset(plan.fraction, seed)
+        if plan.classes is None:
+            return which
+        wanted = torch.tensor(plan.classes, device=self.device)
+        return which[torch.isin(self.data.train_labels[which], wanted)]
 
     def subset(self, fraction: float, seed: int) -> torch.Tensor:
         """Indices of a random share of the training cases; a smaller share of the same seed lies within."""
@@ -198,22 +215,39 @@ class Experiment:
         """Test errors of a network, or a list of them for several."""
         return int(self.wrong(trained).sum()) if isinstance(trained, Trained) else [self.errors(t) for t in trained]
 
-    def publish_predictions(self, name: str, networks: Sequence[Trained]) -> None:
-        """Keep the predicted classes of these networks, [seeds, cases], beside the record."""
-        self.predictions[name] = np.stack([self.logits(t).argmax(1).cpu().numpy().astype(np.uint8) for t in networks])
+    def publish_predictions(
+        self,
+        name: str,
+        networks: Sequence[Trained],
+        changed: Callable[[Trained, torch.Tensor], torch.Tensor] = lambda trained, logits: logits,
+    ) -> None:
+        """Keep the predicted classes of these networks, [seeds, cases], beside the record.
+
+        changed: what is done to a network's logits [N, C] before its predictions are read off.
+        """
+        answers = [changed(t, self.logits(t)).argmax(1).cpu().numpy().astype(np.uint8) for t in networks]
+        self.predictions[name] = np.stack(answers)
 
     def _count_errors(self, network: nn.Module) -> int:
         return int((training.logits(network, self.data.test_images).argmax(1) != self.data.test_labels).sum())
 
     # --- numbers --------------------------------------------------------------------------------
 
-    def claim(self, claim_id: str, networks: Sequence[Trained], **metrics: Sequence[float]) -> dict[str, Any]:
+    def claim(
+        self,
+        claim_id: str,
+        networks: Sequence[Trained],
+        *,
+        pooled: Mapping[str, float] | None = None,
+        **metrics: Sequence[float],
+    ) -> dict[str, Any]:
         """Record a claim's metrics, one value a seed; `networks` are those whose training it took.
 
+        pooled: metrics that have one value for all seeds together, such as a p-value.
         Returns the claim's entry of the record, its verdict included.
         """
         seconds = sum({t.key: t.seconds for t in networks}.values())
-        entry = records.claim_entry(claim_id, self.data.name, seconds, metrics)
+        entry = records.claim_entry(claim_id, self.data.name, seconds, metrics, pooled or {})
         self.record["claims"][claim_id] = entry
         return entry
 

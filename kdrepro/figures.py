@@ -57,7 +57,10 @@ def seed_dots(ax: Axes, groups: Mapping[str, Sequence[float]], paper: Mapping[st
 
 
 def sweep(ax: Axes, frame: pd.DataFrame, x: str, y: str, by: str | None = None, log: bool = True) -> None:
-    """Mean of y over x with its 95 % interval as a band, and every row of the frame (a seed) as a dot."""
+    """Mean of y over x with its 95 % interval as a band, and every row of the frame (a seed) as a dot.
+
+    The axis is that of the dots: with two or three seeds the band may well leave it.
+    """
     groups = [(None, frame)] if by is None else list(frame.groupby(by, sort=False))
     for i, (name, part) in enumerate(groups):
         colour = COLOURS[i % len(COLOURS)]
@@ -67,6 +70,9 @@ def sweep(ax: Axes, frame: pd.DataFrame, x: str, y: str, by: str | None = None, 
         ax.plot(at, means, "-", color=colour, label=name)
         ax.fill_between(at, [b[0] for b in bands], [b[1] for b in bands], color=colour, alpha=0.15, lw=0)
         ax.scatter(part[x], part[y], s=14, color=colour, alpha=0.7, zorder=3)
+    low, high = frame[y].min(), frame[y].max()
+    room = 0.3 * (high - low) or 1.0
+    ax.set_ylim(max(low - room, 0.7 * low), high + room)
     if log:
         ax.set_xscale("log")
     ax.set_xlabel(x)

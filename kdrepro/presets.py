@@ -16,6 +16,7 @@ from kdrepro.training import Recipe
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Digit = Annotated[int, Field(ge=0, le=9)]
 
 
 class _Sizes(BaseModel):
@@ -45,6 +46,7 @@ class Training(_Sizes):
     soft_weight: float = Field(1.0, ge=0, le=1)
     teachers: Literal["arithmetic", "geometric"] = "arithmetic"  # how several teachers are averaged
     fraction: Fraction = 1.0  # share of the training cases
+    classes: list[Digit] | None = None  # whose cases are trained on; None for all
     curve: int = Field(0, ge=0)  # note test errors every so many epochs; never used to choose anything
 
     def but(self, *, hidden: list[int] | None = None, **changes: Any) -> "Training":
@@ -70,7 +72,7 @@ class DarkKnowledge(_Sizes):
     minutes: float  # budget on two CPU cores, the teachers of chapter 2 left out
     student: Training  # the wide student of the sweeps: soft targets alone
     sweep_seeds: int = Field(ge=1)  # of the wide student's sweeps
-    narrow: list[int]  # hidden layers of the very narrow student
+    narrow: Training  # a student too small for all that the teacher knows: soft targets alone
     temperatures: list[Temperature]  # of the sweep against logit matching
     limit_temperatures: list[Temperature]  # of the 1/T^2 law and the high-temperature limit
     mean_temperatures: list[Temperature]  # of the students of an ensemble
@@ -81,6 +83,15 @@ class DarkKnowledge(_Sizes):
     fractions: list[Fraction]
     fraction_steps: int = Field(ge=1)  # of every network of the data-size sweep, whatever its fraction
     gradient_cases: int = Field(ge=2)
+
+
+class Width(_Sizes):
+    """Students of one width in the temperature sweep; all else is the distilled net's."""
+
+    hidden: list[Annotated[int, Field(ge=1)]]
+    seeds: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
 
 
 class Mnist(_Sizes):
@@ -95,6 +106,9 @@ class Mnist(_Sizes):
     soft_weights: list[Annotated[float, Field(ge=0, le=1)]]
     sweep_epochs: int = Field(ge=1)
     sweep_seeds: int = Field(ge=1)
+    temperatures: list[Temperature]
+    widths: list[Width]  # the narrowest last
+    kept_digits: list[list[Digit]]  # ever smaller transfer sets, the last one of 7s and 8s only
 
 
 CHAPTERS: dict[str, type[_Sizes]] = {"01-dark-knowledge": DarkKnowledge, "02-mnist": Mnist}

@@ -18,17 +18,26 @@ from kdrepro.errors import InputError
 from kdrepro.files import atomic_write
 
 
-def claim_entry(claim_id: str, data: str, seconds: float, metrics: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+def claim_entry(
+    claim_id: str,
+    data: str,
+    seconds: float,
+    metrics: Mapping[str, Sequence[float]],
+    pooled: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
     """A claim's part of a record: raw values per seed, mean, 95 % interval over seeds, verdict.
 
     metrics: name -> one value per seed. seconds: training time behind it, on this run's device.
+    pooled: name -> one value for all seeds together, without an interval.
     """
     values = {name: [_plain(v) for v in series] for name, series in metrics.items()}
+    single = {name: _plain(value) for name, value in (pooled or {}).items()}
     summary = {name: stats.mean_ci(series) for name, series in values.items()}
-    mean = {name: m for name, (m, _) in summary.items()}
+    mean = {name: m for name, (m, _) in summary.items()} | single
     ci95 = {name: list(interval) if interval else None for name, (_, interval) in summary.items()}
     verdict = get(claim_id).verdict(mean, ci95, data)
-    return {"metrics": values, "mean": mean, "ci95": ci95, "verdict": verdict, "seconds": round(seconds, 1)}
+    entry = {"metrics": values, "mean": mean, "ci95": ci95, "verdict": verdict, "seconds": round(seconds, 1)}
+    return entry | ({"pooled": single} if single else {})
 
 
 def provenance(device: torch.device, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,37 @@ def sampling_ci(errors: float, cases: int, level: float = 0.95) -> tuple[float, 
     return float(cases * (centre - half)), float(cases * (centre + half))
 
 
+def paired(first: Sequence[float], second: Sequence[float], level: float = 0.95):
+    """Mean of first - second over seeds, its interval, and the p-value of the paired t test.
+
+    first, second: one value a seed, the same seeds. Interval and p-value are None for a single seed.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"first has {len(first)} seeds but second has {len(second)}.")
+    difference = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    mean, interval = mean_ci(difference, level)
+    if interval is None:
+        return mean, None, None
+    # Without any spread the test's statistic is 0 / 0 or infinite: the answer is plain.
+    constant = np.ptp(difference) == 0
+    p = float(mean == 0) if constant else float(stats.ttest_1samp(difference, 0.0).pvalue)
+    return mean, interval, p
+
+
+def friedman(table: np.ndarray) -> float | None:
+    """The p-value of Friedman's test that all conditions do equally well.
+
+    table: [seeds, conditions]; only the order of the conditions within a seed counts. None for fewer than
+    three conditions or two seeds, where there is no such test.
+    """
+    seeds, conditions = table.shape
+    if seeds < 2 or conditions < 3:
+        return None
+    if (table == table[:, :1]).all():  # nothing to order
+        return 1.0
+    return float(stats.friedmanchisquare(*table.T).pvalue)
+
+
 def mcnemar(first_wrong: np.ndarray, second_wrong: np.ndarray) -> tuple[int, int, float]:
     """Exact McNemar test of two networks on the same test cases.
 

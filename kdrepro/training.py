@@ -34,6 +34,7 @@ class Recipe(BaseModel):
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: float = Field(1e-3, gt=0)  # the peak of the schedule
     momentum: float = Field(0.9, ge=0, lt=1)  # Nesterov's for sgd, the first moment's decay for adam
+    beta2: float = Field(0.999, ge=0, lt=1)  # adam's decay of the second moment
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after the warm-up, down to 0
     warmup: float = Field(0.03, ge=0, lt=1)  # share of all steps over which the rate rises from 0
     weight_decay: float = Field(0.0, ge=0)
@@ -359,7 +360,7 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     parameters = [p for p in network.parameters() if p.requires_grad]
     if recipe.optimizer == "adam":
         return torch.optim.AdamW(
-            parameters, lr=0.0, betas=(recipe.momentum, 0.999), weight_decay=recipe.weight_decay, fused=True
+            parameters, lr=0.0, betas=(recipe.momentum, recipe.beta2), weight_decay=recipe.weight_decay, fused=True
         )
     return torch.optim.SGD(
         parameters,

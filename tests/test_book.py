@@ -84,7 +84,8 @@ def test_records_agree_with_themselves_and_with_the_rules(path):
     assert record["preset"] in ("full", "paper")
     assert not record["provenance"]["dirty"]
     for claim_id, entry in record["claims"].items():
-        again = records.claim_entry(claim_id, record["data"]["name"], entry["seconds"], entry["metrics"])
+        given = (entry["seconds"], entry["metrics"], entry.get("pooled"))
+        again = records.claim_entry(claim_id, record["data"]["name"], *given)
         assert again == entry
         assert all(len(v) == len(record["provenance"]["config"]["seeds"]) >= 5 for v in entry["metrics"].values())
 
@@ -96,6 +97,17 @@ def test_predictions_give_the_errors_of_the_record(mnist_root):
     for name in ("teacher", "plain", "distilled"):
         errors = (predictions[name] != labels).sum(1).tolist()
         assert errors == record["claims"][f"mnist.{name}"]["metrics"]["errors"]
+
+
+def test_statistics_from_published_predictions(mnist_root, monkeypatch):
+    """The site's example prints the record's own errors."""
+    monkeypatch.setenv("KDREPRO_DATA", str(mnist_root))
+    example = paths.BOOK / "example_statistics.py"
+    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = records.read(paths.RESULTS / "02-mnist.json")["claims"]
+    errors = [found[f"mnist.{name}"]["metrics"]["errors"] for name in ("plain", "distilled")]
+    assert done.stdout.splitlines()[0] == f"errors of each seed: {errors[0]} {errors[1]}"
 
 
 def test_generated_parts_are_those_of_the_records():

@@ -144,3 +144,13 @@ def test_entry_and_table():
 )
 def test_written(metric, value, text):
     assert claims.written(metric, value) == text
+
+
+def test_a_pooled_metric_is_one_value_for_all_seeds():
+    """It counts for the rule, and is not shown as a run of one seed."""
+    pooled = {"spread": 0.05, "friedman_p": 0.3}
+    entry = records.claim_entry("mnist.temperature.wide", "mnist", 1.0, {}, pooled)
+    assert entry["verdict"] == "reproduced"
+    assert claims.written_mean("spread", entry) == "5.0 %, all seeds together"
+    worse = records.claim_entry("mnist.temperature.wide", "mnist", 1.0, {}, pooled | {"friedman_p": 0.01})
+    assert worse["verdict"] == "partly"

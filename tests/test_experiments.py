@@ -31,6 +31,16 @@ def test_same_plan_and_seed_is_one_network(run):
     assert len(run.trainings) == 2
 
 
+def test_a_later_setting_leaves_earlier_names_alone(run):
+    """What was trained before beta2 and classes existed is found again; other values are other nets."""
+    config = run._config(PLAN, 0, [])
+    assert "classes" not in config
+    assert "beta2" not in config["recipe"]
+    others = [PLAN.but(beta2=0.9), PLAN.but(classes=[1, 2])]
+    keys = {run.store.key(run._config(plan, 0, [])) for plan in [PLAN, *others]}
+    assert len(keys) == 3
+
+
 def test_students_of_different_teachers_differ(run):
     teachers = run.train_seeds(PLAN)
     soft = PLAN.but(loss="soft", temperature=4.0)
@@ -55,6 +65,26 @@ def test_subsets_of_one_seed_are_nested(run):
     assert len(small) == round(0.1 * 1297)
     assert set(run.subset(0.1, seed=4).tolist()) != small
     assert len(run.subset(1.0, seed=3)) == 1297
+
+
+def test_a_transfer_set_of_some_classes(run):
+    labels = run.data.train_labels
+    without_3 = PLAN.but(classes=[0, 1, 2, 4, 5, 6, 7, 8, 9])
+    chosen = run.transfer_set(without_3, seed=0)
+    assert len(chosen) == int((labels != 3).sum())
+    assert not (labels[chosen] == 3).any()
+    third = run.transfer_set(without_3.but(fraction=0.3), seed=0)
+    assert set(third.tolist()) == set(run.subset(0.3, 0).tolist()) & set(chosen.tolist())
+    assert run.train(without_3, 0).key != run.train(PLAN, 0).key
+
+
+def test_a_student_never_shown_a_class_hardly_answers_it(run):
+    plan = PLAN.but(epochs=20)
+    teacher = run.train(plan, 0)
+    student = run.train(plan.but(loss="soft", soft_weight=0.5, temperature=4.0, classes=[7, 8]), 0, teacher)
+    answers = run.logits(student).argmax(1)
+    assert torch.isin(answers, torch.tensor([7, 8])).float().mean() > 0.5
+    assert (run.logits(teacher).argmax(1) == 3).any()
 
 
 def test_a_teacher_is_needed_exactly_for_soft_losses(run):

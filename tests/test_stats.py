@@ -45,3 +45,34 @@ def test_mcnemar():
     assert stats.mcnemar(first, first) == (0, 0, 1.0)
     with pytest.raises(ValueError, match="cases"):
         stats.mcnemar(first, second[:5])
+
+
+def test_paired_is_the_t_test_of_the_differences():
+    first, second = [90.0, 95.0, 88.0, 97.0], [85.0, 91.0, 87.0, 90.0]
+    mean, (low, high), p = stats.paired(first, second)
+    assert mean == 4.25
+    expected = scipy_stats.ttest_rel(first, second)
+    assert p == pytest.approx(expected.pvalue)
+    assert (low, high) == pytest.approx(tuple(expected.confidence_interval()))
+
+
+def test_paired_without_spread_or_seeds():
+    assert stats.paired([3, 4], [1, 2])[2] == 0.0
+    assert stats.paired([3, 4], [3, 4])[2] == 1.0
+    assert stats.paired([3], [1]) == (2.0, None, None)
+    with pytest.raises(ValueError, match="2 seeds but second has 1"):
+        stats.paired([1, 2], [1])
+
+
+def test_friedman():
+    rng = np.random.default_rng(0)
+    alike = rng.normal(size=(200, 4))
+    different = alike + np.arange(4)
+    assert stats.friedman(alike) > 0.05 > stats.friedman(different)
+    assert stats.friedman(different) == pytest.approx(scipy_stats.friedmanchisquare(*different.T).pvalue)
+
+
+def test_friedman_where_there_is_no_such_test():
+    assert stats.friedman(np.zeros((1, 4))) is None
+    assert stats.friedman(np.zeros((3, 2))) is None
+    assert stats.friedman(np.ones((3, 4))) == 1.0

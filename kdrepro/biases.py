@@ -1,0 +1,111 @@
+"""Correcting the biases of classes that a student saw too rarely, or never (Section 3).
+
+A student whose transfer set lacks a class learns that the class does not occur: its bias is much too low.
+The paper adds one number to the logits of such classes. Adding it to them or taking it from all the others
+gives the same answers, so one `shift` covers both of the paper's experiments.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+
+def shifted(logits: torch.Tensor, classes: Sequence[int], shift: float) -> torch.Tensor:
+    """Logits [N, C] with `shift` added to the columns of `classes`. Raises ValueError for classes that are not there.
+
+    The paper's shifts: +3.5 for class 3; -7.6 for 7 and 8, which is +7.6 for the eight others.
+    """
+    inside = _inside(logits, classes)
+    return logits + shift * inside.to(logits.dtype)
+
+
+def needed(logits: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
+    """For each case [N], the shift from which on the answer is one of `classes`.
+
+    That is its best logit among the other classes, less its best one among `classes`.
+    """
+    inside = _inside(logits, classes)
+    return logits[:, ~inside].amax(1) - logits[:, inside].amax(1)
+
+
+def error_curve(
+    logits: torch.Tensor, labels: torch.Tensor, classes: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The number of errors at every shift of `classes`, exactly.
+
+    logits: [N, C]; labels: [N]. Returns the shifts [N] at which an answer changes, ascending, and the errors
+    [N + 1]: errors[0] below the first of them, errors[i] from shifts[i - 1] on.
+    """
+    inside = _inside(logits, classes)
+    masked = torch.finfo(logits.dtype).min
+    right_after = logits.masked_fill(~inside, masked).argmax(1) == labels
+    right_before = logits.masked_fill(inside, masked).argmax(1) == labels
+    shifts, order = needed(logits, classes).sort()
+    change = (right_before.long() - right_after.long())[order]
+    errors = torch.cat([(~right_before).sum().view(1), change]).cumsum(0)
+    return shifts, errors
+
+
+def best_shift(logits: torch.Tensor, labels: torch.Tensor, classes: Sequence[int]) -> float:
+    """The shift with the fewest errors on these very cases, as the paper chose its own (on the test set).
+
+    Among equally good ones, the middle of the widest range. Raises ValueError for no cases.
+    """
+    if len(logits) == 0:
+        raise ValueError("logits is empty: there is nothing to fit a shift to.")
+    shifts, errors = error_curve(logits, labels, classes)
+    # The two open ends reach one unit past the outermost shift, so that they have a middle too.
+    edges = torch.cat([shifts[:1] - 1, shifts, shifts[-1:] + 1])
+    widths = edges.diff()
+    widths[errors != errors[widths > 0].min()] = 0
+    widest = int(widths.argmax())
+    return float((edges[widest] + edges[widest + 1]) / 2)
+
+
+def frequency_shift(logits: torch.Tensor, classes: Sequence[int], frequency: float) -> float:
+    """The shift at which `classes` are answered for this share of the cases; needs no label.
+
+    logits: [N, C] of unlabelled cases in which the classes do occur. frequency: their known share, in (0, 1).
+    Raises ValueError for a frequency outside of it and for no cases.
+    """
+    if not 0 < frequency < 1:
+        raise ValueError(f"frequency must lie in (0, 1), not {frequency}.")
+    if len(logits) == 0:
+        raise ValueError("logits is empty: there is nothing to fit a shift to.")
+    shifts = needed(logits, classes).sort().values
+    edges = torch.cat([shifts[:1] - 1, shifts, shifts[-1:] + 1])
+    count = round(frequency * len(shifts))  # of the cases, those that need the smallest shifts
+    return float((edges[count] + edges[count + 1]) / 2)
+
+
+def compare(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    classes: Sequence[int],
+    shifts: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    """What each shift of `classes` does to these cases.
+
+    logits: [N, C]; labels: [N]. Returns a row a shift: how (its name), shift, errors, and errors_inside, those
+    on cases that are of `classes` themselves.
+    """
+    inside = _inside(logits, classes)[labels]
+    rows = []
+    for how, shift in shifts.items():
+        wrong = shifted(logits, classes, shift).argmax(1) != labels
+        rows.append(
+            {"how": how, "shift": shift, "errors": int(wrong.sum()), "errors_inside": int((wrong & inside).sum())}
+        )
+    return rows
+
+
+def _inside(logits: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
+    """Boolean [C]: which classes are meant."""
+    count = logits.shape[1]
+    wanted = sorted(set(classes))
+    if not wanted or len(wanted) == count or wanted[0] < 0 or wanted[-1] >= count:
+        raise ValueError(f"classes must be some but not all of 0 to {count - 1}, not {list(classes)}.")
+    inside = torch.zeros(count, dtype=torch.bool, device=logits.device)
+    inside[wanted] = True
+    return inside
