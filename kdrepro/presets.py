@@ -108,6 +108,7 @@ class Mnist(_Sizes):
     sweep_seeds: int = Field(ge=1)
     temperatures: list[Temperature]
     widths: list[Width]  # the narrowest last
+    turn_seeds: int = Field(ge=1)  # of the students that each digit is left out for in turn
     kept_digits: list[list[Digit]]  # ever smaller transfer sets, the last one of 7s and 8s only
 
 
