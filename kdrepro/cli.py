@@ -89,7 +89,7 @@ def reproduce(
     if ours is None:
         raise InputError(f"Chapter {described.chapter} does not measure {claim} yet.")
     table = Table("claim", "metric", "paper", "published", f"this run ({preset})", "verdict")
-    for metric in ours["metrics"]:
+    for metric in ours["mean"]:
         cells = (
             claims.written(metric, described.paper.get(metric)),
             claims.written_mean(metric, theirs) if theirs else "–",

@@ -30,8 +30,8 @@ def claim(run: Experiment, claim_id: str) -> Markdown:
     described, entry = claims.get(claim_id), run.record["claims"][claim_id]
     rows = [
         f"| {name.replace('_', ' ')} | {claims.written(name, described.paper.get(name))} | "
-        f"{claims.written_mean(name, entry)} | {_values(name, values)} |"
-        for name, values in (dict.fromkeys(entry.get("pooled", {}), ()) | entry["metrics"]).items()
+        f"{claims.written_mean(name, entry)} | {_values(name, entry['metrics'].get(name, ()))} |"
+        for name in entry["mean"]
     ]
     rule = " and ".join(str(condition) for condition in described.rule.reproduced)
     pending = f" ({described.data} decides)" if entry["verdict"] == "not run" else ""
