@@ -1,6 +1,7 @@
 """The training loop: jitter, batches, reproducibility, interruption, and `fit_many` against `fit`."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -138,6 +139,18 @@ def test_same_seed_same_weights_bit_for_bit(digits):
         fit(net, digits, seed)
     assert torch.equal(weights(nets[0]), weights(nets[1]))
     assert not torch.equal(weights(nets[0]), weights(nets[2]))
+
+
+def test_flushing_denormals_changes_no_weight_and_is_undone(digits, monkeypatch):
+    """Adam with a short memory, on images with pixels that are nearly always 0: its averages do get that small."""
+    recipe = Recipe(epochs=60, batch_size=16, learning_rate=1e-3, beta2=0.5, precision="fp32")
+    cases = Batches(digits.train_images[:160], digits.train_labels[:160], batch_size=16)
+    fast, slow = network(), network()
+    training.fit(fast, cases, training.hard_targets, recipe)
+    assert (torch.tensor([1e-40]) * 1.0).item() > 0
+    monkeypatch.setattr(training, "_denormals_flushed", nullcontext)
+    training.fit(slow, cases, training.hard_targets, recipe)
+    assert torch.equal(weights(fast), weights(slow))
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
