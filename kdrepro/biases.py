@@ -52,11 +52,8 @@ def best_shift(logits: torch.Tensor, labels: torch.Tensor, classes: Sequence[int
 
     Among equally good ones, the middle of the widest range. Raises ValueError for no cases.
     """
-    if len(logits) == 0:
-        raise ValueError("logits is empty: there is nothing to fit a shift to.")
     shifts, errors = error_curve(logits, labels, classes)
-    # The two open ends reach one unit past the outermost shift, so that they have a middle too.
-    edges = torch.cat([shifts[:1] - 1, shifts, shifts[-1:] + 1])
+    edges = _edges(shifts)
     widths = edges.diff()
     widths[errors != errors[widths > 0].min()] = 0
     widest = int(widths.argmax())
@@ -71,11 +68,8 @@ def frequency_shift(logits: torch.Tensor, classes: Sequence[int], frequency: flo
     """
     if not 0 < frequency < 1:
         raise ValueError(f"frequency must lie in (0, 1), not {frequency}.")
-    if len(logits) == 0:
-        raise ValueError("logits is empty: there is nothing to fit a shift to.")
-    shifts = needed(logits, classes).sort().values
-    edges = torch.cat([shifts[:1] - 1, shifts, shifts[-1:] + 1])
-    count = round(frequency * len(shifts))  # of the cases, those that need the smallest shifts
+    edges = _edges(needed(logits, classes).sort().values)
+    count = round(frequency * len(logits))  # of the cases, those that need the smallest shifts
     return float((edges[count] + edges[count + 1]) / 2)
 
 
@@ -98,6 +92,16 @@ def compare(
             {"how": how, "shift": shift, "errors": int(wrong.sum()), "errors_inside": int((wrong & inside).sum())}
         )
     return rows
+
+
+def _edges(shifts: torch.Tensor) -> torch.Tensor:
+    """The ends [N + 2] of the ranges between sorted shifts [N]; no answer changes within a range.
+
+    The two open ranges reach one unit past the outermost shift, so that they have a middle too.
+    """
+    if len(shifts) == 0:
+        raise ValueError("logits is empty: there is nothing to fit a shift to.")
+    return torch.cat([shifts[:1] - 1, shifts, shifts[-1:] + 1])
 
 
 def _inside(logits: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:

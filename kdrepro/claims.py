@@ -103,19 +103,19 @@ def get(claim_id: str) -> Claim:
     raise InputError(f"There is no claim {claim_id!r}: {hint}")
 
 
-# How a metric is written: a count, a share of 1, or a plain figure.
+# How a metric is written, by how its name begins: a count, a share of 1, or a plain figure.
+COUNTS = ("errors", "parameters")
 PERCENT = ("error_rate", "recovered", "accuracy", "frame_accuracy", "train_frame_accuracy", "relative_gain",
-           "conditional_accuracy", "phone_error_rate", "word_error_rate", "share", "spread", "right_on_3",
-           "error_rate_label_free", "error_rate_at_paper_shift")  # fmt: skip
+           "conditional_accuracy", "phone_error_rate", "word_error_rate", "share", "spread", "right_on_3")  # fmt: skip
 
 
 def written(metric: str, value: float | None, digits: int | None = None) -> str:
     """A metric's value for a reader."""
     if value is None:
         return "–"
-    if metric.startswith("errors") or metric == "parameters":
+    if metric.startswith(COUNTS):
         return f"{value:.{digits if digits is not None else (0 if value == int(value) else 1)}f}"
-    if metric in PERCENT:
+    if metric.startswith(PERCENT):
         return f"{100 * value:.1f} %"
     return f"{value:.3g}"
 

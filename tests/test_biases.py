@@ -23,7 +23,7 @@ some_cases = st.tuples(st.integers(0, 10**6), st.integers(1, 60), st.integers(3,
 some_classes = st.sampled_from([[0], [2], [0, 1], [2, 0]])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(some_cases, some_classes)
 def test_the_error_curve_is_what_trying_each_shift_gives(drawn, classes):
     logits, labels = cases(*drawn)
@@ -33,7 +33,7 @@ def test_the_error_curve_is_what_trying_each_shift_gives(drawn, classes):
         assert errors[i] == count_errors(logits, labels, classes, middle)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(some_cases, some_classes)
 def test_no_shift_beats_the_best_one(drawn, classes):
     logits, labels = cases(*drawn)
@@ -41,7 +41,7 @@ def test_no_shift_beats_the_best_one(drawn, classes):
     assert best <= min(count_errors(logits, labels, classes, s) for s in torch.linspace(-25, 25, 301).tolist())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(some_cases, some_classes, st.floats(0.05, 0.95))
 def test_the_frequency_is_met_to_one_case(drawn, classes, frequency):
     logits, _ = cases(*drawn)
@@ -51,7 +51,6 @@ def test_the_frequency_is_met_to_one_case(drawn, classes, frequency):
 
 
 @given(some_cases, some_classes, st.floats(-5, 5))
-@settings(deadline=None)
 def test_raising_some_classes_is_lowering_the_others(drawn, classes, shift):
     logits, _ = cases(*drawn)
     others = [c for c in range(logits.shape[1]) if c not in classes]
