@@ -38,7 +38,9 @@ def build_staged(preset: str) -> Path:
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(paths.ROOT / name, staging / name)
     shutil.copytree(paths.BOOK, staging / "book", ignore=shutil.ignore_patterns("_build"))
-    _collect(preset, staging / "book" / "chapters", staging / "book" / "results")
+    for folder in ("chapters", "results"):
+        shutil.rmtree(staging / "book" / folder, ignore_errors=True)
+    _collect(preset, list(presets.CHAPTERS), staging / "book" / "chapters", staging / "book" / "results")
     _generate(staging / "book", staging / "book" / "results", staging / "book" / "chapters")
     return _build(staging)
 
@@ -46,12 +48,17 @@ def build_staged(preset: str) -> Path:
 def publish(preset: str) -> list[Path]:
     """Copy a run's notebooks and records into the book, and remake the pages that depend on them.
 
-    Raises InputError for smoke, whose numbers are not comparable, and for a run that is not complete.
+    Chapters that were not run at this preset stay as they were published.
+    Raises InputError for smoke, whose numbers are not comparable, when no chapter has been run at this preset, and
+    when one of them failed.
     """
     presets.load(preset)
     if preset == "smoke":
         raise InputError("smoke is not published: its numbers are not comparable; run and publish full or paper.")
-    copied = _collect(preset, paths.PUBLISHED, paths.RESULTS)
+    ran = [chapter for chapter in presets.CHAPTERS if _has_run(preset, chapter)]
+    if not ran:
+        raise InputError(f"No chapter has been run at {preset}: `kdrepro run all --preset {preset}` first.")
+    copied = _collect(preset, ran, paths.PUBLISHED, paths.RESULTS)
     refresh()
     return copied
 
@@ -109,29 +116,35 @@ def page_of(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return page
 
 
-def _collect(preset: str, chapters: Path, results: Path) -> list[Path]:
+def _has_run(preset: str, chapter: str) -> bool:
     run = paths.runs(preset)
-    copied = []
-    wanted = [(run / "notebooks" / f"{c}.ipynb", run / "results" / f"{c}.json") for c in presets.CHAPTERS]
-    for notebook, record in wanted:
-        if not notebook.exists() or not record.exists():
-            chapter = notebook.stem
+    return (run / "notebooks" / f"{chapter}.ipynb").exists() and bool(records.files(chapter, run / "results"))
+
+
+def _collect(preset: str, wanted: Sequence[str], chapters: Path, results: Path) -> list[Path]:
+    """Copy these chapters' pages and records, in the place of those that were there."""
+    run = paths.runs(preset)
+    for chapter in wanted:
+        if not _has_run(preset, chapter):
             raise InputError(
                 f"{chapter} has not been run at {preset}: `kdrepro run {chapter} --preset {preset}` first."
             )
-        if nbformat.read(notebook, 4).metadata.get("papermill", {}).get("exception"):
-            raise InputError(f"The last run of {notebook.stem} at {preset} failed: run it again.")
-    pages = {notebook.name: page_of(nbformat.read(notebook, 4)) for notebook, _ in wanted}
-    shutil.rmtree(chapters, ignore_errors=True)
-    shutil.rmtree(results, ignore_errors=True)
-    chapters.mkdir(parents=True)
-    results.mkdir(parents=True)
-    for notebook, record in wanted:
-        nbformat.write(pages[notebook.name], chapters / notebook.name)
-        copied.append(chapters / notebook.name)
-        for path in (record, record.with_suffix(".npz")):
-            if path.exists():
-                copied.append(Path(shutil.copy(path, results / path.name)))
+        if nbformat.read(run / "notebooks" / f"{chapter}.ipynb", 4).metadata.get("papermill", {}).get("exception"):
+            raise InputError(f"The last run of {chapter} at {preset} failed: run it again.")
+    chapters.mkdir(parents=True, exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
+    copied = []
+    for chapter in wanted:
+        page = page_of(nbformat.read(run / "notebooks" / f"{chapter}.ipynb", 4))
+        nbformat.write(page, chapters / f"{chapter}.ipynb")
+        copied.append(chapters / f"{chapter}.ipynb")
+        for old in records.files(chapter, results):
+            old.unlink()
+            old.with_suffix(".npz").unlink(missing_ok=True)
+        for record in records.files(chapter, run / "results"):
+            for path in (record, record.with_suffix(".npz")):
+                if path.exists():
+                    copied.append(Path(shutil.copy(path, results / path.name)))
     return copied
 
 

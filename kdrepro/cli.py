@@ -82,21 +82,23 @@ def reproduce(
     if described.chapter not in presets.CHAPTERS:
         raise InputError(f"The claim {claim} belongs to chapter {described.chapter}, which is not written yet.")
     asked = runner.checked([described.chapter], preset, seeds, first_seed, device, data_root)
-    published = paths.RESULTS / f"{described.chapter}.json"
     _run_shown(described.chapter, asked, quiet)
-    ours = records.read(paths.runs(preset) / "results" / f"{described.chapter}.json")["claims"].get(claim)
-    theirs = records.read(published)["claims"].get(claim) if published.exists() else None
-    if ours is None:
+    theirs = records.claim_by_data(claim, described.chapter)
+    ours = records.claim_by_data(claim, described.chapter, paths.runs(preset) / "results")
+    if not ours:
         raise InputError(f"Chapter {described.chapter} does not measure {claim} yet.")
-    table = Table("claim", "metric", "paper", "published", f"this run ({preset})", "verdict")
-    for metric in ours["mean"]:
-        cells = (
-            claims.written(metric, described.paper.get(metric)),
-            claims.written_mean(metric, theirs) if theirs else "–",
-            claims.written_mean(metric, ours),
-            ours["verdict"],
-        )
-        table.add_row(claim, metric.replace("_", " "), *(c.replace("[", r"\[") for c in cells))
+    table = Table("claim", "data", "metric", "paper", "published", f"this run ({preset})", "verdict")
+    for data, entry in ours.items():
+        # A smoke run is on other data than what is published; the deciding data set's figure is then the one to see.
+        published = theirs.get(data) or theirs.get(described.data)
+        for metric in entry["mean"]:
+            cells = (
+                claims.written(metric, described.paper.get(metric)),
+                claims.written_mean(metric, published) if published else "–",
+                claims.written_mean(metric, entry),
+                entry["verdict"],
+            )
+            table.add_row(claim, data, metric.replace("_", " "), *(c.replace("[", r"\[") for c in cells))
     _console().print(table)
 
 

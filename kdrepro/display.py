@@ -13,14 +13,13 @@ def headline(run: Experiment) -> Markdown:
     """The line on top of every chapter: preset, data, seeds, hardware; a warning at smoke."""
     p = run.record["provenance"]
     text = (
-        f"**Preset** `{run.preset.name}` · **data** {run.data.name}, {len(run.data.train_images):,} training and "
-        f"{len(run.data.test_images):,} test cases · **seeds** {len(run.seeds)} · **device** {p['device']} "
-        f"({p['cpu']}, {threads(p)}) · torch {p['torch']} · {p['date']}"
+        f"**Preset** `{run.preset.name}` · **data** {run.data.describe()} · **seeds** {len(run.seeds)} · "
+        f"**device** {p['device']} ({p['cpu']}, {threads(p)}) · torch {p['torch']} · {p['date']}"
     )
     if run.preset.name == "smoke":
         text += (
-            "\n\n```{warning}\nThis page was made by the `smoke` preset, on small data that comes with "
-            "scikit-learn: it shows that everything runs. Its numbers are **not comparable** with the paper's.\n```"
+            "\n\n```{warning}\nThis page was made by the `smoke` preset, on small data that needs no "
+            "download: it shows that everything runs. Its numbers are **not comparable** with the paper's.\n```"
         )
     return Markdown(text)
 

@@ -56,13 +56,87 @@ class Training(_Sizes):
             merged["network"]["hidden"] = hidden
         for name, value in changes.items():
             (merged["recipe"] if name in Recipe.model_fields else merged)[name] = value
-        return Training(**merged)
+        return type(self)(**merged)
 
     @model_validator(mode="after")
     def _hard_targets_have_no_temperature(self):
         if self.loss == "hard" and (self.soft_weight != 1.0 or self.temperature != 1.0):
             raise ValueError("temperature and soft_weight mean nothing when loss is hard")
         return self
+
+
+class SpeechTraining(Training):
+    """One kind of acoustic model, trained on frames of speech."""
+
+    sampling: Literal["utterances", "frames"] = "utterances"  # what `fraction` is a share of; by speaker
+    early_stopping: bool = False  # keep the weights of the epoch that was best on validation frames; needs a curve
+
+    @model_validator(mode="after")
+    def _early_stopping_needs_a_curve(self):
+        if self.early_stopping and not self.curve:
+            raise ValueError("early_stopping needs curve: every how many epochs the validation frames are looked at")
+        return self
+
+
+class SyntheticCorpus(_Sizes):
+    """The arguments of `data.synthetic_speech`."""
+
+    name: str = "synthetic"  # only a corpus of that name decides claims
+    hours: float = Field(gt=0)
+    validation_hours: float = Field(gt=0)
+    test_hours: float = Field(gt=0)
+    seed: int = 0
+    minutes_per_speaker: float = Field(2.0, gt=0)
+    words_per_class: int | None = Field(None, ge=1)
+    snr: tuple[float, float] = (0.0, 15.0)  # dB
+
+
+class Synthetic(_Sizes):
+    """Synthetic speech and the acoustic models that are trained on it."""
+
+    corpus: SyntheticCorpus
+    states: int = Field(ge=3)  # tied tri-phone states
+    member: SpeechTraining  # hard targets: a baseline, and a member of the ensemble
+    distilled: SpeechTraining
+
+
+class Timit(_Sizes):
+    """TIMIT, with three states a phone, and the acoustic models that are trained on it."""
+
+    member: SpeechTraining
+    distilled: SpeechTraining
+
+
+class Speech(_Sizes):
+    """What the chapters on speech share."""
+
+    seeds: int = Field(ge=1)
+    minutes: float
+    synthetic: Synthetic
+    timit: Timit | None = None
+    top_k: int | None = Field(None, ge=1)  # soft targets kept a frame; None to compute them for every batch
+    sweep_seeds: int = Field(ge=1)
+
+
+class AcousticEnsemble(Speech):
+    """Chapter 3."""
+
+    members: int = Field(ge=2)  # of the ensemble; at least as many as seeds
+    temperatures: list[Temperature]
+    equal_soft_weight: float = Field(gt=0, lt=1)  # the other reading of the paper's relative weight
+    small: list[list[Annotated[int, Field(ge=1)]]]  # hidden layers of the students smaller than a member
+    compared_k: list[Annotated[int, Field(ge=1)]]  # soft targets a frame, whose cost and error are measured
+
+
+class SoftTargets(Speech):
+    """Chapter 4; its full data's nets are chapter 3's members."""
+
+    fraction: Fraction
+    hard: SpeechTraining  # on a share of the data, with early stopping
+    soft: SpeechTraining  # on the same share, without
+    timit_hard: SpeechTraining | None = None
+    timit_soft: SpeechTraining | None = None
+    fractions: list[Fraction]  # of the curve
 
 
 class DarkKnowledge(_Sizes):
@@ -112,7 +186,17 @@ class Mnist(_Sizes):
     kept_digits: list[list[Digit]]  # ever smaller transfer sets, the last one of 7s and 8s only
 
 
-CHAPTERS: dict[str, type[_Sizes]] = {"01-dark-knowledge": DarkKnowledge, "02-mnist": Mnist}
+CHAPTERS: dict[str, type[_Sizes]] = {
+    "01-dark-knowledge": DarkKnowledge,
+    "02-mnist": Mnist,
+    "03-acoustic-ensemble": AcousticEnsemble,
+    "04-soft-targets": SoftTargets,
+}
+
+
+def is_speech(chapter: str) -> bool:
+    """Whether a chapter is about speech, and not about images."""
+    return issubclass(CHAPTERS[chapter], Speech)
 
 
 class Preset(BaseModel):

@@ -77,6 +77,17 @@ def read(path: Path) -> dict[str, Any]:
     return record
 
 
+def files(chapter: str, folder: Path = paths.RESULTS) -> list[Path]:
+    """A chapter's records in a folder: one, or one for each of its data sets (`<chapter>.<data>.json`)."""
+    return sorted({*folder.glob(f"{chapter}.json"), *folder.glob(f"{chapter}.*.json")})
+
+
+def claim_by_data(claim_id: str, chapter: str, folder: Path = paths.RESULTS) -> dict[str, dict[str, Any]]:
+    """A claim's entry in each of a chapter's records, by data set."""
+    found = [read(path) for path in files(chapter, folder)]
+    return {r["data"]["name"]: r["claims"][claim_id] for r in found if claim_id in r["claims"]}
+
+
 def read_all(folder: Path = paths.RESULTS) -> list[dict[str, Any]]:
     """Every record of a folder, in the order of the chapters."""
     return [read(path) for path in sorted(folder.glob("*.json"))]

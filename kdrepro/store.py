@@ -6,11 +6,16 @@ not finished; its `checkpoint.safetensors` is where the next run goes on. No pic
 """
 
 import hashlib
+import io
 import json
-from collections.abc import Callable, Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -71,17 +76,62 @@ class Store:
         network = build(config)
         if self._load_into(network, config):
             return network.eval()
-        checkpoint = Checkpoint(self._folder(config) / "checkpoint.safetensors", warn=self.warn)
-        try:
+        checkpoint = self._checkpoint(config)
+        with self.writing():
             train(network, checkpoint)
             network = network.cpu().eval()
             self._save(network, config, checkpoint)
-        except OSError as error:
-            raise InputError(
-                f"Cannot write to the store {self.root} ({error.strerror or error}): "
-                "make room or choose a folder that is writable; what was saved so far is kept."
-            ) from error
         return network
+
+    def train_or_load_many(
+        self,
+        configs: Sequence[Mapping[str, Any]],
+        train_many: Callable[[Sequence[int], Sequence[nn.Module], Sequence[Checkpoint]], Any],
+        build: Callable[[Mapping[str, Any]], nn.Module] = build,
+    ) -> tuple[list[nn.Module], list[int]]:
+        """Load the networks of these configurations; those that are not there are trained together.
+
+        train_many: called once, with the positions in `configs` of the missing ones, their untrained networks and
+            their checkpoints, to hand to `training.fit_many`; not called when nothing is missing.
+        Returns the networks, on the CPU and in eval mode, and the positions of those that were trained.
+        Raises InputError when the store cannot be written.
+        """
+        networks = [build(config) for config in configs]
+        missing = [i for i, c in enumerate(configs) if not self._load_into(networks[i], c)]
+        checkpoints = {i: self._checkpoint(configs[i]) for i in missing}
+        if missing:
+            with self.writing():
+                train_many(missing, [networks[i] for i in missing], list(checkpoints.values()))
+                for i in missing:
+                    networks[i] = networks[i].cpu()
+                    self._save(networks[i], configs[i], checkpoints[i])
+        return [network.eval() for network in networks], missing
+
+    def compute_or_load(
+        self, config: Mapping[str, Any], compute: Callable[[], Mapping[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """Arrays that follow from a configuration (an evaluation, say): computed once, then read back.
+
+        config: whatever decides them, the keys of networks included. Raises InputError when the store cannot be
+        written.
+        """
+        path = self._folder(config) / "arrays.npz"
+        if path.exists():
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    return dict(arrays)
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+                self._set_aside(path, str(error))
+        arrays = {name: np.asarray(array) for name, array in compute().items()}
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)
+        with self.writing():
+            atomic_write(path, content.getvalue())
+        return arrays
+
+    def folder(self, config: Mapping[str, Any]) -> Path:
+        """The folder of a configuration, for what is too large for `compute_or_load`."""
+        return self._folder(config)
 
     def entry(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
         """What is known of a trained network (config, sha256, history), or None if it is not there."""
@@ -97,6 +147,20 @@ class Store:
             reason = str(error)
         self._set_aside(path, reason)
         return None
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn what goes wrong when writing into an InputError that says what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"Cannot write to the store {self.root} ({error.strerror or error}): "
+                "make room or choose a folder that is writable; what was saved so far is kept."
+            ) from error
+
+    def _checkpoint(self, config: Mapping[str, Any]) -> Checkpoint:
+        return Checkpoint(self._folder(config) / "checkpoint.safetensors", warn=self.warn)
 
     def _folder(self, config: Mapping[str, Any]) -> Path:
         return self.root / self.key(config)
@@ -132,5 +196,5 @@ class Store:
         aside = set_aside(path)
         self.warn(
             f"The stored file {path.parent.name}/{path.name} is damaged ({reason}): "
-            f"set aside as {aside.name}, and the network is trained again."
+            f"set aside as {aside.name}, and it is made again."
         )

@@ -101,6 +101,15 @@ class Batches:
         self.inputs, self.labels, self.teacher_logits = inputs, labels, teacher_logits
         self.batch_size, self.jitter, self.teacher = batch_size, jitter, teacher
 
+    @property
+    def device(self) -> torch.device:
+        return self.inputs.device
+
+    @property
+    def cases(self) -> int:
+        """Cases of an epoch."""
+        return len(self.inputs)
+
     def __len__(self) -> int:
         return math.ceil(len(self.inputs) / self.batch_size)
 
@@ -202,6 +211,7 @@ def fit(
     checkpoint: Checkpoint | None = None,
     evaluate: Callable[[nn.Module], dict[str, Any]] | None = None,
     evaluate_every: int = 1,
+    keep_best: str | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Train a network in place and return its history, a row an epoch.
@@ -211,8 +221,10 @@ def fit(
     checkpoint: resumed from if it holds a state; saved after every epoch and every 60 s within one.
         On a CPU the resumed training ends bit for bit where an uninterrupted one does.
     evaluate: gives figures to add to a row, every `evaluate_every` epochs and after the last.
+    keep_best: early stopping after the fact: the network ends with the weights of the row in which this figure of
+        `evaluate` was highest (the first such row), not with the last ones; the history keeps all rows.
     progress: called with each finished row.
-    A row: epoch (from 1), loss (mean over the epoch), images_per_second, seconds (since the start,
+    A row: epoch (from 1), loss (mean over the epoch), cases_per_second, seconds (since the start,
     interruptions left out), and what evaluate gave.
     Raises InputError when the loss is no longer finite; the last checkpoint stays.
     """
@@ -223,10 +235,12 @@ def fit(
             row = run.train_epoch(epoch, checkpoint, history)
             if evaluate and ((epoch + 1) % evaluate_every == 0 or epoch + 1 == recipe.epochs):
                 row.update(evaluate(network))
+                run.note_best(row, keep_best)
             history.append(row)
             run.finish_epoch(checkpoint, history)
             if progress:
                 progress(row)
+    run.restore_best(keep_best)
     use_generator(network, None)
     network.eval()
     return history
@@ -272,7 +286,7 @@ class _Run:
 
     def __init__(self, network: nn.Module, batches: Batches, objective: Objective, recipe: Recipe, seed: int):
         self.network, self.batches, self.objective, self.recipe = network, batches, objective, recipe
-        self.device = batches.inputs.device
+        self.device = batches.device
         self.optimizer = _optimizer(network, recipe)
         # Two generators: `order` is drawn from only at the start of an epoch, so a checkpoint within
         # one can redo the epoch's order and jitter from the state at its start.
@@ -282,6 +296,7 @@ class _Run:
         bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and gains_from_bf16(self.device))
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         self.epoch, self.step, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
+        self.best: dict[str, torch.Tensor] = {}  # weights of the best row so far, with its figure as "figure"
         self.order_at_start = self.order.get_state()
         self.saved_at = time.monotonic()
 
@@ -306,11 +321,11 @@ class _Run:
             )
         took = time.monotonic() - began
         self.seconds = before + took
-        cases = len(self.batches.inputs) * (len(self.batches) - first) / len(self.batches)
+        cases = self.batches.cases * (len(self.batches) - first) / len(self.batches)
         return {
             "epoch": epoch + 1,
             "loss": total / len(self.batches),
-            "images_per_second": round(cases / took) if took > 0 else 0,
+            "cases_per_second": round(cases / took) if took > 0 else 0,
             "seconds": round(self.seconds, 3),
         }
 
@@ -338,8 +353,19 @@ class _Run:
             self._save(checkpoint, history, 0.0)
             checkpoint.history = history
 
+    def note_best(self, row: dict[str, Any], figure: str | None) -> None:
+        """Keep a copy of the weights when a row's figure is the highest so far."""
+        if figure is not None and (not self.best or row[figure] > self.best["figure"].item()):
+            weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+            self.best = {**weights, "figure": torch.tensor(row[figure], dtype=torch.float64)}
+
+    def restore_best(self, figure: str | None) -> None:
+        if figure is not None:
+            self.network.load_state_dict({name: t for name, t in self.best.items() if name != "figure"})
+
     def _save(self, checkpoint: Checkpoint, history: list, loss_sum: float) -> None:
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items() if v is not None}
         tensors |= {"generator.order": self.order_at_start, "generator.noise": self.noise.get_state()}
@@ -359,6 +385,7 @@ class _Run:
             return []
         tensors, state = saved
         self.network.load_state_dict(_under(tensors, "network."))
+        self.best = _under(tensors, "best.")
         packed = self.optimizer.state_dict()
         packed["state"] = {}
         for name, tensor in _under(tensors, "optimizer.").items():

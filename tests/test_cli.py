@@ -57,7 +57,7 @@ BAD = [
     (["reproduce", "mnist.distiled"], "did you mean 'mnist.distilled'"),
     (["reproduce", "speech.baseline"], "not written yet"),
     (["publish", "--preset", "smoke"], "smoke is not published"),
-    (["publish", "--preset", "full"], "has not been run at full"),
+    (["publish", "--preset", "full"], "No chapter has been run at full"),
     (["book", "--preset", "smoke"], "has not been run at smoke"),
     (["book"], "--published"),
     (["data", "fetch", "imagenet"], "choose mnist"),

@@ -32,6 +32,10 @@ class ImageData:
         tensors = (train_images, train_labels, test_images, test_labels)
         return cls(name, *tensors, classes, digest.hexdigest()[:16])
 
+    def describe(self) -> str:
+        """Name and size, for a reader."""
+        return f"{self.name}, {len(self.train_images):,} training and {len(self.test_images):,} test cases"
+
     def to(self, device: torch.device | str) -> "ImageData":
         """The same data with all tensors on a device."""
         names = ("train_images", "train_labels", "test_images", "test_labels")

@@ -1,0 +1,335 @@
+"""TIMIT: read American English with phone times set by hand, as NLTK's sample or as the LDC's whole corpus."""
+
+import difflib
+import hashlib
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from kdrepro.errors import InputError
+from kdrepro.speech.audio import at_rate, read_recording
+from kdrepro.speech.corpus import Segment, Utterance, check_phones
+
+SILENCES = ("h#", "pau", "epi")
+# The 61 labels of TIMIT's phoncode.doc: silences, closures, stops, affricates, fricatives, nasals, glides, vowels.
+PHONES = (
+    *SILENCES,
+    *("bcl", "dcl", "gcl", "pcl", "tcl", "kcl"),
+    *("b", "d", "g", "p", "t", "k", "dx", "q"),
+    *("jh", "ch"),
+    *("s", "sh", "z", "zh", "f", "th", "v", "dh"),
+    *("m", "n", "ng", "em", "en", "eng", "nx"),
+    *("l", "r", "w", "y", "hh", "hv", "el"),
+    *("iy", "ih", "eh", "ey", "ae", "aa", "aw", "ay", "ah", "ao", "oy", "ow", "uh", "uw", "ux", "er"),
+    *("ax", "ix", "axr", "ax-h"),
+)
+# Lee & Hon (1989): what the 61 count as when phones are scored, 39 classes; "" is not scored.
+_FOLDED = {
+    "sil": (*SILENCES, "bcl", "dcl", "gcl", "pcl", "tcl", "kcl"),
+    "": ("q",),
+    "aa": ("ao",),
+    "ah": ("ax", "ax-h"),
+    "er": ("axr",),
+    "hh": ("hv",),
+    "ih": ("ix",),
+    "l": ("el",),
+    "m": ("em",),
+    "n": ("en", "nx"),
+    "ng": ("eng",),
+    "sh": ("zh",),
+    "uw": ("ux",),
+}
+SCORED_AS = MappingProxyType(
+    {phone: phone for phone in PHONES} | {phone: one for one, several in _FOLDED.items() for phone in several}
+)
+# testset.doc: two men and a woman of each dialect region.
+_CORE_TEST = """
+    mdab0 mwbt0 felc0 mtas1 mwew0 fpas0 mjmp0 mlnt0 fpkt0 mlll0 mtls0 fjlm0
+    mbpm0 mklt0 fnlp0 mcmj0 mjdh0 fmgd0 mgrt0 mnjm0 fdhc0 mjln0 mpam0 fmld0
+"""
+CORE_TEST = tuple(_CORE_TEST.split())
+# The development set of Halberstadt (1998), 50 speakers of TEST outside the core test set: the field's usual one.
+_DEVELOPMENT = """
+    faks0 fdac1 fjem0 mgwt0 mjar0 mmdb1 mmdm2 mpdf0 fcmh0 fkms0 mbdg0 mbwm0 mcsh0 fadg0 fdms0 fedw0 mgjf0
+    mglb0 mrtk0 mtaa0 mtdt0 mthc0 mwjg0 fnmr0 frew0 fsem0 mbns0 mmjr0 mdls0 mdlf0 mdvc0 mers0 fmah0 fdrw0
+    mrcs0 mrjm4 fcal1 mmwh0 fjsj0 majc0 mjsw0 mreb0 fgjd0 fjmg0 mroa0 mteb0 mjfc0 mrjr0 fmml0 mrws1
+"""
+DEVELOPMENT = tuple(_DEVELOPMENT.split())
+TRAINING_SPEAKERS = 462  # of the LDC's TRAIN
+FOLDS = 4  # of the sample
+REGIONS = 8
+_REGION = re.compile("dr[1-8]", re.IGNORECASE)
+_SAMPLE_FOLDER = re.compile(r"dr([1-8])-([fm]\w+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of one utterance. words: None where the corpus has no word times for it."""
+
+    name: str
+    audio: Path
+    phones: Path
+    words: Path | None
+
+
+@dataclass(frozen=True)
+class Timit:
+    """A TIMIT corpus on disk: `timit` finds one. files: those of the utterances that are used, of each speaker."""
+
+    phones: ClassVar[tuple[str, ...]] = PHONES
+    silences: ClassVar[tuple[str, ...]] = SILENCES
+    scored_as: ClassVar[Mapping[str, str]] = SCORED_AS
+
+    name: str
+    fold: int
+    splits: dict[str, tuple[str, ...]] = field(hash=False)
+    files: dict[str, tuple[Files, ...]] = field(hash=False, repr=False)
+
+    def fingerprint(self) -> str:
+        """16 hex digits over the names, labels and audio sizes of the utterances used, and over who is in which split.
+
+        It does not depend on where the corpus is, nor on upper or lower case file names.
+        """
+        digest = hashlib.sha256(f"{self.name} {self.fold} {sorted(self.splits.items())}".encode())
+        for files in (files for speaker in sorted(self.files) for files in self.files[speaker]):
+            digest.update(f"{files.name} {files.audio.stat().st_size}".encode())
+            for labels in filter(None, (files.phones, files.words)):
+                digest.update(hashlib.sha256(labels.read_bytes()).digest())
+        return digest.hexdigest()[:16]
+
+    def speakers(self) -> dict[str, tuple[str, ...]]:
+        """The speakers of "train", "validation" and "test", in lower case; no speaker is in two."""
+        return dict(self.splits)
+
+    def utterances(self, speaker: str) -> list[Utterance]:
+        """A speaker's SX and SI sentences by name; each waveform ends where its last phone does.
+
+        Raises InputError for an unknown speaker, and for a file of theirs that is wrong.
+        """
+        return [self._utterance(speaker, files) for files in of_speaker(self.files, speaker, self.name)]
+
+    def _utterance(self, speaker: str, files: Files) -> Utterance:
+        waveform, rate = read_recording(files.audio)
+        phones = read_times(files.phones, rate)
+        words = read_times(files.words, rate) if files.words else []
+        return utterance(files, speaker, waveform, phones, words, PHONES)
+
+
+def timit(root: Path | str, fold: int = 0) -> Timit:
+    """Find TIMIT in `root`/timit, or in `root` itself, and split its speakers; nothing is read but names.
+
+    NLTK's sample (`drN-<speaker>/<sentence>.{wav,phn,wrd}`: a woman and a man of each of 8 dialect regions) is
+    split into 4 folds. Fold k, 0 to 3, tests 2 women and 2 men of 4 regions, validates on a woman and a man of 2
+    other regions, and trains on the other 10 speakers; over the 4 folds each speaker is tested once. The two
+    SA sentences, which everyone says, are never used, and a sentence said by a test speaker is left out of
+    train and validation, one said by a validation speaker out of train: no text is in two splits. (Without SA the
+    sample has no sentence said by two, so nothing is left out.)
+
+    The LDC's whole corpus, LDC93S1 (`{TRAIN,TEST}/DRn/<SPEAKER>/<SENTENCE>.{WAV,PHN,WRD}`, either case, SPHERE or
+    RIFF), has one split, fold 0: the 462 speakers of TRAIN, the 24 of the core test set, and for validation the 50
+    of Halberstadt's development set; the other 94 speakers of TEST are not used, nor SA. TRAIN shares no text with
+    TEST. The development set shares SX texts with the core test set, as in the published results: it is kept whole.
+
+    Raises InputError when neither is there, a speaker or a file is missing, or there is no such fold.
+    """
+    folder, full = _find(Path(root))
+    folds = 1 if full else FOLDS
+    if fold not in range(folds):
+        known = "the whole TIMIT has fold 0 only" if full else f"the TIMIT sample has folds 0 to {FOLDS - 1}"
+        raise InputError(f"There is no fold {fold!r}: {known}.")
+    folders, splits = _split_full(folder) if full else _split_sample(folder, fold)
+    files = {speaker: _files(folders[speaker], speaker) for split in splits.values() for speaker in split}
+    if not full:
+        files = _without_shared(files, splits)
+    return Timit("timit" if full else "timit-sample", int(fold), splits, files)
+
+
+def read_times(path: Path, rate: int) -> list[Segment]:
+    """The lines `start end label` of a .phn or .wrd file; times in samples at the recording's own rate.
+
+    Returns segments at `RATE`. Raises InputError for a file that cannot be read and for a line of another form.
+    """
+    segments = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            start, end, label = line.split()
+            segments.append(Segment(label, at_rate(int(start), rate), at_rate(int(end), rate)))
+        except ValueError as error:
+            raise InputError(
+                f"{path}, line {number}: {line.strip()!r} is not `start end label` with the times as whole samples."
+            ) from error
+    return segments
+
+
+def read_text(path: Path) -> str:
+    """A label file's text. Raises InputError when it cannot be read or is not UTF-8."""
+    try:
+        return path.read_text("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): copy it again.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text in UTF-8 (byte {error.start}): save it as UTF-8.") from error
+
+
+def utterance(
+    files: Files,
+    speaker: str,
+    waveform: np.ndarray,
+    phones: Sequence[Segment],
+    words: Sequence[Segment],
+    known: Sequence[str],
+) -> Utterance:
+    """Put an utterance together: checked, its waveform cut to the last phone's end, or that end to the waveform's.
+
+    Words get lower-case labels and are put in order; they may leave gaps, and overlap as TIMIT's do.
+    Raises InputError for times or labels that cannot be right (see `check_phones`).
+    """
+    # A csv's first line is its header, which `check_phones` does not count.
+    where = f"{files.phones} after its header" if files.phones.suffix.lower() == ".csv" else str(files.phones)
+    check_phones(phones, len(waveform), known, where)
+    end = min(len(waveform), phones[-1].end)
+    if phones[-1].start >= end:
+        raise InputError(
+            f"{files.phones}: the last phone, {phones[-1].label}, starts at sample {phones[-1].start}, past the end "
+            f"of the recording ({end} samples): the times belong to another file."
+        )
+    phones = (*phones[:-1], phones[-1]._replace(end=end))
+    return Utterance(files.name, speaker, waveform[:end], phones, _clipped_words(words, end, files.words))
+
+
+def of_speaker(files: Mapping[str, tuple[Files, ...]], speaker: str, corpus: str) -> tuple[Files, ...]:
+    """The files of a speaker. Raises InputError, with the nearest name, where the corpus has none of that name."""
+    if speaker not in files:
+        raise InputError(f"{corpus} has no speaker {speaker!r}{nearest(speaker, files)}; it has {several(files)}.")
+    return files[speaker]
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """ " (did you mean 'x'?)" with the known word that is most like this one, or nothing."""
+    by_lower = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(str(word).lower(), list(by_lower), n=1, cutoff=0.4)
+    return f" (did you mean {by_lower[close[0]]!r}?)" if close else ""
+
+
+def several(names: Collection[str], most: int = 20) -> str:
+    """The names in order, with commas; of many the first ones, and how many more there are."""
+    names = sorted(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _clipped_words(words: Sequence[Segment], end: int, where: Path | None) -> tuple[Segment, ...]:
+    for number, (label, start, stop) in enumerate(words, 1):
+        if not 0 <= start < min(stop, end):
+            raise InputError(
+                f"{where}, word {number}: {label} is from sample {start} to {stop}, which is not a stretch of the "
+                f"recording ({end} samples): correct it."
+            )
+    ordered = sorted(words, key=lambda word: word.start)
+    return tuple(Segment(label.lower(), start, min(stop, end)) for label, start, stop in ordered)
+
+
+def _find(root: Path) -> tuple[Path, bool]:
+    """The folder of the corpus, and whether it is the LDC's whole one."""
+    inner = ("timit", "TIMIT", "data")  # as the LDC's disc and its copies nest it
+    tops = [root / "timit", root / "TIMIT", root]
+    for folder in (*tops, *(top / name for top in tops for name in inner)):
+        names = {path.name.lower(): path for path in _folders(folder)}
+        if {"train", "test"} <= names.keys() and any(_REGION.fullmatch(p.name) for p in _folders(names["train"])):
+            return folder, True
+        if any(map(_SAMPLE_FOLDER.fullmatch, names)):
+            return folder, False
+    raise InputError(
+        f"TIMIT is not in {root / 'timit'}: put NLTK's sample there (its data package `timit`), or the whole corpus, "
+        "LDC93S1, from the Linguistic Data Consortium, or set KDREPRO_DATA (or data_root) to the folder that holds "
+        "timit/; the synthetic speech of the smoke preset needs neither."
+    )
+
+
+def _split_sample(folder: Path, fold: int) -> tuple[dict[str, Path], dict[str, tuple[str, ...]]]:
+    """The folder of each speaker of the sample, and the speakers of each split of the fold."""
+    found = {match: path for path in _folders(folder) if (match := _SAMPLE_FOLDER.fullmatch(path.name.lower()))}
+    folders = {match[2]: path for match, path in found.items()}
+    sexes = {sex: {int(match[1]): match[2] for match in found if match[2][0] == sex} for sex in "fm"}
+    if len(folders) != 2 * REGIONS or any(len(by_region) != REGIONS for by_region in sexes.values()):
+        raise InputError(
+            f"{folder} has {len(folders)} speakers where the TIMIT sample has a woman and a man of each of "
+            f"{REGIONS} dialect regions: fetch it again (NLTK's data package `timit`)."
+        )
+
+    def of(sex: str, *steps: int) -> list[str]:
+        return [sexes[sex][(2 * fold + step) % REGIONS + 1] for step in steps]
+
+    test = [*of("f", 0, 1), *of("m", 2, 3)]
+    validation = [*of("f", 4), *of("m", 6)]
+    train = folders.keys() - {*test, *validation}
+    return folders, _in_order(train, validation, test)
+
+
+def _split_full(folder: Path) -> tuple[dict[str, Path], dict[str, tuple[str, ...]]]:
+    """The folder of each speaker of the whole corpus, and the speakers of each split."""
+    parts = {
+        part.name.lower(): {path.name.lower(): path for region in _folders(part) for path in _folders(region)}
+        for part in _folders(folder)
+    }
+    missing = [speaker for speaker in (*CORE_TEST, *DEVELOPMENT) if speaker not in parts["test"]]
+    if missing or len(parts["train"]) != TRAINING_SPEAKERS:
+        lack = f"{missing[0]} is not in TEST" if missing else f"{len(parts['train'])} speakers are in TRAIN"
+        raise InputError(
+            f"{folder} is not the whole TIMIT ({lack}, where the LDC's corpus has {TRAINING_SPEAKERS} speakers in "
+            "TRAIN and 168 in TEST): copy it again."
+        )
+    return parts["test"] | parts["train"], _in_order(parts["train"], DEVELOPMENT, CORE_TEST)
+
+
+def _in_order(train: Collection[str], validation: Collection[str], test: Collection[str]) -> dict[str, tuple[str, ...]]:
+    return {"train": tuple(sorted(train)), "validation": tuple(sorted(validation)), "test": tuple(sorted(test))}
+
+
+def _files(folder: Path, speaker: str) -> tuple[Files, ...]:
+    """The files of a speaker's SX and SI sentences, by name. Raises InputError when a sentence lacks one."""
+    found: dict[str, dict[str, Path]] = {}
+    # The longest names last: of SA1.WAV and SA1.WAV.wav, which some copies have beside it, the latter is the RIFF.
+    for path in sorted(folder.iterdir(), key=lambda path: (len(path.name), path.name)):
+        sentence = path.name.lower().partition(".")[0]
+        if sentence.startswith(("sx", "si")):
+            found.setdefault(sentence, {})[path.suffix.lower()] = path
+    for kinds in found.values():
+        for needed, other in ((".phn", ".wav"), (".wav", ".phn")):
+            if needed not in kinds and other in kinds:
+                raise InputError(f"{kinds[other]} has no {needed} beside it: copy the corpus again.")
+    complete = {sentence: kinds for sentence, kinds in sorted(found.items()) if ".phn" in kinds}
+    if not complete:
+        raise InputError(f"{folder} holds no SX or SI sentence with .wav and .phn: copy the corpus again.")
+    return tuple(
+        Files(f"{speaker}/{sentence}", kinds[".wav"], kinds[".phn"], kinds.get(".wrd"))
+        for sentence, kinds in complete.items()
+    )
+
+
+def _without_shared(
+    files: Mapping[str, tuple[Files, ...]], splits: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[Files, ...]]:
+    """The same without a sentence that a later split says too: a text tested must not have been trained on."""
+    kept, taken = {}, set()
+    for split in ("test", "validation", "train"):
+        for speaker in splits[split]:
+            kept[speaker] = tuple(one for one in files[speaker] if _sentence(one) not in taken)
+        taken |= {_sentence(one) for speaker in splits[split] for one in kept[speaker]}
+    return kept
+
+
+def _sentence(files: Files) -> str:
+    return files.name.rpartition("/")[2]
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    """The folders in a folder, by name; none where there is no such folder."""
+    return (path for path in sorted(folder.iterdir()) if path.is_dir()) if folder.is_dir() else iter(())
