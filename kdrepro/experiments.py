@@ -197,10 +197,10 @@ def check(
 
 
 def _corpora(sizes: Any, root: Path) -> dict[str, list[Any]]:
-    """The corpora of a chapter on speech, by name: several where one is split into folds."""
+    """The corpora of a chapter on speech, by name, several where one is split into folds; TIMIT only where it is."""
     espeak.check()
     found = {"synthetic": [data.synthetic_speech(**sizes.synthetic.corpus.model_dump())]}
-    if sizes.timit is not None:
+    if sizes.timit is not None and timit.find(root) is not None:
         first = data.timit(root)
         folds = 1 if first.name == "timit" else timit.FOLDS
         found[first.name] = [first, *(data.timit(root, fold) for fold in range(1, folds))]

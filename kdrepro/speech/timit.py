@@ -137,7 +137,14 @@ def timit(root: Path | str, fold: int = 0) -> Timit:
 
     Raises InputError when neither is there, a speaker or a file is missing, or there is no such fold.
     """
-    folder, full = _find(Path(root))
+    found = find(Path(root))
+    if found is None:
+        raise InputError(
+            f"TIMIT is not in {Path(root) / 'timit'}: put NLTK's sample there (its data package `timit`), or the whole "
+            "corpus, LDC93S1, from the Linguistic Data Consortium, or set KDREPRO_DATA (or data_root) to the folder "
+            "that holds timit/; the synthetic speech of the smoke preset needs neither."
+        )
+    folder, full = found
     folds = 1 if full else FOLDS
     if fold not in range(folds):
         known = "the whole TIMIT has fold 0 only" if full else f"the TIMIT sample has folds 0 to {FOLDS - 1}"
@@ -236,8 +243,8 @@ def _clipped_words(words: Sequence[Segment], end: int, where: Path | None) -> tu
     return tuple(Segment(label.lower(), start, min(stop, end)) for label, start, stop in ordered)
 
 
-def _find(root: Path) -> tuple[Path, bool]:
-    """The folder of the corpus, and whether it is the LDC's whole one."""
+def find(root: Path) -> tuple[Path, bool] | None:
+    """The folder of the corpus, and whether it is the LDC's whole one; None where there is none."""
     inner = ("timit", "TIMIT", "data")  # as the LDC's disc and its copies nest it
     tops = [root / "timit", root / "TIMIT", root]
     for folder in (*tops, *(top / name for top in tops for name in inner)):
@@ -246,11 +253,7 @@ def _find(root: Path) -> tuple[Path, bool]:
             return folder, True
         if any(map(_SAMPLE_FOLDER.fullmatch, names)):
             return folder, False
-    raise InputError(
-        f"TIMIT is not in {root / 'timit'}: put NLTK's sample there (its data package `timit`), or the whole corpus, "
-        "LDC93S1, from the Linguistic Data Consortium, or set KDREPRO_DATA (or data_root) to the folder that holds "
-        "timit/; the synthetic speech of the smoke preset needs neither."
-    )
+    return None
 
 
 def _split_sample(folder: Path, fold: int) -> tuple[dict[str, Path], dict[str, tuple[str, ...]]]:
