@@ -189,7 +189,7 @@ class SpeechExperiment(Experiment):
         }
         folder = self.store.folder(config)
         if not (folder / "classes").exists():
-            self.log(f"{self._place(fold)}soft targets of {len(teachers)} networks, {top_k or 'all'} states a frame")
+            self.log(f"{self._place(fold)}soft targets, averaged over {len(teachers)}, {top_k or 'all'} states a frame")
             networks = [teacher.network for teacher in teachers]
             split = self.data.parts[fold].train
             with self.store.writing():

@@ -30,7 +30,8 @@ def labelled_spectrograms(split: Frames, speakers: int = 3, seconds: float = 1.6
     for utterance in split.utterances:
         first_of.setdefault(utterance["speaker"], utterance)
     chosen = list(first_of.values())
-    chosen = [chosen[i * len(chosen) // speakers] for i in range(min(speakers, len(chosen)))]
+    speakers = min(speakers, len(chosen))
+    chosen = [chosen[i * len(chosen) // speakers] for i in range(speakers)]
     figure, axes = plt.subplots(len(chosen), 1, figsize=(7.6, 1.75 * len(chosen)), squeeze=False)
     for ax, utterance in zip(axes.flat, chosen, strict=True):
         shown = min(int(100 * seconds), utterance["frames"])

@@ -1,7 +1,8 @@
 """Tables of the chapters on speech, and the metrics that their claims are decided by."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -193,53 +194,74 @@ def ensemble_sizes(run: SpeechExperiment, members: Sequence[Folded], split: str 
     return tuple(run.store.compute_or_load(config, compute)["accuracy"])
 
 
-def cost(net: Trained, repeats: int = 20) -> dict[str, float]:
+def cost(net: Trained, repeats: int = 21) -> dict[str, float]:
     """What a net costs to use: parameters, microseconds a frame one at a time, and its share of real time in batches.
 
     Measured on this machine's processor, one thread, in single precision.
     """
-    threads, network = torch.get_num_threads(), net.network.cpu()
-    torch.set_num_threads(1)
-    try:
-        single = _seconds(network, torch.rand(1, WINDOW * COEFFICIENTS), repeats)
-        batch = _seconds(network, torch.rand(1000, WINDOW * COEFFICIENTS), max(3, repeats // 5))
-    finally:
-        torch.set_num_threads(threads)
+    network = net.network.cpu()
+    single = _seconds(lambda count: network(torch.zeros(count, WINDOW * COEFFICIENTS)), 1, repeats)
+    batch = _seconds(lambda count: network(torch.zeros(count, WINDOW * COEFFICIENTS)), 1000, repeats)
     # 1,000 frames are 10 s of speech.
     return {"parameters": parameter_count(network), "µs a frame, alone": 1e6 * single, "real-time factor": batch / 10}
 
 
 @torch.no_grad()
-def _seconds(network: torch.nn.Module, inputs: torch.Tensor, repeats: int) -> float:
-    network(inputs)
+def _seconds(compute: Callable[[int], Any], count: int, repeats: int = 11) -> float:
+    """The median time of compute(count) on one thread, the first time left out."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     taken = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        network(inputs)
-        taken.append(time.perf_counter() - began)
-    return float(np.median(taken))
+    try:
+        for _ in range(repeats + 1):
+            began = time.perf_counter()
+            compute(count)
+            taken.append(time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
+    return float(np.median(taken[1:]))
 
 
 def top_k_table(
     run: SpeechExperiment, members: Sequence[Folded], kept: Sequence[int], temperatures: Sequence[float]
 ) -> pd.DataFrame:
-    """What storing only the k largest of the ensemble's predictions loses and saves, on validation frames of fold 0."""
-    speech = run.data.parts[0]
+    """What storing only the k largest of the ensemble's predictions loses and saves, on validation frames of fold 0.
+
+    The last row computes them from the networks each time. Times are those of one thread for a batch of 256.
+    """
     networks = [folded[0].network for folded in members]
-    inputs = next(speech.validation.windows(run.device, chunk=4096))
+    inputs = next(run.data.parts[0].validation.windows(run.device, chunk=4096))
     whole = frames.mean_log_probabilities(networks, inputs)
+    classes = whole.shape[1]
     lines = []
-    for k in [*kept, whole.shape[1]]:
-        values, indices = whole.topk(k, dim=1)
-        stored = whole if k == whole.shape[1] else frames.spread_rest(values.half().float(), indices, whole.shape[1])
-        line: dict[str, Any] = {"states kept": k if k < whole.shape[1] else f"all {k}"}
+    for k in [*(k for k in kept if k < classes), classes]:
+        best = whole.half() if k == classes else whole.topk(k, dim=1)
+        read = partial(_read_stored, best, classes)
+        line: dict[str, Any] = {"states kept": str(k) if k < classes else f"all {k}"}
         for t in temperatures:
-            p, q = (whole / t).log_softmax(1), (stored / t).log_softmax(1)
+            p, q = (whole / t).log_softmax(1), (read(len(whole)) / t).log_softmax(1)
             line[f"KL at T = {t:g}, nats"] = f"{(p.exp() * (p - q)).sum(1).mean().item():.1e}"
-        line["bytes a frame"] = 4 * k if k < whole.shape[1] else 2 * k
-        line["GB for 100 h"] = round(line["bytes a frame"] * 36e6 / 1e9, 1)
-        lines.append(line)
-    return pd.DataFrame(lines).set_index("states kept")
+        size = 4 * k if k < classes else 2 * classes
+        lines.append(line | {"bytes a frame": size, "ms a batch": round(1e3 * _seconds(read, 256), 2)})
+    anew = _seconds(lambda count: frames.mean_log_probabilities(networks, inputs[:count]), 256)
+    lines.append({"states kept": "none: computed", "bytes a frame": 0, "ms a batch": round(1e3 * anew, 2)})
+    return pd.DataFrame(lines).set_index("states kept").fillna("0")
+
+
+def _read_stored(best: Any, classes: int, count: int) -> torch.Tensor:
+    """The first `count` frames of what `frames.SoftTargets` would have read from disk."""
+    if isinstance(best, torch.Tensor):
+        return best[:count].float()
+    return frames.spread_rest(best.values[:count].half().float(), best.indices[:count], classes)
+
+
+def decoding_speed(run: SpeechExperiment, net: Folded) -> float:
+    """Seconds that decoding an hour of speech takes, one thread, without the net; on test utterances of fold 0."""
+    recognizer, split = run.recognizer(0), run.data.parts[0].test
+    utterances, found = next(frames.by_utterance([net[0].network], split, "arithmetic", run.device))
+    began = time.perf_counter()
+    recognizer.recognize(found)
+    return (time.perf_counter() - began) * 360_000 / sum(u["frames"] for u in utterances)
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -99,6 +99,30 @@ def test_predictions_give_the_errors_of_the_record(mnist_root):
         assert errors == record["claims"][f"mnist.{name}"]["metrics"]["errors"]
 
 
+SPEECH = [path for path in RECORDS if path.stem.startswith(("03-", "04-"))]
+SYSTEMS = {
+    "speech.baseline": "baseline",
+    "speech.distilled": "distilled",
+    "soft.full": "all, hard",
+    "soft.hard3": "little, hard",
+    "soft.soft3": "little, soft",
+}
+
+
+@pytest.mark.parametrize("path", SPEECH, ids=lambda p: p.stem)
+def test_published_frames_and_errors_give_the_figures_of_the_record(path):
+    found = np.load(path.with_suffix(".npz"))
+    claimed = records.read(path)["claims"]
+    kind = "word" if path.stem.endswith("synthetic") else "phone"
+    for claim in SYSTEMS.keys() & claimed.keys():
+        metrics, system = claimed[claim]["metrics"], SYSTEMS[claim]
+        correct = np.unpackbits(found[f"{system}.correct"], axis=1, count=int(found["frames"]))
+        assert correct.mean(1) == pytest.approx(metrics["frame_accuracy"], abs=1e-7)
+        errors = found[f"{system}.errors"].astype(int)
+        rates = errors[:, :, :3].sum((1, 2)) / errors[:, :, 3].sum(1)
+        assert rates == pytest.approx(metrics[f"{kind}_error_rate"], abs=1e-7)
+
+
 def test_statistics_from_published_predictions(mnist_root, monkeypatch):
     """The site's example prints the record's own errors."""
     monkeypatch.setenv("KDREPRO_DATA", str(mnist_root))
@@ -157,6 +181,17 @@ def test_ten_lines_of_the_readme_run():
     done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.rsplit(" ", 1)[1]) < 75
+
+
+def test_first_example_of_the_speech_page_runs(tmp_path):
+    """As a user would run it: a plain script, without a guard for the processes that prepare the corpus."""
+    page = (paths.BOOK / "speech.md").read_text()
+    (tmp_path / "script.py").write_text(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0])
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    frames, states = (int(n) for n in re.match(r"(\d+) training frames, (\d+) states", done.stdout).groups())
+    assert 36_000 < frames < 45_000
+    assert states == 500
 
 
 def test_nothing_large_is_tracked():
