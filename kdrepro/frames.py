@@ -183,19 +183,22 @@ class SoftTargets:
     """Teacher logits of frames, on disk: all C of them, or the k largest with the rest shared evenly.
 
     Made by `store_soft_targets`. A frame costs 2 C bytes whole, and 4 k bytes if only the k largest are kept.
+    which: take only these of the stored frames.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, which: torch.Tensor | None = None):
+        self.which = None if which is None else which.numpy()
         self.values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)  # float16 [N, C or k]
         indices = folder / "indices.npy"
         self.indices = np.load(indices, mmap_mode="r", allow_pickle=False) if indices.exists() else None
         self.classes = int((folder / "classes").read_text())
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.values) if self.which is None else len(self.which)
 
     def logits(self, frames: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
-        """Log-probabilities float32 [n, C] of these frames."""
+        """Log-probabilities float32 [n, C] of the frames at these positions."""
+        frames = frames if self.which is None else self.which[frames]
         values = torch.from_numpy(self.values[frames]).to(device).float()
         if self.indices is None:
             return values

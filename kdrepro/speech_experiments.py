@@ -163,8 +163,13 @@ class SpeechExperiment(Experiment):
         networks = [teacher.network for teacher in teachers]
         if self.sizes.top_k is None:
             return {"teacher": lambda inputs: frames.mean_log_probabilities(networks, inputs, plan.teachers)}
-        share = {"fraction": plan.fraction, "sampling": plan.sampling, "seed": seed} if plan.fraction < 1 else {}
-        return {"soft_targets": self.soft_targets(teachers, plan.teachers, fold, self.sizes.top_k, which, share)}
+        if len(teachers) > 1 or plan.fraction == 1:
+            # An ensemble's are expensive: stored once for all frames, whatever share of them is trained on.
+            folder = self.soft_targets(teachers, plan.teachers, fold, self.sizes.top_k)
+            return {"soft_targets": SoftTargets(folder, which if plan.fraction < 1 else None)}
+        share = {"fraction": plan.fraction, "sampling": plan.sampling, "seed": seed}
+        folder = self.soft_targets(teachers, plan.teachers, fold, self.sizes.top_k, which, share)
+        return {"soft_targets": SoftTargets(folder)}
 
     def soft_targets(
         self,
@@ -174,8 +179,8 @@ class SpeechExperiment(Experiment):
         top_k: int | None,
         which: torch.Tensor | None = None,
         share: Mapping[str, Any] | None = None,
-    ) -> SoftTargets:
-        """The mean predictions of these teachers on training frames, stored once.
+    ) -> Path:
+        """The folder of the mean predictions of these teachers on training frames, stored once; see `SoftTargets`.
 
         top_k: how many of a frame's states are kept, None for all. which: the frames, None for all; share: what chose
         them, for the name in the store.
@@ -194,7 +199,7 @@ class SpeechExperiment(Experiment):
             split = self.data.parts[fold].train
             with self.store.writing():
                 frames.store_soft_targets(folder, networks, split, which, how=how, top_k=top_k, device=self.device)
-        return SoftTargets(folder)
+        return folder
 
     def _config(self, plan: SpeechTraining, seed: int, teachers: Sequence[Trained], fold: int) -> dict[str, Any]:
         """All that decides a trained network, in values that JSON can hold."""
