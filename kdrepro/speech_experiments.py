@@ -266,10 +266,11 @@ class SpeechExperiment(Experiment):
         )
 
     def _score_fold(self, ensemble: list[Trained], how: str, decode: bool, split: str, fold: int) -> dict:
+        recognizer = self.recognizer(fold) if decode else None
         config = {
             "score": [trained.key for trained in ensemble],
             "how": how if len(ensemble) > 1 else "",
-            "decode": decode,
+            "decode": [recognizer.acoustic_scale, recognizer.insertion_penalty] if recognizer else None,
             "split": split,
             **self._data_config(fold),
         }
@@ -277,7 +278,6 @@ class SpeechExperiment(Experiment):
 
         def compute() -> dict[str, np.ndarray]:
             chosen = speech.split(split)
-            recognizer = self.recognizer(fold) if decode else None
             answers, errors = [], []
             for utterances, found in frames.by_utterance([t.network for t in ensemble], chosen, how, self.device):
                 answers += [one.argmax(1).cpu() for one in found]

@@ -8,8 +8,6 @@ not finished; its `checkpoint.safetensors` is where the next run goes on. No pic
 import hashlib
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,18 +114,33 @@ class Store:
         written.
         """
         path = self._folder(config) / "arrays.npz"
-        if path.exists():
-            try:
-                with np.load(path, allow_pickle=False) as arrays:
-                    return dict(arrays)
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-                self._set_aside(path, str(error))
+        found = self._read_arrays(path)
+        if found is not None:
+            return found
         arrays = {name: np.asarray(array) for name, array in compute().items()}
         content = io.BytesIO()
         np.savez_compressed(content, **arrays)
+        described = {"config": dict(config), "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
         with self.writing():
             atomic_write(path, content.getvalue())
+            atomic_write(path.with_suffix(".json"), json.dumps(described, indent=1).encode())
         return arrays
+
+    def _read_arrays(self, path: Path) -> dict[str, np.ndarray] | None:
+        described = path.with_suffix(".json")  # written last
+        if not described.exists():
+            return None
+        try:
+            content, expected = path.read_bytes(), json.loads(described.read_bytes())["sha256"]
+            if hashlib.sha256(content).hexdigest() != expected:
+                raise ValueError("its checksum is wrong")
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if path.exists():
+                self._set_aside(path, str(error))
+            described.unlink()
+            return None
 
     def folder(self, config: Mapping[str, Any]) -> Path:
         """The folder of a configuration, for what is too large for `compute_or_load`."""

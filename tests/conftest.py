@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from kdrepro import data, paths
+from kdrepro import data, frames, paths
+from kdrepro.speech import shards
 
 # No deadline: a busy machine is not a bug. The same examples every time: a red run can be run again.
 settings.register_profile("kdrepro", deadline=None, derandomize=True)
@@ -36,3 +37,25 @@ def mnist_root() -> Path:
     if not (root / "MNIST" / "raw").is_dir():
         pytest.skip("MNIST is not here: set KDREPRO_DATA or run `kdrepro data fetch mnist`")
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus():
+    """A minute and a quarter of training speech by five speakers, a quarter each for validation and test."""
+    return data.synthetic_speech(
+        0.02,
+        validation_hours=0.004,
+        test_hours=0.004,
+        minutes_per_speaker=0.25,
+        words_per_class=3,
+        snr=(10, 25),
+        name="tiny",
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_corpus, tmp_path_factory) -> frames.Speech:
+    """The tiny corpus prepared, its training speakers in three shards, with 200 tied states."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "SHARD_SPEAKERS", 2)
+        return frames.load_speech(tiny_corpus, tmp_path_factory.mktemp("corpora"), 200)

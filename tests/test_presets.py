@@ -68,6 +68,46 @@ def test_bad_values_are_named(written, change, said):
         presets.load("mine")
 
 
+@pytest.mark.parametrize(
+    ("chapter", "change", "said"),
+    [
+        ("03", {"synthetic": {"corpus": {"hour": 1}}}, r"synthetic\.corpus\.hour .*did you mean 'hours'"),
+        ("04", {"synthetic": {"corpus": {"words_per_clas": 1}}}, "did you mean 'words_per_class'"),
+        ("03", {"synthetic": {"corpus": {"hours": 0}}}, "hours"),
+        ("03", {"synthetic": {"corpus": {"snr": [1]}}}, "snr"),
+        ("03", {"synthetic": {"state": 200}}, "did you mean 'states'"),
+        ("03", {"synthetic": {"states": 2}}, "states"),
+        ("03", {"synthetic": {"member": {"samplin": "frames"}}}, "did you mean 'sampling'"),
+        ("03", {"synthetic": {"member": {"sampling": "speakers"}}}, "sampling.*'speakers'"),
+        ("03", {"members": 1}, "members"),
+        ("03", {"top_k": 0}, "top_k"),
+        ("03", {"tok_p": 3}, "did you mean 'top_k'"),
+        ("04", {"hard": {"curve": 0}}, "early_stopping needs curve"),
+        ("04", {"soft": {"early_stopping": True, "curve": 0}}, "early_stopping needs curve"),
+        ("04", {"fraction": 1.5}, "fraction"),
+        ("04", {"hard": {"loss": "hard", "temperature": 3}}, "temperature and soft_weight mean nothing"),
+        ("04", {"hard": {"network": {"hiden": [3]}}}, "did you mean 'hidden'"),
+    ],
+)
+def test_bad_values_of_speech_are_named(written, chapter, change, said):
+    written({"base": "smoke", "chapters": {presets.check_chapter(chapter): change}})
+    with pytest.raises(InputError, match=said) as caught:
+        presets.load("mine")
+    assert "\n" not in str(caught.value)
+
+
+def test_early_stopping_with_a_curve_is_fine():
+    hard = presets.load("smoke").chapters["04-soft-targets"].hard
+    assert hard.early_stopping
+    assert hard.but(curve=1).curve == 1
+    with pytest.raises(ValueError, match="early_stopping needs curve"):
+        hard.but(curve=0)
+
+
+def test_which_chapters_are_about_speech():
+    assert [name for name in presets.CHAPTERS if presets.is_speech(name)] == ["03-acoustic-ensemble", "04-soft-targets"]
+
+
 def test_unknown_names(written):
     with pytest.raises(InputError, match="did you mean 'smoke'"):
         presets.load("smok")

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -137,6 +138,146 @@ def test_store_that_cannot_be_written_is_one_sentence(tmp_path, trainer):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="Cannot write to the store"):
         Store(tmp_path / "file").train_or_load(CONFIG, trainer)
+
+
+# --- several at once ------------------------------------------------------------------------------
+
+
+class ManyTrainer(Trainer):
+    """Notes which positions it was asked to train."""
+
+    asked: list[list[int]]
+
+    def __init__(self, digits):
+        super().__init__(digits)
+        self.asked = []
+
+    def many(self, missing, networks, checkpoints):
+        self.asked.append(list(missing))
+        for network, checkpoint in zip(networks, checkpoints, strict=True):
+            self(network, checkpoint)
+
+
+def of_seeds(*seeds):
+    return [{**CONFIG, "seed": seed} for seed in seeds]
+
+
+def test_what_is_missing_is_trained_in_one_call(tmp_path, digits):
+    trainer, store = ManyTrainer(digits), Store(tmp_path)
+    three = store.train_or_load({**CONFIG, "seed": 3}, trainer)
+    networks, trained = store.train_or_load_many(of_seeds(2, 3, 4), trainer.many)
+    assert trainer.asked == [trained] == [[0, 2]]
+    assert trainer.calls == 3
+    assert torch.equal(weights(networks[1]), weights(three))
+    assert len({weights(net).sum().item() for net in networks}) == 3
+    assert not any(net.training for net in networks)
+    assert not list(tmp_path.rglob("checkpoint*"))
+
+    again, trained = store.train_or_load_many(of_seeds(4, 2), trainer.many)
+    assert (trained, trainer.asked) == ([], [[0, 2]])
+    assert torch.equal(weights(again[0]), weights(networks[2]))
+    assert torch.equal(weights(again[1]), weights(networks[0]))
+
+
+def test_many_and_one_find_each_other(tmp_path, digits):
+    trainer, store = ManyTrainer(digits), Store(tmp_path)
+    (together,), _ = store.train_or_load_many(of_seeds(3), trainer.many)
+    assert torch.equal(weights(together), weights(store.train_or_load(CONFIG, trainer)))
+    assert trainer.calls == 1
+    assert [row["epoch"] for row in store.entry(CONFIG)["history"]] == [1, 2]
+    assert store.train_or_load_many([], trainer.many) == ([], [])
+
+
+def test_a_damaged_one_of_many_alone_is_retrained(tmp_path, digits):
+    warnings, trainer = [], ManyTrainer(digits)
+    store = Store(tmp_path, warn=warnings.append)
+    first, _ = store.train_or_load_many(of_seeds(0, 1, 2), trainer.many)
+    (tmp_path / store.key(of_seeds(1)[0]) / "network.safetensors").write_bytes(b"x" * 100)
+    again, trained = store.train_or_load_many(of_seeds(0, 1, 2), trainer.many)
+    assert trained == [1]
+    assert len(warnings) == 1
+    assert all(torch.equal(weights(a), weights(b)) for a, b in zip(first, again, strict=True))
+
+
+def test_many_that_were_interrupted_go_on(tmp_path, digits, monkeypatch):
+    """The first has finished and is not saved yet, the second not begun."""
+    trainer, store = ManyTrainer(digits), Store(tmp_path)
+
+    def stopping(missing, networks, checkpoints):
+        trainer(networks[0], checkpoints[0])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.train_or_load_many(of_seeds(0, 1), stopping)
+    assert len(list(tmp_path.rglob("checkpoint*"))) == 1
+    steps = []
+    real = training.hard_targets
+    monkeypatch.setattr(training, "hard_targets", lambda *of: steps.append(1) or real(*of))
+    networks, trained = store.train_or_load_many(of_seeds(0, 1), trainer.many)
+    assert trained == [0, 1]
+    assert len(steps) == 2 * 21  # the second's
+    monkeypatch.undo()
+    alone, _ = Store(tmp_path / "alone").train_or_load_many(of_seeds(0, 1), trainer.many)
+    assert all(torch.equal(weights(a), weights(b)) for a, b in zip(networks, alone, strict=True))
+
+
+# --- arrays ---------------------------------------------------------------------------------------
+
+ARRAYS = {"a": np.arange(600).reshape(20, 30), "b": np.array(0.5), "c": np.zeros((0, 3), np.uint8)}
+
+
+class Computer:
+    """Counts how often it was asked."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        return {**ARRAYS, "a": ARRAYS["a"].tolist()}
+
+
+def same(found):
+    return found.keys() == ARRAYS.keys() and all(np.array_equal(found[k], ARRAYS[k]) for k in ARRAYS)
+
+
+def test_computes_once_then_loads(tmp_path):
+    compute = Computer()
+    for _ in range(3):
+        assert same(Store(tmp_path).compute_or_load({"score": "x"}, compute))
+    assert compute.calls == 1
+    Store(tmp_path).compute_or_load({"score": "y"}, compute)
+    assert compute.calls == 2
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["cut", "flipped", "empty", "garbage"]))
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damaged_arrays_are_set_aside_and_computed_again(tmp_path, place, damage):
+    warnings, compute = [], Computer()
+    store = Store(tmp_path / f"{place}-{damage}", warn=warnings.append)
+    store.compute_or_load({"score": "x"}, compute)
+    path = store.folder({"score": "x"}) / "arrays.npz"
+    content = bytearray(path.read_bytes())
+    place %= len(content)
+    if damage == "flipped":
+        content[place] ^= 1 << place % 8
+    path.write_bytes({"cut": content[:place], "empty": b"", "garbage": b"\x07" * place}.get(damage, content))
+    # Whatever was hit, what comes back is right: read, where the damage is in nobody's way, or computed again.
+    assert same(store.compute_or_load({"score": "x"}, compute))
+    if compute.calls == 2:
+        assert len(warnings) == 1
+        assert "arrays.npz is damaged" in warnings[0]
+        assert list(path.parent.glob("arrays.npz.damaged-*"))
+    else:
+        assert damage == "flipped"
+    assert same(store.compute_or_load({"score": "x"}, compute))
+    assert compute.calls <= 2
+
+
+def test_arrays_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="Cannot write to the store"):
+        Store(tmp_path / "file").compute_or_load({"score": "x"}, Computer())
 
 
 CHAPTER_2 = """

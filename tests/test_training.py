@@ -286,3 +286,101 @@ def test_evaluation_rows_and_progress(digits):
     history = fit(network(), digits, evaluate=lambda net: {"errors": 1}, evaluate_every=2, progress=seen.append)
     assert ["errors" in row for row in history] == [False, True, True]
     assert seen == history
+
+
+def test_cases_and_device_of_batches():
+    batches = Batches(torch.zeros(7, 2), batch_size=3)
+    assert (batches.cases, len(batches), batches.device) == (7, 3, torch.device("cpu"))
+
+
+# --- early stopping -------------------------------------------------------------------------------
+
+
+UNCONSTRAINED = RECIPE.model_copy(update={"max_norm": None})
+
+
+class Figures:
+    """Gives these figures one after the other, and keeps the weights that each was given of."""
+
+    def __init__(self, *figures, kept=()):
+        self.left, self.kept = list(figures), list(kept)
+
+    def __call__(self, net):
+        self.kept.append(weights(net))
+        return {"figure": self.left.pop(0)}
+
+
+@pytest.mark.parametrize(
+    ("figures", "best"),
+    [([0.1, 0.3, 0.2], 1), ([0.3, 0.2, 0.1], 0), ([0.1, 0.2, 0.3], 2), ([0.2, 0.2, 0.1], 0), ([-3.0, -1.0, -2.0], 1)],
+)
+def test_the_best_rows_weights_are_kept(digits, figures, best):
+    evaluate, net = Figures(*figures), network()
+    history = fit(net, digits, recipe=UNCONSTRAINED, evaluate=evaluate, keep_best="figure")
+    assert [row["figure"] for row in history] == figures
+    assert torch.equal(weights(net), evaluate.kept[best])
+    assert not any(torch.equal(weights(net), evaluate.kept[i]) for i in range(3) if i != best)
+    assert not net.training
+
+
+def test_without_keep_best_the_last_weights_are_kept(digits):
+    evaluate, net = Figures(0.3, 0.2, 0.1), network()
+    fit(net, digits, recipe=UNCONSTRAINED, evaluate=evaluate)
+    assert torch.equal(weights(net), evaluate.kept[-1])
+
+
+def test_only_rows_that_were_evaluated_are_kept(digits):
+    evaluate, net = Figures(0.3, 0.2), network()
+    history = fit(net, digits, recipe=UNCONSTRAINED, evaluate=evaluate, evaluate_every=2, keep_best="figure")
+    assert ["figure" in row for row in history] == [False, True, True]
+    assert torch.equal(weights(net), evaluate.kept[0])
+
+
+@pytest.mark.parametrize(
+    ("figures", "stop", "every_step"),
+    [
+        ([0.3, 0.2, 0.1], 82, False),
+        ([0.3, 0.2, 0.1], 200, True),
+        ([0.1, 0.3, 0.2], 100, True),
+        ([0.1, 0.3, 0.2], 164, False),
+        ([0.1, 0.2, 0.3], 120, True),
+    ],
+)
+def test_best_weights_survive_an_interruption(digits, tmp_path, monkeypatch, figures, stop, every_step):
+    """Also when the best row lies before the interruption, and the interruption within an epoch."""
+    if every_step:
+        monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    whole, evaluate = network(hidden_dropout=0.3), Figures(*figures)
+    history = fit(whole, digits, recipe=UNCONSTRAINED, evaluate=evaluate, keep_best="figure")
+    steps = 0
+
+    def stopping(logits, batch):
+        nonlocal steps
+        steps += 1
+        if steps > stop:
+            raise InterruptedError
+        return training.hard_targets(logits, batch)
+
+    checkpoint, batches = Checkpoint(tmp_path / "c.safetensors"), Batches(
+        digits.train_images, digits.train_labels, batch_size=16, jitter=1
+    )  # fmt: skip
+    before = Figures(*figures)
+    with pytest.raises(InterruptedError):
+        training.fit(
+            network(hidden_dropout=0.3), batches, stopping, UNCONSTRAINED,
+            checkpoint=checkpoint, evaluate=before, keep_best="figure",
+        )  # fmt: skip
+    after = Figures(*before.left)
+    resumed = network(hidden_dropout=0.3)
+    again = fit(resumed, digits, recipe=UNCONSTRAINED, checkpoint=checkpoint, evaluate=after, keep_best="figure")
+    assert before.kept
+    assert len(before.kept) + len(after.kept) == 3
+    assert torch.equal(weights(resumed), weights(whole))
+    assert [row["figure"] for row in again] == [row["figure"] for row in history]
+
+
+def test_a_finished_checkpoint_gives_the_best_weights(digits, tmp_path):
+    checkpoint, first, again = Checkpoint(tmp_path / "c.safetensors"), network(), network(seed=4)
+    fit(first, digits, recipe=UNCONSTRAINED, checkpoint=checkpoint, evaluate=Figures(0.3, 0.2, 0.1), keep_best="figure")
+    fit(again, digits, recipe=UNCONSTRAINED, checkpoint=checkpoint, keep_best="figure")
+    assert torch.equal(weights(first), weights(again))

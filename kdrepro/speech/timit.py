@@ -14,6 +14,7 @@ import numpy as np
 from kdrepro.errors import InputError
 from kdrepro.speech.audio import at_rate, read_recording
 from kdrepro.speech.corpus import Segment, Utterance, check_phones
+from kdrepro.speech.line_ends import restored
 
 SILENCES = ("h#", "pau", "epi")
 # The 61 labels of TIMIT's phoncode.doc: silences, closures, stops, affricates, fricatives, nasals, glides, vowels.
@@ -61,7 +62,9 @@ _DEVELOPMENT = """
 """
 DEVELOPMENT = tuple(_DEVELOPMENT.split())
 TRAINING_SPEAKERS = 462  # of the LDC's TRAIN
+SAMPLE = "timit-sample"  # the name of NLTK's
 FOLDS = 4  # of the sample
+VERSION = 2  # raised when the same files would give other utterances
 REGIONS = 8
 _REGION = re.compile("dr[1-8]", re.IGNORECASE)
 _SAMPLE_FOLDER = re.compile(r"dr([1-8])-([fm]\w+)", re.IGNORECASE)
@@ -95,7 +98,7 @@ class Timit:
 
         It does not depend on where the corpus is, nor on upper or lower case file names.
         """
-        digest = hashlib.sha256(f"{self.name} {self.fold} {sorted(self.splits.items())}".encode())
+        digest = hashlib.sha256(f"{VERSION} {self.name} {self.fold} {sorted(self.splits.items())}".encode())
         for files in (files for speaker in sorted(self.files) for files in self.files[speaker]):
             digest.update(f"{files.name} {files.audio.stat().st_size}".encode())
             for labels in filter(None, (files.phones, files.words)):
@@ -115,6 +118,8 @@ class Timit:
 
     def _utterance(self, speaker: str, files: Files) -> Utterance:
         waveform, rate = read_recording(files.audio)
+        if self.name == SAMPLE:
+            waveform = restored(waveform)  # some copies of it are damaged
         phones = read_times(files.phones, rate)
         words = read_times(files.words, rate) if files.words else []
         return utterance(files, speaker, waveform, phones, words, PHONES)
@@ -153,7 +158,7 @@ def timit(root: Path | str, fold: int = 0) -> Timit:
     files = {speaker: _files(folders[speaker], speaker) for split in splits.values() for speaker in split}
     if not full:
         files = _without_shared(files, splits)
-    return Timit("timit" if full else "timit-sample", int(fold), splits, files)
+    return Timit("timit" if full else SAMPLE, int(fold), splits, files)
 
 
 def read_times(path: Path, rate: int) -> list[Segment]:
