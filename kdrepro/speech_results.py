@@ -1,5 +1,6 @@
 """Tables of the chapters on speech, and the metrics that their claims are decided by."""
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -199,7 +200,7 @@ def cost(net: Trained, repeats: int = 21) -> dict[str, float]:
 
     Measured on this machine's processor, one thread, in single precision.
     """
-    network = net.network.cpu()
+    network = copy.deepcopy(net.network).cpu()
     single = _seconds(lambda count: network(torch.zeros(count, WINDOW * COEFFICIENTS)), 1, repeats)
     batch = _seconds(lambda count: network(torch.zeros(count, WINDOW * COEFFICIENTS)), 1000, repeats)
     # 1,000 frames are 10 s of speech.

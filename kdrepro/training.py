@@ -356,10 +356,14 @@ class _Run:
     def note_best(self, row: dict[str, Any], figure: str | None) -> None:
         """Keep a copy of the weights when a row's figure is the highest so far."""
         if figure is not None and (not self.best or row[figure] > self.best["figure"].item()):
+            if self.recipe.max_norm:
+                clip_max_norm(self.network, self.recipe.max_norm)
             weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
             self.best = {**weights, "figure": torch.tensor(row[figure], dtype=torch.float64)}
 
     def restore_best(self, figure: str | None) -> None:
+        if figure is not None and not self.best:
+            raise ValueError(f"keep_best names {figure!r}, a figure of evaluate, which is not given.")
         if figure is not None:
             self.network.load_state_dict({name: t for name, t in self.best.items() if name != "figure"})
 

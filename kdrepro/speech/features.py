@@ -24,9 +24,11 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
     """Natural log of the mel filters' energies, float32 [frame_count(samples), COEFFICIENTS].
 
     waveform: [samples] at 16 kHz. 25 ms Hamming windows, pre-emphasis of 0.97, filters evenly spaced in mel between
-    60 and 7,600 Hz.
+    60 and 7,600 Hz. Empty for less than a frame.
     """
     frames = frame_count(len(waveform))
+    if frames == 0:
+        return np.zeros((0, COEFFICIENTS), np.float32)
     margin = (WINDOW - STEP) // 2
     emphasised = np.append(waveform[:1], waveform[1:] - 0.97 * waveform[:-1]).astype(np.float32)
     padded = np.pad(emphasised, (margin, margin))

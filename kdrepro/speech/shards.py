@@ -12,7 +12,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -150,12 +149,20 @@ def load(path: Path) -> Shard:
             np.load(path / "segments.npy", allow_pickle=False),
             json.loads((path / "utterances.json").read_bytes()),
         )
-        if shard.features.shape[1] == COEFFICIENTS and len(shard.features) >= shard.frames + LEFT + RIGHT:
+        if _fits_together(shard):
             return shard
         reason = "its arrays do not fit together"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, TypeError, KeyError) as error:
         reason = str(error)
     raise InputError(f"The shard {path} is damaged ({reason}): delete that folder, and it is made anew.")
+
+
+def _fits_together(shard: Shard) -> bool:
+    rows = shard.features.shape
+    if len(rows) != 2 or rows[1] != COEFFICIENTS or shard.segments.ndim != 2 or shard.segments.shape[1] != 6:
+        return False
+    padded = shard.frames + len(shard.utterances) * (LEFT + RIGHT)
+    return 0 < padded == rows[0] and int((shard.segments[:, 5] - shard.segments[:, 4]).sum()) == shard.frames
 
 
 def _segments(utterance: Utterance, index: int, frames: int, labels: dict[str, int], silences) -> np.ndarray:
@@ -201,9 +208,12 @@ def _first_frame(sample: int, frames: int) -> int:
 
 
 def _write(path: Path, features: np.ndarray, segments: np.ndarray, utterances: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{path.name}.*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        part.mkdir()
         np.save(part / "features.npy", features)
         np.save(part / "segments.npy", segments)
         (part / "utterances.json").write_text(json.dumps(utterances))

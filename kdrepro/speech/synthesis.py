@@ -84,7 +84,7 @@ class SyntheticSpeech:
         Raises InputError for a speaker that is not one of `speakers` and when espeak-ng is not installed.
         """
         split, _, number = speaker.partition("-")
-        if split not in SPLITS or not number.isdigit():
+        if split not in SPLITS or speaker not in self.speakers()[split]:
             raise InputError(f"There is no synthetic speaker {speaker!r}: they are named like train-00012.")
         generator = np.random.default_rng([self.seed, SPLITS.index(split), int(number)])
         voice, stretch = self._voice(split, int(number), generator)
@@ -174,7 +174,7 @@ def synthetic_speech(
             raise InputError(f"{argument} must be a positive number of hours or minutes, not {value!r}.")
     if words_per_class is not None and words_per_class < 1:
         raise InputError(f"words_per_class must be at least 1, not {words_per_class}.")
-    if not snr[0] <= snr[1]:
+    if not -float("inf") < snr[0] <= snr[1] < float("inf"):
         raise InputError(f"snr must be a range from low to high in dB, not {tuple(snr)}.")
     lengths = {argument: float(value) for argument, value in chosen.items()}
     low, high = (float(end) for end in snr)
