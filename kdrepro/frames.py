@@ -180,7 +180,7 @@ def load_speech(
 
 
 class SoftTargets:
-    """Teacher logits of frames, on disk: all C of them, or the k largest with the rest shared evenly.
+    """Teacher logits of frames, on disk: all C of them, or the k largest with the rest shared as states are frequent.
 
     Made by `store_soft_targets`. A frame costs 2 C bytes whole, and 4 k bytes if only the k largest are kept.
     which: take only these of the stored frames.
@@ -191,6 +191,7 @@ class SoftTargets:
         self.values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)  # float16 [N, C or k]
         indices = folder / "indices.npy"
         self.indices = np.load(indices, mmap_mode="r", allow_pickle=False) if indices.exists() else None
+        self.prior = torch.from_numpy(np.load(folder / "prior.npy", allow_pickle=False))  # mean over all frames
         self.classes = int((folder / "classes").read_text())
 
     def __len__(self) -> int:
@@ -202,15 +203,26 @@ class SoftTargets:
         values = torch.from_numpy(self.values[frames]).to(device).float()
         if self.indices is None:
             return values
-        return spread_rest(values, torch.from_numpy(self.indices[frames].astype(np.int64)).to(device), self.classes)
+        indices = torch.from_numpy(self.indices[frames].astype(np.int64)).to(device)
+        return spread_rest(values, indices, self.classes, self.prior.to(device))
 
 
-def spread_rest(values: torch.Tensor, indices: torch.Tensor, classes: int) -> torch.Tensor:
-    """Log-probabilities [n, C] from the k largest [n, k] and their classes; what they leave of 1 is shared evenly."""
-    rest = (1 - values.exp().sum(1, keepdim=True)).clamp(min=1e-6) / max(1, classes - values.shape[1])
+def spread_rest(
+    values: torch.Tensor, indices: torch.Tensor, classes: int, prior: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Log-probabilities [n, C] from the k largest [n, k] and their classes, in falling order.
+
+    What they leave of 1 is shared in proportion to prior [C], or evenly. Evenly, a student learns that rare states are
+    as likely as frequent ones wherever neither is among the k; divided by their priors, as a decoder does, the rare
+    ones then win, and words go missing.
+    """
+    share = values.new_ones(classes) if prior is None else prior
+    taken = share[indices].sum(1, keepdim=True)
+    left = (1 - values.exp().sum(1, keepdim=True)).clamp(min=1e-6)
+    rest = left / (share.sum() - taken).clamp(min=1e-9) * share
     # No class of the rest may pass one of those that were kept.
-    rest = torch.minimum(rest.log(), values[:, -1:])
-    return rest.expand(-1, classes).scatter(1, indices, values)
+    rest = torch.minimum(rest.clamp(min=1e-30).log(), values[:, -1:])
+    return rest.scatter(1, indices, values)
 
 
 class FrameBatches:
@@ -307,13 +319,14 @@ def store_soft_targets(
     top_k: states kept a frame, None for all of them.
     """
     count, classes = len(split) if which is None else len(which), len(split.states)
-    kept = classes if top_k is None else min(top_k, classes)
+    top_k = None if top_k is None or top_k >= classes else top_k
+    kept = classes if top_k is None else top_k
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         values = _array(part / "values.npy", np.float16, (count, kept))
         indices = None if top_k is None else _array(part / "indices.npy", np.uint16, (count, kept))
-        done = 0
+        done, prior = 0, torch.zeros(classes, dtype=torch.float64)
         for found in _in_training_precision(networks, split, which, how, torch.device(device)):
             rows = slice(done, done + len(found))
             if top_k is None:
@@ -322,7 +335,9 @@ def store_soft_targets(
                 best = found.topk(kept, dim=1)
                 values[rows], indices[rows] = best.values.clamp(min=-6e4).cpu().numpy(), best.indices.cpu().numpy()
             done += len(found)
+            prior += found.exp().sum(0, dtype=torch.float64).cpu()
         del values, indices  # written out
+        np.save(part / "prior.npy", (prior / count).float().numpy())
         (part / "classes").write_text(str(classes))
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)

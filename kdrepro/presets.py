@@ -114,7 +114,9 @@ class Speech(_Sizes):
     minutes: float
     synthetic: Synthetic
     timit: Timit | None = None
-    top_k: int | None = Field(None, ge=1)  # soft targets kept a frame; None to compute them for every batch
+    top_k: int | None = Field(
+        None, ge=1
+    )  # soft targets kept a frame (all, from as many as states on); None: computed for every batch
     sweep_seeds: int = Field(ge=1)
 
 

@@ -15,9 +15,9 @@ from kdrepro.decoding import Entry, Graph, align, decode, phone_loop, scaled_log
 from kdrepro.frames import Frames, Speech
 from kdrepro.speech.states import NO_CONTEXT
 
-SCALES = (0.1, 0.2, 0.3, 0.5)  # of the acoustic log-likelihoods, against the language model
-PENALTIES = (0.0, 2.0, 5.0)  # of every word or phone
-TUNING_UTTERANCES = 200  # of the validation speakers, evenly picked
+SCALES = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)  # of the acoustic log-likelihoods, against the language model
+PENALTIES = (-2.0, 0.0, 2.0)  # of every word or phone
+TUNING_UTTERANCES = 150  # of the validation speakers, evenly picked
 RAREST = 0.1  # a pronunciation is known from this share of a word's occurrences on
 SILENCE_CLASS = "silence"
 

@@ -87,8 +87,8 @@ def regulariser_plans(run: SpeechExperiment, fraction: float | None = None) -> d
     """Chapter 4's two plans, "hard" and "soft", for a share of the utterances; None for the chapter's own share.
 
     For another share than the chapter's the epochs are changed: with soft targets so that about as many steps are
-    taken, one pass at the least; with hard targets, which overfit, by the root of that. Hard targets on all of the data
-    are chapter 3's member.
+    taken, one pass at the least; with hard targets, which overfit, by the root of that. On all of the data there is
+    "hard" only, chapter 3's member: the net whose soft targets the others get.
     """
     synthetic = run.record_name.endswith(".synthetic")
     plans = {"hard": run.sizes.hard, "soft": run.sizes.soft}
@@ -96,6 +96,8 @@ def regulariser_plans(run: SpeechExperiment, fraction: float | None = None) -> d
         plans = {"hard": run.sizes.timit_hard, "soft": run.sizes.timit_soft}
     if fraction is None or fraction == plans["hard"].fraction:
         return plans
+    if fraction == 1:
+        return {"hard": run.plans.member}
     changed = {}
     for kind, plan in plans.items():
         epochs = max(1, round(plan.recipe.epochs * plan.fraction / fraction))
@@ -103,7 +105,7 @@ def regulariser_plans(run: SpeechExperiment, fraction: float | None = None) -> d
             # Fewer passes do on more data, but not in proportion: it overfits less.
             epochs = max(1, round(plan.recipe.epochs * (plan.fraction / fraction) ** 0.5))
         changed[kind] = plan.but(fraction=fraction, epochs=epochs, curve=max(1, epochs // 10))
-    return changed | ({"hard": run.plans.member} if fraction == 1 else {})
+    return changed
 
 
 def table5(found: Sequence[tuple[SpeechExperiment, Mapping[str, Sequence[Folded]], Scores]]) -> pd.DataFrame:
@@ -237,7 +239,7 @@ def top_k_table(
     lines = []
     for k in [*(k for k in kept if k < classes), classes]:
         best = whole.half() if k == classes else whole.topk(k, dim=1)
-        read = partial(_read_stored, best, classes)
+        read = partial(_read_stored, best, whole.exp().mean(0))
         line: dict[str, Any] = {"states kept": str(k) if k < classes else f"all {k}"}
         for t in temperatures:
             p, q = (whole / t).log_softmax(1), (read(len(whole)) / t).log_softmax(1)
@@ -249,11 +251,11 @@ def top_k_table(
     return pd.DataFrame(lines).set_index("states kept").fillna("0")
 
 
-def _read_stored(best: Any, classes: int, count: int) -> torch.Tensor:
+def _read_stored(best: Any, prior: torch.Tensor, count: int) -> torch.Tensor:
     """The first `count` frames of what `frames.SoftTargets` would have read from disk."""
     if isinstance(best, torch.Tensor):
         return best[:count].float()
-    return frames.spread_rest(best.values[:count].half().float(), best.indices[:count], classes)
+    return frames.spread_rest(best.values[:count].half().float(), best.indices[:count], len(prior), prior)
 
 
 def decoding_speed(run: SpeechExperiment, net: Folded) -> float:
