@@ -191,7 +191,8 @@ class SoftTargets:
         self.values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)  # float16 [N, C or k]
         indices = folder / "indices.npy"
         self.indices = np.load(indices, mmap_mode="r", allow_pickle=False) if indices.exists() else None
-        self.prior = torch.from_numpy(np.load(folder / "prior.npy", allow_pickle=False))  # mean over all frames
+        if self.indices is not None:
+            self.prior = torch.from_numpy(np.load(folder / "prior.npy", allow_pickle=False))  # mean over all frames
         self.classes = int((folder / "classes").read_text())
 
     def __len__(self) -> int:
@@ -216,11 +217,14 @@ def spread_rest(
     as likely as frequent ones wherever neither is among the k; divided by their priors, as a decoder does, the rare
     ones then win, and words go missing.
     """
-    share = values.new_ones(classes) if prior is None else prior
-    taken = share[indices].sum(1, keepdim=True)
     left = (1 - values.exp().sum(1, keepdim=True)).clamp(min=1e-6)
-    rest = left / (share.sum() - taken).clamp(min=1e-9) * share
-    # No class of the rest may pass one of those that were kept.
+    even = (left / max(1, classes - values.shape[1])).expand(-1, classes)
+    rest = even
+    if prior is not None:
+        rest = left / (prior.sum() - prior[indices].sum(1, keepdim=True)).clamp(min=1e-9) * prior
+        # No state of the rest may pass one of those that were kept: where one would, evenly after all.
+        passes = rest.scatter(1, indices, 0).amax(1, keepdim=True) > values[:, -1:].exp()
+        rest = torch.where(passes, even, rest)
     rest = torch.minimum(rest.clamp(min=1e-30).log(), values[:, -1:])
     return rest.scatter(1, indices, values)
 

@@ -351,6 +351,20 @@ def test_the_rest_is_spread_evenly(seed, classes, drawn, spread):
     assert torch.isfinite(found).all()
 
 
+def test_the_rest_is_spread_as_states_are_frequent():
+    """What is not among the k keeps the proportions of the prior, or is even where one would pass the least of them."""
+    logits = 3 * torch.randn(200, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole, prior = logits.log_softmax(1), torch.logspace(-4, -1, 30, dtype=torch.float64)
+    values, indices = whole.topk(10, dim=1)
+    found = frames.spread_rest(values, indices, 30, prior)
+    torch.testing.assert_close(found.exp().sum(1), torch.ones(200, dtype=torch.float64), rtol=0, atol=2e-6)
+    rest = torch.ones_like(found, dtype=torch.bool).scatter(1, indices, False)
+    others, shares = found.exp()[rest].view(200, 20), (found.exp() / prior)[rest].view(200, 20)
+    even, as_prior = (torch.isclose(one, one[:, :1]).all(1) for one in (others, shares))
+    assert (even ^ as_prior).all()
+    assert 20 < as_prior.sum() < 180
+
+
 def test_a_teacher_computed_on_the_fly_gives_what_is_stored(tiny, teachers, tmp_path, monkeypatch):
     monkeypatch.setattr(frames, "gains_from_bf16", lambda device: False)
     which = chosen(tiny.train, 4)
