@@ -79,11 +79,20 @@ class Frames:
             first += len(features[-1])
         return torch.from_numpy(np.concatenate(features)).to(device), torch.from_numpy(np.concatenate(rows)).to(device)
 
-    def windows(self, device: torch.device | str = "cpu", chunk: int = 8192) -> Iterator[torch.Tensor]:
-        """All windows in order, float16 [<= chunk, 1040] at a time, a shard in memory at once."""
+    def windows(
+        self, device: torch.device | str = "cpu", chunk: int = 8192, which: torch.Tensor | None = None
+    ) -> Iterator[torch.Tensor]:
+        """Windows in order, float16 [<= chunk, 1040] at a time, a shard in memory at once.
+
+        which: the frames whose windows are wanted, ascending; None for all.
+        """
         for i in range(len(self.shards)):
+            first, end = self.offsets[i : i + 2].tolist()
+            inside = None if which is None else which[(which >= first) & (which < end)] - first
+            if inside is not None and len(inside) == 0:
+                continue
             features, rows = self._read([i], device)
-            for part in rows.split(chunk):
+            for part in (rows if inside is None else rows[inside.to(rows.device)]).split(chunk):
                 yield cut_windows(features, part)
 
 
@@ -362,12 +371,8 @@ def _array(path: Path, dtype: type, shape: tuple[int, int]) -> np.ndarray:
 
 def _log_probabilities(networks, split: Frames, which: torch.Tensor | None, how: str, device) -> Iterator[torch.Tensor]:
     """The networks' mean log-probabilities over some frames of a split, in order, in chunks."""
-    done, wanted = 0, None if which is None else torch.zeros(len(split), dtype=torch.bool).index_fill_(0, which, True)
-    for inputs in split.windows(device):
-        mask = None if wanted is None else wanted[done : done + len(inputs)]
-        done += len(inputs)
-        if mask is None or mask.any():
-            yield mean_log_probabilities(networks, inputs if mask is None else inputs[mask.to(inputs.device)], how)
+    for inputs in split.windows(device, which=which):
+        yield mean_log_probabilities(networks, inputs, how)
 
 
 def by_utterance(
