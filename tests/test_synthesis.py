@@ -154,7 +154,7 @@ def test_unknown_voices_and_speakers(synthesiser):
 @pytest.fixture(scope="module")
 def clear():
     """What eight speakers say with hardly any noise."""
-    corpus = small(minutes_per_speaker=0.15, words_per_class=None, snr=(40, 40))
+    corpus = data.synthetic_speech(0.02, minutes_per_speaker=0.15, snr=(40, 40))
     return [u for i in range(8) for u in corpus.utterances(f"train-{i:05d}")]
 
 
