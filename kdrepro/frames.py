@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +87,19 @@ class Frames:
 
         which: the frames whose windows are wanted, ascending; None for all.
         """
-        for i in range(len(self.shards)):
-            first, end = self.offsets[i : i + 2].tolist()
-            inside = None if which is None else which[(which >= first) & (which < end)] - first
-            if inside is not None and len(inside) == 0:
+        cuts = self.offsets if which is None else self.cuts(which)
+        for i, (start, end) in enumerate(pairwise(cuts.tolist())):
+            if start == end:
                 continue
             features, rows = self._read([i], device)
-            for part in (rows if inside is None else rows[inside.to(rows.device)]).split(chunk):
+            if which is not None:
+                rows = rows[(which[start:end] - int(self.offsets[i])).to(rows.device)]
+            for part in rows.split(chunk):
                 yield cut_windows(features, part)
+
+    def cuts(self, which: torch.Tensor) -> np.ndarray:
+        """Where each shard's frames begin in `which` (ascending), and its length: int64 [shards + 1]."""
+        return np.searchsorted(which.numpy(), self.offsets)
 
 
 def _phones_by_utterance(shard: Shard, labels: Sequence[str]) -> list[list[tuple[str, int, int]]]:
@@ -289,7 +295,7 @@ class FrameBatches:
                 held = 0
             runs[-1].append(i)
             held += size
-        cuts = np.searchsorted(which.numpy(), offsets)
+        cuts = self.frames.cuts(which)
         pools = [(tuple(run), int(cuts[run[0]]), int(cuts[run[-1] + 1])) for run in runs]
         return [pool for pool in pools if pool[2] > pool[1]]
 

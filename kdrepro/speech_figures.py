@@ -13,15 +13,13 @@ from kdrepro import frames
 from kdrepro.figures import COLOURS
 from kdrepro.frames import Frames
 from kdrepro.speech.features import COEFFICIENTS
-from kdrepro.speech.shards import LEFT
+from kdrepro.speech.shards import LEFT, RIGHT
 from kdrepro.speech_experiments import Folded, SpeechExperiment
 
 
 def features_of(split: Frames, utterance: Mapping[str, Any]) -> np.ndarray:
     """The normalised log-mel coefficients of an utterance, [frames, 40]."""
-    shard = int(np.searchsorted(split.offsets, utterance["first"], side="right")) - 1
-    first = utterance["row"] + LEFT
-    return np.asarray(split.shards[shard].features[first : first + utterance["frames"]], np.float32)
+    return _padded(split, utterance)[LEFT : LEFT + utterance["frames"]].astype(np.float32)
 
 
 def labelled_spectrograms(split: Frames, speakers: int = 3, seconds: float = 1.6) -> Figure:
@@ -71,7 +69,7 @@ def boundary(
 ) -> Figure:
     """The ensemble's soft targets around a boundary within a word, one panel a temperature; fold 0's test frames."""
     speech = run.data.parts[0]
-    utterance, at = _a_boundary(speech.test, margin)
+    utterance, at = _a_boundary(speech.test, set(speech.corpus.silences), margin)
     found = frames.mean_log_probabilities(
         [folded[0].network for folded in members], _windows(speech.test, utterance)[at - margin : at + margin]
     )
@@ -91,9 +89,8 @@ def boundary(
     return figure
 
 
-def _a_boundary(split: Frames, margin: int) -> tuple[Mapping[str, Any], int]:
+def _a_boundary(split: Frames, silences: set[str], margin: int) -> tuple[Mapping[str, Any], int]:
     """An utterance, and the frame where one long phone that is no silence gives way to another."""
-    silences = {label for label in split.states.phones if label in ("sil", "h#", "pau", "epi")}
     for least in range(margin, 0, -1):
         for utterance in split.utterances:
             for (one, start, end), (other, _, last) in zip(utterance["phones"], utterance["phones"][1:], strict=False):
@@ -105,9 +102,14 @@ def _a_boundary(split: Frames, margin: int) -> tuple[Mapping[str, Any], int]:
 
 
 def _windows(split: Frames, utterance: Mapping[str, Any]) -> torch.Tensor:
+    return frames.cut_windows(torch.from_numpy(_padded(split, utterance)), torch.arange(utterance["frames"]))
+
+
+def _padded(split: Frames, utterance: Mapping[str, Any]) -> np.ndarray:
+    """A copy of an utterance's stored features with their context on both sides, float16."""
     shard = int(np.searchsorted(split.offsets, utterance["first"], side="right")) - 1
-    features = torch.from_numpy(np.array(split.shards[shard].features))
-    return frames.cut_windows(features, torch.arange(utterance["frames"]) + utterance["row"])
+    first = utterance["row"]
+    return np.array(split.shards[shard].features[first : first + LEFT + utterance["frames"] + RIGHT])
 
 
 def _spectrogram(ax: Axes, features: np.ndarray) -> None:

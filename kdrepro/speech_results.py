@@ -43,7 +43,7 @@ def table1(found: Found) -> pd.DataFrame:
     for system, (accuracy, errors) in PAPER.items():
         line = {"system": system, ("paper", "frame accuracy"): _percent(accuracy), ("paper", "WER"): _percent(errors)}
         for run, scores in found:
-            kind = "WER" if run.error_metric == "word_error_rate" else "PER"
+            kind = "WER" if run.is_synthetic else "PER"
             line[run.data.name, "frame accuracy"] = _mean([s.frame_accuracy for s in scores[system]])
             line[run.data.name, kind] = _mean([s.error_rate for s in scores[system]])
         lines.append(line)
@@ -90,9 +90,8 @@ def regulariser_plans(run: SpeechExperiment, fraction: float | None = None) -> d
     taken, one pass at the least; with hard targets, which overfit, by the root of that. On all of the data there is
     "hard" only, chapter 3's member: the net whose soft targets the others get.
     """
-    synthetic = run.record_name.endswith(".synthetic")
     plans = {"hard": run.sizes.hard, "soft": run.sizes.soft}
-    if not synthetic:
+    if not run.is_synthetic:
         plans = {"hard": run.sizes.timit_hard, "soft": run.sizes.timit_soft}
     if fraction is None or fraction == plans["hard"].fraction:
         return plans
@@ -118,7 +117,7 @@ def table5(found: Sequence[tuple[SpeechExperiment, Mapping[str, Sequence[Folded]
             ("paper", "test"): _percent(test),
         }
         for run, nets, scores in found:
-            name, kind = run.data.name, "WER" if run.error_metric == "word_error_rate" else "PER"
+            name, kind = run.data.name, "WER" if run.is_synthetic else "PER"
             line[name, "train"] = _mean([train_accuracy(net) for net in nets[system]])
             line[name, "test"] = _mean([score.frame_accuracy for score in scores[system]])
             line[name, kind] = _mean([score.error_rate for score in scores[system]])
