@@ -79,21 +79,21 @@ class Folds:
 class SpeechExperiment(Experiment):
     """One chapter on one data set of speech; its data is a `Folds`."""
 
-    members: dict[str, Folded] = field(default_factory=dict)
+    _recognizers: dict[int, Recognizer] = field(default_factory=dict, init=False)  # by fold, once asked for
 
     @property
     def plans(self) -> Any:
         """This data set's part of the chapter's sizes: `presets.Synthetic` or `presets.Timit`."""
-        return self.sizes.synthetic if self._is_synthetic else self.sizes.timit
+        return self.sizes.synthetic if self.is_synthetic else self.sizes.timit
 
     @property
-    def _is_synthetic(self) -> bool:
+    def is_synthetic(self) -> bool:
         return self.record_name.endswith(".synthetic")
 
     @property
     def error_metric(self) -> str:
         """What is scored after decoding."""
-        return "word_error_rate" if self._is_synthetic else "phone_error_rate"
+        return "word_error_rate" if self.is_synthetic else "phone_error_rate"
 
     # --- networks -------------------------------------------------------------------------------
 
@@ -121,8 +121,8 @@ class SpeechExperiment(Experiment):
         names = [f"{self._place(fold)}{label} seed {seed}" for seed in seeds]
 
         def train_many(missing: Sequence[int], networks: Sequence[nn.Module], checkpoints: Sequence[Checkpoint]):
-            for i, network, checkpoint in zip(missing, networks, checkpoints, strict=True):
-                self._fit(network, plan, seeds[i], matched[seeds[i]], fold, checkpoint, names[i])
+            of = [(seeds[i], matched[seeds[i]], names[i]) for i in missing]
+            self._fit_many(networks, plan, of, fold, checkpoints)
 
         networks, trained = self.store.train_or_load_many(configs, train_many)
         found = [self._trained(n, c, s, plan) for n, c, s in zip(networks, configs, seeds, strict=True)]
@@ -131,29 +131,32 @@ class SpeechExperiment(Experiment):
             self.log(f"{names[i]}: {done}")
         return found
 
-    def _fit(self, network, plan, seed, teachers, fold: int, checkpoint: Checkpoint, name: str) -> None:
-        which = self.transfer_set(plan, seed, fold)
-        batches = FrameBatches(
-            self.data.parts[fold].train,
-            which,
-            batch_size=plan.recipe.batch_size,
-            device=self.device,
-            **self._targets(plan, seed, teachers, fold, which),
-        )
+    def _fit_many(self, networks, plan, members, fold: int, checkpoints) -> None:
+        """Train these networks of one plan together; `members` has each one's seed, teachers and name."""
         objective = (
             training.hard_targets if plan.loss == "hard" else training.soft_targets(plan.temperature, plan.soft_weight)
         )
+        shares = [self.transfer_set(plan, seed, fold) for seed, _, _ in members]
         training.fit_many(
-            [network.to(self.device)],
-            [batches],
-            [objective],
-            [plan.recipe],
-            seeds=[seed],
-            checkpoints=[checkpoint],
-            evaluate=self._curve(fold, which) if plan.curve else None,
+            [network.to(self.device) for network in networks],
+            [
+                FrameBatches(
+                    self.data.parts[fold].train,
+                    which,
+                    batch_size=plan.recipe.batch_size,
+                    device=self.device,
+                    **self._targets(plan, seed, teachers, fold, which),
+                )
+                for which, (seed, teachers, _) in zip(shares, members, strict=True)
+            ],
+            [objective] * len(members),
+            [plan.recipe] * len(members),
+            seeds=[seed for seed, _, _ in members],
+            checkpoints=checkpoints,
+            evaluate=[self._curve(fold, which) for which in shares] if plan.curve else None,
             evaluate_every=max(1, plan.curve),
             keep_best="validation_frame_accuracy" if plan.early_stopping else None,
-            progress=self._progress(name, plan.recipe.epochs),
+            progress=[self._progress(name, plan.recipe.epochs) for _, _, name in members],
         )
 
     def _targets(self, plan, seed: int, teachers: Sequence[Trained], fold: int, which: torch.Tensor) -> dict[str, Any]:
@@ -292,9 +295,9 @@ class SpeechExperiment(Experiment):
 
     def recognizer(self, fold: int) -> Recognizer:
         """The decoder of a fold, its scale and penalty chosen on validation speakers with the first baseline."""
-        if ("recognizer", fold) not in self._kept:
-            self._kept["recognizer", fold] = self._tuned_recognizer(fold)
-        return self._kept["recognizer", fold]
+        if fold not in self._recognizers:
+            self._recognizers[fold] = self._tuned_recognizer(fold)
+        return self._recognizers[fold]
 
     def _tuned_recognizer(self, fold: int) -> Recognizer:
         speech = self.data.parts[fold]
@@ -316,10 +319,6 @@ class SpeechExperiment(Experiment):
         self.predictions["speaker"] = scores[0].speaker.astype(np.uint16)
         if scores[0].errors is not None:
             self.predictions[f"{name}.errors"] = np.stack([score.errors for score in scores]).astype(np.uint16)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._kept: dict[Any, Any] = {}
 
 
 @dataclass

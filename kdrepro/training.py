@@ -269,16 +269,23 @@ def fit_many(
     *,
     seeds: Sequence[int],
     checkpoints: Sequence[Checkpoint | None] | None = None,
+    evaluate: Sequence[Callable[[nn.Module], dict[str, Any]]] | None = None,
+    progress: Sequence[Callable[[dict[str, Any]], None]] | None = None,
     **options,
 ) -> list[list[dict[str, Any]]]:
     """Train several networks, each with its own cases, objective, recipe and seed; returns their histories.
 
+    evaluate, progress: one a network, see `fit`; options: what else `fit` takes, the same for all.
     One after the other for now: each member gets exactly what `fit` alone would give it.
     Raises ValueError when the sequences differ in length.
     """
-    checkpoints = [None] * len(networks) if checkpoints is None else checkpoints
-    members = zip(networks, batches, objectives, recipes, seeds, checkpoints, strict=True)
-    return [fit(n, b, o, r, seed=s, checkpoint=c, **options) for n, b, o, r, s, c in members]
+    none = [None] * len(networks)
+    own = zip(seeds, checkpoints or none, evaluate or none, progress or none, strict=True)
+    members = zip(networks, batches, objectives, recipes, own, strict=True)
+    return [
+        fit(n, b, o, r, seed=seed, checkpoint=checkpoint, evaluate=evaluated, progress=shown, **options)
+        for n, b, o, r, (seed, checkpoint, evaluated, shown) in members
+    ]
 
 
 class _Run:

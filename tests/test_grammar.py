@@ -73,6 +73,7 @@ def test_plurals(noun, plural):
         ("carry", "carried"),
         ("play", "played"),
         ("prefer", "preferred"),
+        ("wrap", "wrapped"),
         ("kick", "kicked"),
         ("visit", "visited"),
     ],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdrepro import ensembles, experiments, frames, presets, records, speech_figures, speech_results, store
+from kdrepro import ensembles, experiments, frames, presets, records, speech_figures, speech_results, store, training
 from kdrepro.errors import InputError
 from kdrepro.recognition import Recognizer
 from kdrepro.speech_experiments import CURVE_FRAMES, Folds, Score, SpeechExperiment, _evenly
@@ -111,14 +111,18 @@ def test_one_network_for_a_plan_and_a_seed(run, plan, members, never):
 
 def test_only_what_is_missing_is_trained(run, plan, members, monkeypatch):
     trained = []
-    real = run._fit
-    monkeypatch.setattr(
-        run, "_fit", lambda network, plan, seed, *rest: (trained.append(seed), real(network, plan, seed, *rest))
-    )
+    real = training.fit_many
+
+    def noting(*arguments, seeds, **options):
+        trained.append(seeds)
+        return real(*arguments, seeds=seeds, **options)
+
+    monkeypatch.setattr(training, "fit_many", noting)
     run.train(plan, [0, 7, 1])
-    assert trained == [7]
+    assert trained == [[7]]
     run.train(plan.but(hidden=[8]), [0])
-    assert trained == [7, 0]
+    run.train(plan.but(hidden=[8]), [0, 1, 2])
+    assert trained == [[7], [0], [1, 2]]  # all that are missing in one call
 
 
 def test_soft_plans_need_teachers_and_hard_ones_none(run, plan, members):

@@ -80,6 +80,13 @@ def test_back_off_goes_from_the_neighbours_to_one_neighbour_to_none():
     assert names[MONOPHONES] == "b-a.0"
 
 
+def test_an_edge_counts_once():
+    """At a word's edge a phone's beginning has one context, which is also its own back-off."""
+    edge, inside = (0, 1, NO_CONTEXT, 20), (0, 2, 3, 30)
+    names = tied_states(PHONES, segments([edge, inside]), MONOPHONES + 1).names()
+    assert names[MONOPHONES] != "b-a.0"
+
+
 @pytest.mark.parametrize("count", [-1, 0, MONOPHONES - 1])
 def test_too_few_states(count):
     with pytest.raises(InputError, match=f"at least three a phone, {MONOPHONES} for {len(PHONES)} phones, not {count}"):

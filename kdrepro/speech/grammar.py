@@ -129,8 +129,8 @@ def past(verb: str) -> str:
         return verb + "d"
     if verb.endswith("y") and verb[-2] not in "aeiou":
         return verb[:-1] + "ied"
-    if verb == "prefer":
-        return "preferred"
+    if verb in ("prefer", "wrap"):
+        return verb + verb[-1] + "ed"
     return verb + "ed"
 
 

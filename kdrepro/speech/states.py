@@ -78,7 +78,8 @@ def tied_states(phones: Sequence[str], segments: np.ndarray, count: int) -> Stat
     counted: dict[Context, float] = {}
     for (phone, left, right), n in zip(contexts.tolist(), frames.tolist(), strict=True):
         for position in range(POSITIONS):
-            for context in _backed_off(phone, left, right, position):
+            # A set: at a word's edge the most specific context is its own back-off.
+            for context in set(_backed_off(phone, left, right, position)):
                 if context not in states.index:
                     counted[context] = counted.get(context, 0) + n / POSITIONS
     most = sorted(counted, key=lambda context: (-counted[context], context))[: count - len(states)]

@@ -14,7 +14,7 @@ from kdrepro.errors import InputError
 from kdrepro.speech import espeak, grammar
 from kdrepro.speech.corpus import RATE, SPLITS, Segment, Utterance
 
-VERSION = 1  # raised when the same settings would give other recordings
+VERSION = 2  # raised when the same settings would give other recordings
 
 ACCENTS = ("en-us", "en", "en-029", "en-gb-scotland", "en-gb-x-rp")
 # Checked to exist: espeak-ng ignores a variant that it does not know without a word.
