@@ -32,6 +32,7 @@ test: $(INSTALLED)   ## unit and property tests, nbval, the strict build of the 
 
 full: $(INSTALLED)   ## every chapter on the real data (hours on a CPU)
 	$(BIN)/kdrepro data fetch mnist
+	$(BIN)/kdrepro data fetch tiny-imagenet
 	$(BIN)/kdrepro run all --preset full --device $(DEVICE)
 
 publish: $(INSTALLED)   ## copy the last run at PRESET into the book

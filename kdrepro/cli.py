@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import DownloadColumn, Progress
 from rich.table import Table
 
 from kdrepro.errors import InputError
@@ -139,15 +140,24 @@ def notebooks() -> None:
 
 @data_app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="mnist")],
+    name: Annotated[str, typer.Argument(help="mnist or tiny-imagenet")],
     data_root: DataOption = None,
 ) -> None:
     """Download a data set, check it, and print where it is; does nothing if a good copy is there."""
     from kdrepro import data, paths
 
-    if name != "mnist":
-        raise InputError(f"There is no data set {name!r} to fetch: choose mnist.")
-    print(f"mnist is in {data.fetch_mnist(paths.data_root(data_root))}")
+    root = paths.data_root(data_root)
+    if name == "mnist":
+        print(f"mnist is in {data.fetch_mnist(root)}")
+    elif name == "tiny-imagenet":
+        with Progress(*Progress.get_default_columns(), DownloadColumn(), console=_console(stderr=True)) as bar:
+            task = bar.add_task(name, total=None)
+            found = data.fetch_tiny_imagenet(
+                root, progress=lambda done, total: bar.update(task, completed=done, total=total)
+            )
+        print(f"tiny-imagenet is {found}")
+    else:
+        raise InputError(f"There is no data set {name!r} to fetch: choose mnist or tiny-imagenet.")
 
 
 def _run_shown(chapter: str, asked: dict, quiet: bool) -> Path:

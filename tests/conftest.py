@@ -40,6 +40,14 @@ def mnist_root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_imagenet_root() -> Path:
+    root = Path(os.environ.get("KDREPRO_DATA", paths.ROOT / "data"))
+    if not (root / "tiny-imagenet-200.zip").is_file() and not (root / "tiny-imagenet-200").is_dir():
+        pytest.skip("Tiny ImageNet is not here: set KDREPRO_DATA to the folder of tiny-imagenet-200.zip")
+    return root
+
+
+@pytest.fixture(scope="session")
 def tiny_corpus():
     """A minute and a quarter of training speech by five speakers, a quarter each for validation and test."""
     return data.synthetic_speech(

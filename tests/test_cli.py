@@ -60,7 +60,7 @@ BAD = [
     (["publish", "--preset", "full"], "No chapter has been run at full"),
     (["book", "--preset", "smoke"], "has not been run at smoke"),
     (["book"], "--published"),
-    (["data", "fetch", "imagenet"], "choose mnist"),
+    (["data", "fetch", "imagenet"], "choose mnist or tiny-imagenet"),
     (["claims", "--preset", "huge"], "choose from"),
 ]
 

@@ -4,10 +4,28 @@ A corpus (see `kdrepro.speech.corpus.Corpus`) gives utterances; `kdrepro.frames.
 """
 
 from kdrepro.data.digits import digits
+from kdrepro.data.folders import image_folder
+from kdrepro.data.glyphs import glyph_classes, glyph_name, glyphs
 from kdrepro.data.images import ImageData
 from kdrepro.data.mnist import fetch_mnist, mnist
+from kdrepro.data.tiny_imagenet import fetch_tiny_imagenet, tiny_imagenet, tiny_imagenet_wnids
 from kdrepro.speech.folder import speech_folder
 from kdrepro.speech.synthesis import synthetic_speech
 from kdrepro.speech.timit import timit
 
-__all__ = ["ImageData", "digits", "fetch_mnist", "mnist", "speech_folder", "synthetic_speech", "timit"]
+__all__ = [
+    "ImageData",
+    "digits",
+    "fetch_mnist",
+    "fetch_tiny_imagenet",
+    "glyph_classes",
+    "glyph_name",
+    "glyphs",
+    "image_folder",
+    "mnist",
+    "speech_folder",
+    "synthetic_speech",
+    "timit",
+    "tiny_imagenet",
+    "tiny_imagenet_wnids",
+]

@@ -5,13 +5,17 @@ from dataclasses import dataclass, replace
 
 import torch
 
+TENSORS = ("train_images", "train_labels", "test_images", "test_labels", "validation_images", "validation_labels")
+
 
 @dataclass(frozen=True)
 class ImageData:
-    """Labelled images, split into training and test cases.
+    """Labelled images, split into training and test cases, and validation cases where the data set has them.
 
-    train_images, test_images: uint8 [N, H, W], 0 is background. train_labels, test_labels: int64 [N].
-    classes: how many. fingerprint: hex digest of all four tensors, part of every stored configuration.
+    train_images, test_images: uint8, grey [N, H, W] with 0 as background, or colour [N, 3, H, W].
+    train_labels, test_labels: int64 [N]. classes: how many. class_names: one a class, or none at all.
+    validation_images, validation_labels: of the same kinds, or None.
+    fingerprint: hex digest of all tensors, part of every stored configuration.
     """
 
     name: str
@@ -21,34 +25,63 @@ class ImageData:
     test_labels: torch.Tensor
     classes: int
     fingerprint: str
+    class_names: tuple[str, ...] = ()
+    validation_images: torch.Tensor | None = None
+    validation_labels: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, name, train_images, train_labels, test_images, test_labels, classes) -> "ImageData":
-        """Make one from its tensors, computing the fingerprint."""
+    def of(
+        cls,
+        name,
+        train_images,
+        train_labels,
+        test_images,
+        test_labels,
+        classes,
+        *,
+        class_names=(),
+        validation_images=None,
+        validation_labels=None,
+    ) -> "ImageData":
+        """Make one from its tensors, computing the fingerprint.
+
+        Raises ValueError when there are names but not one a class, or validation images without labels.
+        """
+        if class_names and len(class_names) != classes:
+            raise ValueError(f"{len(class_names)} class names were given for {classes} classes.")
+        if (validation_images is None) != (validation_labels is None):
+            raise ValueError("Validation images and labels come together.")
+        tensors = [train_images, train_labels, test_images, test_labels]
+        validation = [] if validation_images is None else [validation_images, validation_labels]
         digest = hashlib.sha256()
-        for tensor in (train_images, train_labels, test_images, test_labels):
+        for tensor in (*tensors, *validation):
             digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(tensor.contiguous().numpy())
-        tensors = (train_images, train_labels, test_images, test_labels)
-        return cls(name, *tensors, classes, digest.hexdigest()[:16])
+        return cls(name, *tensors, classes, digest.hexdigest()[:16], tuple(class_names), *validation)
 
     def describe(self) -> str:
         """Name and size, for a reader."""
-        return f"{self.name}, {len(self.train_images):,} training and {len(self.test_images):,} test cases"
+        counts = [f"{len(self.train_images):,} training"]
+        if self.validation_images is not None:
+            counts.append(f"{len(self.validation_images):,} validation")
+        text = f"{self.name}, {', '.join(counts)} and {len(self.test_images):,} test cases"
+        return text + (f" of {self.classes:,} named classes" if self.class_names else "")
 
     def to(self, device: torch.device | str) -> "ImageData":
         """The same data with all tensors on a device."""
-        names = ("train_images", "train_labels", "test_images", "test_labels")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        tensors = {name: getattr(self, name) for name in TENSORS}
+        return replace(self, **{name: t.to(device) for name, t in tensors.items() if t is not None})
 
     def with_validation(self, cases: int, seed: int = 0) -> "ImageData":
         """Hold out `cases` training cases and put them in the place of the test set.
 
-        For choosing hyper-parameters without a look at the test set. Deterministic in `seed`.
+        For choosing hyper-parameters without a look at the test set. Deterministic in `seed`. Validation cases that
+        the data set has of its own are left out.
         """
         if not 0 < cases < len(self.train_images):
             raise ValueError(f"cases must lie between 1 and {len(self.train_images) - 1}, not {cases}.")
         order = torch.randperm(len(self.train_images), generator=torch.Generator().manual_seed(seed))
         held_out, kept = order[:cases], order[cases:]
         x, y = self.train_images.cpu(), self.train_labels.cpu()
-        return ImageData.of(f"{self.name}-validation", x[kept], y[kept], x[held_out], y[held_out], self.classes)
+        split = (x[kept], y[kept], x[held_out], y[held_out])
+        return ImageData.of(f"{self.name}-validation", *split, self.classes, class_names=self.class_names)

@@ -1,0 +1,129 @@
+"""Images that took a while to make, kept on disk for the next run: one uint8 array and a small json beside it."""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdrepro.data.images import ImageData
+from kdrepro.errors import InputError
+from kdrepro.files import atomic_write, set_aside
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """The images of all splits in one array: training cases first, then validation, then test, each by class.
+
+    images: uint8 [N, H, W] or [N, 3, H, W]. counts: of each split, how many images each class has.
+    skipped: names of the files that could not be read.
+    """
+
+    images: np.ndarray
+    counts: dict[str, list[int]]
+    class_names: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+
+    def data(self, name: str) -> ImageData:
+        """The same as tensors, which share the array's memory."""
+        sizes = [sum(self.counts[split]) for split in SPLITS]
+        train, validation, test = torch.from_numpy(self.images).split(sizes)
+        label = {split: _labels(counts) for split, counts in self.counts.items()}
+        extra = {"validation_images": validation, "validation_labels": label["validation"]} if len(validation) else {}
+        return ImageData.of(
+            name,
+            train,
+            label["train"],
+            test,
+            label["test"],
+            len(self.class_names),
+            class_names=self.class_names,
+            **extra,
+        )
+
+
+def load_or_make(
+    cache: Path | str | None, name: str, settings: dict[str, Any], make: Callable[[], ImageRows]
+) -> tuple[ImageData, tuple[str, ...]]:
+    """The images of these settings from the cache, or made and put there; and the names of skipped files.
+
+    cache: a folder, or None to keep nothing. settings: whatever decides the images, for json.
+    A damaged entry is named in a warning, set aside and made again. The json is written last: an array without one
+    was never finished. Raises InputError when the folder cannot be written.
+    """
+    if cache is None:
+        rows = make()
+        return rows.data(name), rows.skipped
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    path = Path(cache).expanduser() / f"{re.sub('[^A-Za-z0-9_.-]', '_', name)}-{key}.json"
+    if found := _load(path, name):
+        return found
+    with _writing(path):  # before the work, not after it
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    rows = make()
+    data = rows.data(name)
+    with _writing(path):
+        _save(path, rows, {"settings": settings, "fingerprint": data.fingerprint})
+    return data, rows.skipped
+
+
+def _load(path: Path, name: str) -> tuple[ImageData, tuple[str, ...]] | None:
+    if not path.exists():
+        return None
+    array = path.with_suffix(".npy")
+    try:
+        kept = json.loads(path.read_bytes())
+        images = np.load(array, allow_pickle=False)
+        rows = ImageRows(images, kept["counts"], tuple(kept["class_names"]), tuple(kept["skipped"]))
+        data = rows.data(name)
+        if data.fingerprint == kept["fingerprint"]:
+            return data, rows.skipped
+        reason = "its images are not those that were written"
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+    with _writing(path):
+        aside = [str(set_aside(p)) for p in (path, array) if p.exists()]
+    warnings.warn(f"{array} was damaged ({reason}): set aside as {aside[-1]} and made again.", stacklevel=4)
+    return None
+
+
+def _save(path: Path, rows: ImageRows, about: dict[str, Any]) -> None:
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.save(file, rows.images)
+        os.chmod(part, 0o644)
+        os.replace(part, path.with_suffix(".npy"))
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+    about |= {"counts": rows.counts, "class_names": rows.class_names, "skipped": rows.skipped}
+    atomic_write(path, json.dumps(about).encode())
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"The image cache {path.parent} cannot be written ({error.strerror or error}): make room, "
+            "choose another folder, or give cache=None."
+        ) from error
+
+
+def _labels(counts: list[int]) -> torch.Tensor:
+    return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.long))

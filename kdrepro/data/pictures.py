@@ -1,0 +1,168 @@
+"""JPEG and PNG files decoded in parallel into one uint8 array."""
+
+import io
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from kdrepro.data.image_cache import SPLITS, ImageRows, load_or_make
+from kdrepro.data.images import ImageData
+from kdrepro.data.sources import Read, Source
+from kdrepro.errors import InputError
+
+VERSION = 1  # raised when the same files would give other images
+ENDINGS = (".jpg", ".jpeg", ".png")
+TOGETHER = 256  # images a task
+MOST_THREADS = 8  # more of them only wait for each other
+
+Plan = dict[str, list[list[str]]]  # for each split, for each class, the names of its files
+
+
+def load_pictures(
+    source: Source,
+    name: str,
+    plan: Plan,
+    class_names: Sequence[str],
+    size: int,
+    *,
+    skip_corrupt: bool,
+    cache: Path | str | None,
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> ImageData:
+    """The images of a plan, decoded or from the cache: colour, uint8 [N, 3, size, size].
+
+    skip_corrupt: warn of what cannot be decoded and leave it out. workers: threads. progress: called with the images
+    that are done and their number. Raises InputError for corrupt images, and when the cache cannot be written.
+    """
+    settings = {
+        "kind": "pictures",
+        "version": VERSION,
+        "size": size,
+        "counts": {split: [len(of_class) for of_class in plan[split]] for split in SPLITS},
+        "files": source.digest(_names(plan)),
+        "class_names": list(class_names),
+        "skip_corrupt": skip_corrupt,
+    }
+
+    def make() -> ImageRows:
+        images, corrupt = decode_all(source, _names(plan), size, workers, progress)
+        rows = ImageRows(images, settings["counts"], tuple(class_names))
+        return _without(corrupt, rows, plan, source.path, skip_corrupt) if corrupt else rows
+
+    data, skipped = load_or_make(cache, name, settings, make)
+    if skipped:
+        text = f"{len(skipped):,} corrupt images in {source.path} were left out, the first is {skipped[0]}."
+        warnings.warn(text, stacklevel=3)
+    return data
+
+
+def _names(plan: Plan) -> list[str]:
+    return [name for split in SPLITS for of_class in plan[split] for name in of_class]
+
+
+def _without(corrupt: dict[int, str], rows: ImageRows, plan: Plan, path: Path, skip_corrupt: bool) -> ImageRows:
+    """The images that could be decoded. Raises InputError when they are to be all, or a class has none of a split."""
+    names, first = _names(plan), min(corrupt)
+    if not skip_corrupt:
+        raise InputError(
+            f"{len(corrupt):,} of {len(names):,} images in {path} cannot be decoded, the first is {names[first]} "
+            f"({corrupt[first]}): replace them, or leave them out with skip_corrupt=True."
+        )
+    bad = {names[i] for i in corrupt}
+    counts = {split: [sum(name not in bad for name in of_class) for of_class in plan[split]] for split in SPLITS}
+    for split in SPLITS:
+        for k, of_class in enumerate(plan[split]):
+            if of_class and not counts[split][k]:
+                raise InputError(
+                    f"All {len(of_class):,} {split} images of the class {rows.class_names[k]} in {path} are corrupt, "
+                    f"the first is {of_class[0]}: replace them, or remove the class."
+                )
+    good = [i for i in range(len(names)) if i not in corrupt]
+    return ImageRows(rows.images[good], counts, rows.class_names, tuple(names[i] for i in sorted(corrupt)))
+
+
+def decode_all(
+    source: Source,
+    names: Sequence[str],
+    size: int,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Decode files in threads: uint8 [N, 3, size, size], and for each that is corrupt what was wrong."""
+    images = np.zeros((len(names), 3, size, size), np.uint8)
+    workers = workers or min(os.cpu_count() or 1, MOST_THREADS)
+    corrupt: dict[int, str] = {}
+    with ExitStack() as open_readers, ThreadPoolExecutor(workers) as pool:
+        idle: SimpleQueue[Read] = SimpleQueue()
+        for _ in range(workers):
+            idle.put(open_readers.enter_context(source.reader()))
+        task = partial(_decode_some, idle, names, size, images)
+        starts = range(0, len(names), TOGETHER)
+        pending = [pool.submit(task, range(i, min(i + TOGETHER, len(names)))) for i in starts]
+        try:
+            done = 0
+            for future in as_completed(pending):
+                count, wrong = future.result()
+                corrupt |= wrong
+                done += count
+                if progress:
+                    progress(done, len(names))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return images, corrupt
+
+
+def _decode_some(
+    idle: "SimpleQueue[Read]", names: Sequence[str], size: int, images: np.ndarray, which: range
+) -> tuple[int, dict[int, str]]:
+    """Put these images in their places; returns how many, and what was wrong with the corrupt ones."""
+    corrupt, read = {}, idle.get()
+    for i in which:
+        try:
+            images[i] = decode(read(names[i]), size)
+        except UnidentifiedImageError:
+            corrupt[i] = "not a JPEG or PNG"
+        except Exception as error:  # bad bytes make the decoders raise nearly anything
+            corrupt[i] = " ".join(str(error).split()) or type(error).__name__
+    idle.put(read)
+    return len(which), corrupt
+
+
+def decode(content: bytes, size: int) -> np.ndarray:
+    """A JPEG or PNG as uint8 [3, size, size]: the central square, by area averages where that is larger."""
+    with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+        image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a half, a quarter or an eighth
+        image = _rgb(_upright(image))
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    by = Image.Resampling.BOX if side >= size else Image.Resampling.BILINEAR
+    image = image.resize((size, size), by, box=(left, top, left + side, top + side))
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As the camera was held."""
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # a picture with bad EXIF data is still a picture
+        turned = False
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Any kind of picture as RGB, what is transparent on white."""
+    if image.mode.startswith("I"):  # 16 bits a pixel, which `convert` would clip
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if "A" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")

@@ -1,0 +1,159 @@
+"""Tiny ImageNet: 200 of ImageNet's classes at 64 x 64 pixels, read from its zip as it is or from its folder."""
+
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from kdrepro.data.downloads import download
+from kdrepro.data.folders import check_numbers
+from kdrepro.data.image_cache import SPLITS
+from kdrepro.data.images import ImageData
+from kdrepro.data.pictures import Plan, load_pictures
+from kdrepro.data.sources import Folder, Source, Zip
+from kdrepro.errors import InputError
+
+NAME = "tiny-imagenet-200"
+URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+MD5 = "90528d7ca1a48142e341f4ef8d21d0de"  # of its 248,100,043 bytes
+
+
+def tiny_imagenet(
+    root: Path | str,
+    size: int = 32,
+    *,
+    per_class: int | None = None,
+    validation_per_class: int = 40,
+    test_per_class: int | None = None,
+    skip_corrupt: bool = False,
+    cache: Path | str | None = None,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ImageData:
+    """Read Tiny ImageNet from `root`/tiny-imagenet-200.zip in place, or from the folder `root`/tiny-imagenet-200.
+
+    Colour images, uint8 [N, 3, size, size], size 64 as they are or 32 by averages over 2 x 2 pixels. The classes are
+    the sorted WordNet ids (`tiny_imagenet_wnids`), `class_names` the first synonym of each.
+
+    Its 10,000 validation images are the test cases here (its own test images have no labels): all of them, or the
+    first `test_per_class` of each class. The last `validation_per_class` training images of each class, in the order
+    of their names, are the validation cases; of the others the first `per_class`, or all, are the training cases.
+    skip_corrupt, cache, workers, progress: as for `image_folder`.
+    Raises InputError when the data set is absent, cut short or damaged, and for numbers that cannot be.
+    """
+    if size not in (32, 64):
+        raise InputError(f"Tiny ImageNet comes at a size of 32 or 64 pixels, not {size}.")
+    check_numbers(per_class, validation_per_class, test_per_class)
+    source = _source(Path(root).expanduser())
+    wnids = _wnids(source)
+    plan = _plan(source, wnids, per_class, validation_per_class, test_per_class)
+    how = {"skip_corrupt": skip_corrupt, "cache": cache, "workers": workers, "progress": progress}
+    return load_pictures(source, NAME, plan, _first_synonyms(source, wnids), size, **how)
+
+
+def fetch_tiny_imagenet(
+    root: Path | str, *, url: str = URL, progress: Callable[[int, int | None], None] | None = None
+) -> Path:
+    """Download the zip into `root` unless it, or the folder unpacked from it, is there; returns which is.
+
+    Raises InputError, see `downloads.download`; what has come so far is kept, and the next call goes on from there.
+    """
+    root = Path(root).expanduser()
+    there = [path for path in (root / f"{NAME}.zip", root / NAME) if path.exists()]
+    if there:
+        return there[0]
+    return download(url, root / f"{NAME}.zip", md5=MD5, what="Tiny ImageNet", progress=progress)
+
+
+def tiny_imagenet_wnids(root: Path | str) -> tuple[str, ...]:
+    """The WordNet id of each class of `tiny_imagenet`, in its order. Raises InputError as it does."""
+    return tuple(_wnids(_source(Path(root).expanduser())))
+
+
+def _source(root: Path) -> Source:
+    """The zip where there is one, else the folder."""
+    if (root / f"{NAME}.zip").is_file():
+        return Zip(root / f"{NAME}.zip", within=NAME)
+    if (root / NAME).is_dir():
+        return Folder(root / NAME)
+    raise InputError(
+        f"Tiny ImageNet is not in {root} (neither {NAME}.zip nor {NAME}/): run `kdrepro data fetch tiny-imagenet`, put "
+        f"Stanford CS231n's {URL} there, or set KDREPRO_DATA (or data_root) to the folder that holds it; "
+        "the smoke preset needs no download."
+    )
+
+
+def _wnids(source: Source) -> list[str]:
+    wnids = sorted(_text(source, "wnids.txt").split())
+    if len(wnids) < 2 or len(set(wnids)) < len(wnids):
+        raise _damaged(source, f"its wnids.txt lists {len(set(wnids))} different classes in {len(wnids)} lines")
+    return wnids
+
+
+def _plan(source: Source, wnids: Sequence[str], per_class: int | None, validation: int, test: int | None) -> Plan:
+    names = source.names()
+    training, tests = _training(source, names, wnids), _tests(source, names, wnids)
+    plan: Plan = {split: [] for split in SPLITS}
+    for wnid in wnids:
+        of_class, of_test = training[wnid], tests[wnid]
+        kept = len(of_class) - validation
+        if kept < (per_class or 1):
+            given = f"per_class={per_class} and validation_per_class={validation}"
+            raise _too_few(source, wnid, "training", len(of_class), given)
+        if len(of_test) < (test or 1):
+            raise _too_few(source, wnid, "validation", len(of_test), f"test_per_class={test}")
+        plan["train"].append(of_class[:kept][:per_class])
+        plan["validation"].append(of_class[kept:])
+        plan["test"].append(of_test[:test])
+    return plan
+
+
+def _training(source: Source, names: Sequence[str], wnids: Sequence[str]) -> dict[str, list[str]]:
+    """The training images of each class, sorted by name."""
+    found: dict[str, list[str]] = {wnid: [] for wnid in wnids}
+    for name in names:
+        match = re.fullmatch(r"train/([^/]+)/images/[^/.][^/]*\.jpe?g", name, re.IGNORECASE)
+        if match and match[1] in found:
+            found[match[1]].append(name)
+    if empty := [wnid for wnid in wnids if not found[wnid]]:
+        raise _damaged(source, f"the class {empty[0]} has no images in train/{empty[0]}/images")
+    return found
+
+
+def _tests(source: Source, names: Sequence[str], wnids: Sequence[str]) -> dict[str, list[str]]:
+    """The annotated validation images of each class, sorted by name."""
+    found: dict[str, list[str]] = {wnid: [] for wnid in wnids}
+    there = set(names)
+    for line in _text(source, "val/val_annotations.txt").splitlines():
+        file, wnid = (*line.split("\t"), "")[:2]
+        if wnid not in found:
+            raise _damaged(source, f"its val_annotations.txt gives {file[:40]!r} the unknown class {wnid[:40]!r}")
+        if f"val/images/{file}" not in there:
+            raise _damaged(source, f"val/images/{file[:40]} is missing, which its val_annotations.txt lists")
+        found[wnid].append(f"val/images/{file}")
+    return {wnid: sorted(of_class) for wnid, of_class in found.items()}
+
+
+def _first_synonyms(source: Source, wnids: Sequence[str]) -> list[str]:
+    """A name a class; a WordNet id that words.txt does not have is its own."""
+    words = dict(line.split("\t", 1) for line in _text(source, "words.txt").splitlines() if "\t" in line)
+    return [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
+
+
+def _text(source: Source, name: str) -> str:
+    try:
+        with source.reader() as read:
+            return read(name).decode()
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(source, f"its {name} cannot be read") from error
+
+
+def _damaged(source: Source, what: str) -> InputError:
+    return InputError(f"{source.path} is not a whole Tiny ImageNet ({what}): download it again from {URL}.")
+
+
+def _too_few(source: Source, wnid: str, split: str, have: int, given: str) -> InputError:
+    return InputError(
+        f"The class {wnid} in {source.path} has {have:,} {split} images, too few for {given}: ask for fewer."
+    )

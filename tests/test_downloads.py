@@ -1,0 +1,111 @@
+"""Downloads: whole, broken off, resumed, wrong; from a server of the test's own."""
+
+import hashlib
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from kdrepro import data
+from kdrepro.data.downloads import download
+from kdrepro.errors import InputError
+
+CONTENT = bytes(range(256)) * 5000
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Sends CONTENT; `breaks_after` so many bytes of an answer, and resumes if it `can_resume`."""
+
+    breaks_after: int | None = None
+    can_resume = True
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        asked = self.headers.get("Range") if self.server.can_resume else None
+        first = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        self.server.asked.append(first)
+        if first >= len(CONTENT):
+            self.send_error(416)
+            return
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(CONTENT) - first))
+        self.end_headers()
+        self.wfile.write(CONTENT[first:][: self.server.breaks_after])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    found = Server(("127.0.0.1", 0), Handler)
+    found.asked = []
+    found.url = f"http://127.0.0.1:{found.server_port}/file"
+    threading.Thread(target=found.serve_forever, daemon=True).start()
+    yield found
+    found.shutdown()
+    found.server_close()
+
+
+def test_a_file_is_fetched_once(server, tmp_path):
+    seen = []
+    path = tmp_path / "deep" / "file"
+    assert download(server.url, path, md5=MD5, what="it", progress=lambda *row: seen.append(row)) == path
+    assert path.read_bytes() == CONTENT
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    download(server.url, path, md5=MD5, what="it")
+    assert server.asked == [0]
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+def test_what_broke_off_is_resumed(server, tmp_path):
+    server.breaks_after = 700_000
+    with pytest.raises(InputError, match=r"it could not be downloaded .*try again \(it goes on where it broke off\)"):
+        download(server.url, tmp_path / "file", md5=MD5, what="it")
+    assert not (tmp_path / "file").exists()
+    server.breaks_after = None
+    download(server.url, tmp_path / "file", md5=MD5, what="it")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert server.asked == [0, 700_000]
+
+
+def test_a_part_that_is_whole_is_only_checked(server, tmp_path):
+    (tmp_path / "file.part").write_bytes(CONTENT)
+    download(server.url, tmp_path / "file", md5=MD5, what="it")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_a_server_that_cannot_resume_starts_anew(server, tmp_path):
+    server.can_resume = False
+    (tmp_path / "file.part").write_bytes(b"an old beginning")
+    download(server.url, tmp_path / "file", md5=MD5, what="it")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_a_wrong_file_never_gets_into_its_place(server, tmp_path):
+    with pytest.raises(InputError, match=r"is not it .*: it was deleted"):
+        download(server.url, tmp_path / "file", md5="0" * 32, what="it")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_copy_is_replaced(server, tmp_path):
+    (tmp_path / "file").write_bytes(CONTENT[:-1])
+    download(server.url, tmp_path / "file", md5=MD5, what="it")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_no_server_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="Tiny ImageNet could not be downloaded"):
+        data.fetch_tiny_imagenet(tmp_path, url="http://127.0.0.1:9/tiny-imagenet-200.zip")
+
+
+def test_a_users_own_copy_is_left_alone(tmp_path):
+    """Whatever it holds: the folder may have been unpacked from it, or have other numbers of images."""
+    for name in ("tiny-imagenet-200.zip", "tiny-imagenet-200"):
+        root = tmp_path / name.replace(".", "_")
+        (root / name).mkdir(parents=True)
+        assert data.fetch_tiny_imagenet(root, url="http://127.0.0.1:9/") == root / name
