@@ -35,8 +35,9 @@ def build_staged(preset: str) -> Path:
     staging = run / "book"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(paths.ROOT / name, staging / name)
+    shutil.copy(paths.ROOT / "_config.yml", staging / "_config.yml")
+    toc = (paths.ROOT / "_toc.yml").read_text(encoding="utf-8")
+    (staging / "_toc.yml").write_text(with_chapters(toc, list(presets.CHAPTERS)), encoding="utf-8")
     shutil.copytree(paths.BOOK, staging / "book", ignore=shutil.ignore_patterns("_build"))
     for folder in ("chapters", "results"):
         shutil.rmtree(staging / "book" / folder, ignore_errors=True)
@@ -48,7 +49,7 @@ def build_staged(preset: str) -> Path:
 def publish(preset: str) -> list[Path]:
     """Copy a run's notebooks and records into the book, and remake the pages that depend on them.
 
-    Chapters that were not run at this preset stay as they were published.
+    Chapters that were not run at this preset stay as they were published; the table of contents lists those that are.
     Raises InputError for smoke, whose numbers are not comparable, when no chapter has been run at this preset, and
     when one of them failed.
     """
@@ -64,13 +65,31 @@ def publish(preset: str) -> list[Path]:
 
 
 def refresh() -> None:
-    """Remake the verdict tables and the status page from the published records."""
+    """Remake the verdict tables, the status page and the list of chapters from what is published."""
     _generate(paths.BOOK, paths.RESULTS, paths.PUBLISHED)
+    toc = (paths.ROOT / "_toc.yml").read_text(encoding="utf-8")
+    there = [chapter for chapter in presets.CHAPTERS if (paths.PUBLISHED / f"{chapter}.ipynb").exists()]
+    atomic_write(paths.ROOT / "_toc.yml", with_chapters(toc, there).encode())
     table = verdict_tables(records.read_all(), link=False)
     text = paths.README.read_text(encoding="utf-8")
     head, rest = text.split(TABLE_START)
     tail = rest.split(TABLE_END)[1]
     atomic_write(paths.README, f"{head}{TABLE_START}\n{table}\n{TABLE_END}{tail}".encode())
+
+
+def with_chapters(toc: str, chapters: Sequence[str]) -> str:
+    """A table of contents with these chapters, in this order, in the place of those that it lists.
+
+    The published book lists what is published; a chapter that is written but not yet run at full is in the book of a
+    run only. Raises ValueError for a table without chapters, which would not say where they go.
+    """
+    lines = toc.splitlines()
+    old = [i for i, line in enumerate(lines) if line.strip().startswith("- file: book/chapters/")]
+    if not old:
+        raise ValueError("The table of contents has no chapter: it must list at least one file of book/chapters.")
+    indent = lines[old[0]].partition("-")[0]
+    new = [f"{indent}- file: book/chapters/{chapter}" for chapter in chapters]
+    return "\n".join([*lines[: old[0]], *new, *lines[old[-1] + 1 :]]) + "\n"
 
 
 def verdict_tables(results: Sequence[dict[str, Any]], link: bool) -> str:

@@ -15,7 +15,7 @@ from kdrepro import book, claims, data, paths, presets, records
 
 PARAMETERS = {"preset": "smoke", "seeds": None, "first_seed": 0, "device": "cpu", "data_root": None}
 SOURCES = [paths.NOTEBOOKS / f"{chapter}.ipynb" for chapter in presets.CHAPTERS]
-PUBLISHED = [paths.PUBLISHED / f"{chapter}.ipynb" for chapter in presets.CHAPTERS]
+PUBLISHED = sorted(paths.PUBLISHED.glob("*.ipynb"))
 RECORDS = sorted(paths.RESULTS.glob("*.json"))
 
 
@@ -48,6 +48,21 @@ def test_pages_are_executed_and_clean(path):
             assert cell.metadata["mystnb"]["image"]["alt"]
 
 
+def test_the_table_of_contents_lists_what_is_published():
+    toc = (paths.ROOT / "_toc.yml").read_text()
+    assert PUBLISHED
+    assert book.with_chapters(toc, [path.stem for path in PUBLISHED]) == toc
+    every = book.with_chapters(toc, list(presets.CHAPTERS))
+    assert [line for line in every.splitlines() if "chapters/" in line] == [
+        f"      - file: book/chapters/{chapter}" for chapter in presets.CHAPTERS
+    ]
+    assert [line for line in every.splitlines() if "chapters/" not in line] == [
+        line for line in toc.splitlines() if "chapters/" not in line
+    ]
+    with pytest.raises(ValueError, match="has no chapter"):
+        book.with_chapters("format: jb-book\n", ["01-dark-knowledge"])
+
+
 def test_figures_that_claims_name_exist():
     names = {
         c.metadata["mystnb"]["figure"]["name"]
@@ -67,7 +82,8 @@ def test_every_chapter_ends_with_its_deviations():
 
 def test_sources_and_published_chapters_hold_the_same_cells():
     """A published chapter is a run of its source: the same cells, papermill's parameters apart."""
-    for source, published in zip(SOURCES, PUBLISHED, strict=True):
+    for published in PUBLISHED:
+        source = paths.NOTEBOOKS / published.name
         cells = [c.source for c in nbformat.read(source, 4).cells]
         ran = [
             c.source
