@@ -1,0 +1,382 @@
+"""Eq. 5's solvers against a convex solver, plain EM and each other; its certificate; what must be refused."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from kdrepro import combining
+from kdrepro.combining import active, combine, em_step, objective
+
+SEEDS = st.integers(0, 2**31 - 1)
+KINDS = ("soft", "sharp", "zeros", "certain", "dustbin", "nearly dustbin")
+
+
+def distributions(generator, cases: int, n: int, kind: str = "soft") -> torch.Tensor:
+    """Random distributions [cases, n] in float64: soft or sharp, half of them zeros, all mass or all but 1e-9 on one
+    class (the last for the dustbins)."""
+    logits = torch.randn(cases, n, generator=generator, dtype=torch.float64)
+    if kind == "zeros":
+        logits[torch.rand(cases, n, generator=generator) < 0.5] = -math.inf
+        logits[:, 0] = 0
+    if kind == "soft" or kind == "zeros":
+        return torch.softmax(logits, 1)
+    if kind == "sharp":
+        return torch.softmax(8 * logits, 1)
+    chosen = logits.argmax(1) if kind == "certain" else torch.full((cases,), n - 1)
+    certain = torch.nn.functional.one_hot(chosen, n).double()
+    return certain if kind != "nearly dustbin" else (1 - 1e-9) * certain + 1e-9 * torch.softmax(logits, 1)
+
+
+def problem(seed: int, cases=8, n_classes=6, n_specialists=3, kinds=("soft",), size=None):
+    """generalist, specialists, classes; the kind of each distribution is drawn from `kinds`."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def one_of(options):
+        return options[int(torch.randint(len(options), (), generator=generator))]
+
+    p_g = distributions(generator, cases, n_classes, one_of(kinds))
+    sizes = [size or one_of(range(1, n_classes)) for _ in range(n_specialists)]
+    classes = [torch.randperm(n_classes, generator=generator)[:s] for s in sizes]
+    return p_g, [distributions(generator, cases, s + 1, one_of(kinds)) for s in sizes], classes
+
+
+def everyone(p_g, classes) -> torch.Tensor:
+    return torch.ones(len(p_g), len(classes), dtype=torch.bool)
+
+
+def contradicting(doubt: float, n_classes=5, n_specialists=2, cases=1):
+    """Specialists of one class each, all but `doubt` sure that it is theirs."""
+    p_g = torch.full((cases, n_classes), 1 / n_classes, dtype=torch.float64)
+    sure = torch.tensor([[1 - doubt, doubt]], dtype=torch.float64).expand(cases, 2)
+    return p_g, [sure] * n_specialists, [torch.tensor([m]) for m in range(n_specialists)]
+
+
+def convex_minimum(p_g, p_m, classes) -> float:
+    """The least objective of one case with every specialist active, by SLSQP over the simplex in numpy.
+
+    By the walls of the simplex it may stop early, even in the best of three runs: there it is an upper bound only.
+    """
+    outside = np.ones((len(classes), p_g.shape[1]))
+    c = p_g[0].numpy().copy()
+    for row, p, special in zip(outside, p_m, classes, strict=True):
+        row[special.numpy()] = 0
+        c[special.numpy()] += p[0, :-1].numpy()
+    d = np.array([p[0, -1].item() for p in p_m])
+
+    def value(q):
+        return -(c * np.log(q)).sum() - (d * np.log(outside @ q)).sum()
+
+    def slope(q):
+        return -c / q - (d / (outside @ q)) @ outside
+
+    n, best = len(c), None
+    constraint = {"type": "eq", "fun": lambda q: q.sum() - 1, "jac": lambda q: np.ones(n)}
+    bounds = [(1e-13, 1)] * n
+    options = {"ftol": 1e-15, "maxiter": 500}
+    starts = [np.full(n, 1 / n), (c + 0.01) / (c + 0.01).sum()]
+    with np.errstate(all="ignore"):
+        for _ in range(3):
+            found = minimize(
+                value, starts.pop(), jac=slope, method="SLSQP", bounds=bounds, constraints=constraint, options=options
+            )
+            best = found.x if best is None or value(found.x) < value(best) else best
+            starts = starts or [best]
+    q = torch.as_tensor(best / best.sum())[None]
+    return objective(q, p_g, p_m, classes, everyone(p_g, classes)).item()
+
+
+@given(SEEDS, st.integers(2, 6), st.integers(1, 4))
+@settings(max_examples=60)
+def test_both_methods_reach_the_convex_minimum(seed, n_classes, n_specialists):
+    p_g, p_m, classes = problem(seed, 1, n_classes, n_specialists)
+    expected = convex_minimum(p_g, p_m, classes)
+    for method, within in (("em", 1e-9), ("gradient", 1e-6)):
+        q = combine(p_g, p_m, classes, top_n=n_classes, method=method)
+        value = objective(q, p_g, p_m, classes, everyone(p_g, classes)).item()
+        assert value == pytest.approx(expected, abs=within), method
+
+
+@given(SEEDS, st.integers(2, 6), st.integers(1, 4))
+@settings(max_examples=150)
+def test_em_at_the_walls(seed, n_classes, n_specialists):
+    """Zeros, certainties and full dustbins: no NaN, no step cut short (it would warn), never above a solver's best."""
+    p_g, p_m, classes = problem(seed, 1, n_classes, n_specialists, kinds=KINDS)
+    q = combine(p_g, p_m, classes, top_n=n_classes)
+    value = objective(q, p_g, p_m, classes, everyone(p_g, classes)).item()
+    assert math.isfinite(value)
+    assert (q >= 0).all()
+    assert q.sum().item() == pytest.approx(1, abs=1e-12)
+    assert value <= convex_minimum(p_g, p_m, classes) + 1e-9
+
+
+ADVERSARIAL = {
+    "contradicting": contradicting(1e-6),
+    "contradicting without a doubt": contradicting(0.0),
+    "nobody's case": contradicting(1 - 1e-6, n_specialists=5),
+    "nobody's case, no doubt": contradicting(1.0, n_specialists=5),
+    "five claim it": contradicting(1e-3, n_specialists=5),
+    "identical": (lambda g, p, k: (g, [p[0]] * 4, [k[0]] * 4))(*problem(1, 1, 6, 1)),
+    "identical but for the classes": (lambda g, p, k: (g, [p[0]] * 2, [k[0], (k[0] + 1) % 6]))(*problem(2, 1, 6, 1)),
+    "all mass where the generalist has none": (
+        torch.tensor([[1.0, 0, 0, 0]], dtype=torch.float64),
+        [torch.tensor([[0.0, 1.0]], dtype=torch.float64), torch.tensor([[0.25, 0.25, 0.5]], dtype=torch.float64)],
+        [torch.tensor([0]), torch.tensor([1, 2])],
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ["em", "gradient"])
+@pytest.mark.parametrize("name", ADVERSARIAL)
+def test_adversarial_cases(name, method):
+    p_g, p_m, classes = ADVERSARIAL[name]
+    q = combine(p_g, p_m, classes, top_n=p_g.shape[1], method=method)
+    value = objective(q, p_g, p_m, classes, everyone(p_g, classes)).item()
+    assert value == pytest.approx(convex_minimum(p_g, p_m, classes), abs=1e-6)
+    assert torch.isfinite(q).all()
+
+
+@pytest.mark.parametrize("method", ["em", "gradient"])
+def test_equals_long_plain_em(method):
+    """Many classes, several specialists, in float64."""
+    p_g, p_m, classes = problem(0, 20, 100, 8, size=20)
+    is_active = active(p_g, classes, 5)
+    q = torch.full_like(p_g, 0.01)
+    for _ in range(300):
+        q = em_step(q, p_g, p_m, classes, is_active)
+    ours = combine(p_g, p_m, classes, top_n=5, method=method)
+    values = (objective(x, p_g, p_m, classes, is_active) for x in (ours, q))
+    torch.testing.assert_close(*values, rtol=0, atol=1e-6)
+    if method == "em":
+        torch.testing.assert_close(ours, q, rtol=1e-6, atol=1e-9)
+
+
+def test_fifteen_thousand_classes():
+    p_g, p_m, classes = problem(0, 1, 15_000, 6, size=3_000)
+    is_active = active(p_g, classes, 3)
+    least = objective(combine(p_g, p_m, classes, top_n=3), p_g, p_m, classes, is_active)
+    q = torch.full_like(p_g, 1 / 15_000)
+    for _ in range(100):
+        q = em_step(q, p_g, p_m, classes, is_active)
+    by_gradient = combine(p_g, p_m, classes, top_n=3, method="gradient")
+    for other in (q, by_gradient):
+        torch.testing.assert_close(objective(other, p_g, p_m, classes, is_active), least, rtol=0, atol=1e-6)
+
+
+@given(SEEDS)
+@settings(max_examples=40)
+def test_plain_em_never_rises(seed):
+    p_g, p_m, classes = problem(seed, kinds=("soft", "sharp", "dustbin"))
+    is_active = active(p_g, classes, 2)
+    q = torch.full_like(p_g, 1 / 6)
+    before = objective(q, p_g, p_m, classes, is_active)
+    for _ in range(20):
+        q = em_step(q, p_g, p_m, classes, is_active)
+        after = objective(q, p_g, p_m, classes, is_active)
+        assert (after <= before + 1e-12).all()
+        before = after
+
+
+@given(SEEDS)
+@settings(max_examples=60)
+def test_the_bound_is_above_the_excess(seed):
+    """At any q and u, however far from the minimum: Newton's and gradient descent's, after each of a few steps."""
+    p_g, p_m, classes = problem(seed, kinds=KINDS)
+    everywhere = everyone(p_g, classes)
+    c, d = combining._counts(p_g, p_m, classes, everywhere)
+    outside = combining._outside(classes, p_g).double().expand(8, -1, -1)
+    least = objective(combine(p_g, p_m, classes, top_n=6), p_g, p_m, classes, everywhere)
+    for steps in (1, 2, 4, 8):
+        for q, bound in (
+            combining._newton_from(c, d, outside, 1e-12, steps),
+            combining._descend_from(c, d, outside, p_g, 1e-12, steps),
+        ):
+            excess = objective(q, p_g, p_m, classes, everywhere) - least
+            assert (excess <= bound + 1e-11).all()
+
+
+@given(SEEDS, st.sampled_from(KINDS))
+@settings(max_examples=60)
+def test_one_specialist_in_closed_form(seed, kind):
+    p_g, p_m, classes = problem(seed, n_specialists=1, kinds=("soft", "sharp", kind))
+    everywhere = everyone(p_g, classes)
+    closed = combine(p_g, p_m, classes, top_n=6)
+    c, d = combining._counts(p_g, p_m, classes, everywhere)
+    iterated, _ = combining._newton_from(c, d, combining._outside(classes, p_g).double().expand(8, 1, -1), 1e-12, 100)
+    values = [objective(q, p_g, p_m, classes, everywhere) for q in (closed, iterated)]
+    torch.testing.assert_close(*values, rtol=0, atol=1e-11)
+    special = classes[0]
+    torch.testing.assert_close(closed[:, special], (p_g[:, special] + p_m[0][:, :-1]) / 2, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", ["em", "gradient"])
+def test_without_specialists_it_is_the_generalist(dtype, method):
+    p_g, p_m, classes = problem(0, n_classes=40, size=3)
+    p_g, p_m = p_g.to(dtype), [p.to(dtype) for p in p_m]
+    assert torch.equal(combine(p_g, [], [], method=method), p_g)
+    alone = ~active(p_g, classes).any(1)
+    assert alone.any()
+    assert not alone.all()
+    assert torch.equal(combine(p_g, p_m, classes, method=method)[alone], p_g[alone])
+    assert combine(p_g[:0], [p[:0] for p in p_m], classes, method=method).shape == (0, 40)
+
+
+@given(SEEDS)
+@settings(max_examples=40)
+def test_agreement_is_the_generalist(seed):
+    """Specialists that say what p_g says, of their classes and of all others, leave p_g as it is."""
+    p_g, _, classes = problem(seed, kinds=("soft", "sharp", "zeros"))
+    p_m = [torch.cat([p_g[:, k], 1 - p_g[:, k].sum(1, keepdim=True)], 1).clamp(min=0) for k in classes]
+    torch.testing.assert_close(combine(p_g, p_m, classes, top_n=6), p_g, rtol=0, atol=1e-6)
+
+
+@given(SEEDS)
+@settings(max_examples=40)
+def test_order_does_not_matter(seed):
+    """Neither that of the specialists, nor of the classes, nor of the cases."""
+    p_g, p_m, classes = problem(seed)
+    generator = torch.Generator().manual_seed(seed)
+    new = torch.randperm(6, generator=generator)  # class i becomes new[i]
+    cases = torch.randperm(8, generator=generator)
+    order = torch.randperm(3, generator=generator).tolist()
+    moved = torch.empty_like(p_g)
+    moved[:, new] = p_g
+    q = combine(moved[cases], [p_m[m][cases] for m in order], [new[classes[m]] for m in order], top_n=2)
+    torch.testing.assert_close(q[:, new], combine(p_g, p_m, classes, top_n=2)[cases], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["em", "gradient"])
+def test_cases_do_not_touch_each_other(method, monkeypatch):
+    """Solved in a crowd of different sizes, of which each leaves when it is done, or alone: the same."""
+    p_g, p_m, classes = problem(4, 12, 12, 5, kinds=("soft",))
+    assert len(active(p_g, classes, 2).sum(1).unique()) >= 3
+    together = combine(p_g, p_m, classes, top_n=2, method=method)
+    alone = [combine(p_g[i : i + 1], [p[i : i + 1] for p in p_m], classes, top_n=2, method=method) for i in range(12)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-12)
+    monkeypatch.setattr(combining, "CPU_CHUNK", 100)
+    torch.testing.assert_close(combine(p_g, p_m, classes, top_n=2, method=method), together, rtol=1e-9, atol=1e-12)
+
+
+@given(SEEDS)
+@settings(max_examples=40)
+def test_float32(seed):
+    p_g, p_m, classes = problem(seed, kinds=("soft", "sharp"))
+    q = combine(p_g.float(), [p.float() for p in p_m], classes, top_n=6)
+    assert q.dtype == torch.float32
+    torch.testing.assert_close(q.double(), combine(p_g, p_m, classes, top_n=6), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(q.sum(1), torch.ones(8))
+
+
+def test_small_classes_keep_their_digits():
+    """q = c / w: a class of probability 1e-40 is not lost in the method's barrier."""
+    tiny, classes = torch.tensor([1e-40, 0.7, 0.3], dtype=torch.float64), [torch.tensor([0, 1]), torch.tensor([0, 2])]
+    p_g = torch.cat([tiny, torch.zeros(1)])[None]
+    q = combine(p_g, [tiny[None], tiny[[0, 2, 1]][None]], classes, top_n=4)
+    assert q[0, 0].item() == pytest.approx(1e-40, rel=1e-9)
+    assert q[0, 3].item() < 1e-12
+
+
+def test_nearly_normalised_input_is_normalised():
+    p_g, p_m, classes = problem(5)
+    q = combine(1.0005 * p_g, [0.9995 * p for p in p_m], classes, top_n=2)
+    torch.testing.assert_close(q, combine(p_g, p_m, classes, top_n=2), rtol=1e-9, atol=1e-12)
+
+
+def test_no_gradient_flows_and_the_input_stays():
+    p_g, p_m, classes = problem(6)
+    before = p_g.clone()
+    assert not combine(p_g.requires_grad_(), p_m, classes, top_n=2).requires_grad
+    assert torch.equal(p_g, before)
+
+
+def test_active_by_hand():
+    p_g = torch.tensor([[0.6, 0.3, 0.1, 0.0], [0.0, 0.1, 0.3, 0.6]])
+    classes = [torch.tensor([0]), torch.tensor([1, 2])]
+    assert active(p_g, classes).tolist() == [[True, False], [False, False]]
+    assert active(p_g, classes, 2).tolist() == [[True, True], [False, True]]
+    assert active(p_g, classes, 4).all()
+    assert active(p_g, []).shape == (2, 0)
+
+
+def test_objective_by_hand():
+    p_g = torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64)
+    q = torch.tensor([[0.25, 0.25, 0.5]], dtype=torch.float64)
+    p_m, classes = [torch.tensor([[0.0, 1.0]], dtype=torch.float64)], [torch.tensor([2])]
+    on = torch.ones(1, 1, dtype=torch.bool)
+    assert objective(q, p_g, p_m, classes, on).item() == pytest.approx(2 * math.log(2))
+    assert objective(q, p_g, p_m, classes, ~on).item() == pytest.approx(math.log(2))
+    assert objective(p_g, p_g, p_m, classes, on).item() == 0
+    assert objective(p_g.flip(1), p_g, p_m, classes, on).item() == math.inf
+
+
+@pytest.mark.parametrize("method", ["em", "gradient"])
+def test_cases_cut_short_are_told(method):
+    p_g, p_m, classes = problem(0)
+    with pytest.warns(RuntimeWarning, match=r"stopped after 2 iterations with \d of 8 cases"):
+        q = combine(p_g, p_m, classes, top_n=6, method=method, max_iterations=2)
+    torch.testing.assert_close(q.sum(1), torch.ones(8, dtype=torch.float64))
+
+
+GENERALIST = torch.full((3, 4), 0.25)
+SPECIALIST = torch.full((3, 3), 1 / 3)
+
+
+def changed(p: torch.Tensor, row: int, values) -> torch.Tensor:
+    p = p.clone()
+    p[row] = torch.as_tensor(values)
+    return p
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"generalist": torch.rand(4)},
+            r"generalist must be probabilities \[cases, classes\], not torch.float32 \[4\]",
+        ),
+        ({"generalist": torch.zeros(3, 4, dtype=torch.long)}, "generalist must be probabilities .* not torch.int64"),
+        ({"generalist": changed(GENERALIST, 1, math.nan)}, "generalist holds NaN in case 1"),
+        ({"generalist": changed(GENERALIST, 2, [0.5, 0.6, 0, -0.1])}, "generalist has a negative entry in case 2"),
+        ({"generalist": changed(GENERALIST, 1, [0.5, 0.5, 0.5, 0])}, "generalist sums to 1.5 in case 1"),
+        ({"generalist": changed(GENERALIST, 1, [math.inf, 0, 0, 0])}, "generalist sums to inf in case 1"),
+        ({"specialists": [SPECIALIST]}, "specialists holds 1 distributions but classes 2 lists"),
+        ({"specialists": [SPECIALIST, SPECIALIST[:2]]}, r"specialists\[1\] is \[2, 3\] but must be \[3, 3\]"),
+        ({"specialists": [SPECIALIST, GENERALIST]}, r"specialists\[1\] is \[3, 4\] but must be \[3, 3\]"),
+        ({"specialists": [SPECIALIST, SPECIALIST[0]]}, r"specialists\[1\] is \[3\] but must be \[3, 3\]"),
+        ({"specialists": [SPECIALIST, changed(SPECIALIST, 2, math.nan)]}, r"specialists\[1\] holds NaN in case 2"),
+        (
+            {"specialists": [changed(SPECIALIST, 0, [1, 1, -1]), SPECIALIST]},
+            r"specialists\[0\] has a negative .* case 0",
+        ),
+        ({"specialists": [SPECIALIST, 1.002 * SPECIALIST]}, r"specialists\[1\] sums to 1.002 in case 0"),
+        ({"classes": [torch.tensor([0, 1]), torch.tensor([2, 2])]}, r"classes\[1\] holds class 2 more than once"),
+        ({"classes": [torch.tensor([0, 1]), torch.tensor([2, 4])]}, r"classes\[1\] holds 4, but .* are 0 to 3"),
+        ({"classes": [torch.tensor([-1, 1]), torch.tensor([2, 3])]}, r"classes\[0\] holds -1, but .* are 0 to 3"),
+        (
+            {"classes": [torch.tensor([0, 1]), torch.tensor([], dtype=torch.long)]},
+            r"classes\[1\] is \[0\]: .* at least one",
+        ),
+        ({"classes": [torch.tensor([0, 1]), torch.tensor([0.0, 1.0])]}, r"classes\[1\] must hold class indices"),
+        ({"classes": [torch.tensor([0, 1]), torch.arange(4)]}, r"classes\[1\] holds all 4 classes, .* the dustbin"),
+        ({"top_n": 0}, "top_n must lie between 1 and the 4 classes, not 0"),
+        ({"top_n": 5}, "top_n must lie between 1 and the 4 classes, not 5"),
+        ({"method": "newton"}, "method must be .* not 'newton'"),
+        ({"tolerance": 0.0}, "tolerance must be positive"),
+        ({"tolerance": math.nan}, "tolerance must be positive"),
+        ({"max_iterations": 0}, "max_iterations at least 1"),
+    ],
+)
+def test_bad_input_is_named(arguments, message):
+    good = {
+        "generalist": GENERALIST,
+        "specialists": [SPECIALIST, SPECIALIST],
+        "classes": [torch.tensor([0, 1]), torch.tensor([1, 2])],
+    }
+    combine(**good)
+    with pytest.raises(ValueError, match=message):
+        combine(**(good | arguments))
