@@ -1,6 +1,9 @@
 """An ensemble's soft targets: the arithmetic or the geometric mean of its members (Section 2)."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import nn
 
 from kdrepro.losses import soften
 
@@ -21,3 +24,14 @@ def average(logits: torch.Tensor, how: str = "arithmetic", temperature: float = 
     if how == "geometric":
         return soften(logits.mean(0), temperature)
     raise ValueError(f'how must be "arithmetic" or "geometric", not {how!r}.')
+
+
+class Average(nn.Module):
+    """An ensemble as one network: inputs to the log of its members' arithmetic mean [B, C], to be used as logits."""
+
+    def __init__(self, members: Sequence[nn.Module]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return average(torch.stack([member(x).float() for member in self.members])).log()

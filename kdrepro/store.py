@@ -22,7 +22,8 @@ from torch import nn
 from kdrepro.checkpoints import Checkpoint
 from kdrepro.errors import InputError
 from kdrepro.files import atomic_write, set_aside
-from kdrepro.networks import MLP
+from kdrepro.mixtures import MixtureOfExperts
+from kdrepro.networks import MLP, ConvNet
 
 # Raised whenever the same configuration would train to something else (a fixed bug, another order of
 # random draws), so that no run loads a network that today's code would not make.
@@ -32,11 +33,14 @@ RECIPE_VERSION = 1
 def build(config: Mapping[str, Any]) -> nn.Module:
     """The untrained network that `config["network"]` describes, its weights drawn from `config["seed"]`.
 
-    config["network"]: the arguments of `networks.MLP`. Weights are drawn on the CPU, so that they are the
-    same on every device.
+    config["network"]: the arguments of `networks.MLP`, or, where it names channels, of `networks.ConvNet`, and where it
+    names experts, of `mixtures.MixtureOfExperts`. Weights are drawn on the CPU, so that they are the same on every
+    device.
     """
+    arguments = config["network"]
     generator = torch.Generator().manual_seed(config.get("seed", 0))
-    return MLP(**config["network"], generator=generator)
+    kind = MixtureOfExperts if "experts" in arguments else ConvNet if "channels" in arguments else MLP
+    return kind(**arguments, generator=generator)
 
 
 class Store:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -63,14 +63,25 @@ class Batch:
     teacher_logits: torch.Tensor | None = None
 
 
+class Sampler(Protocol):
+    """Chooses the cases of an epoch, always as many."""
+
+    def __len__(self) -> int: ...
+
+    def draw(self, generator: torch.Generator) -> torch.Tensor:
+        """Indices of the cases, int64 [len(self)], on the generator's device."""
+
+
 class Batches:
     """Cases that live on the device, shuffled and cut anew for each epoch.
 
     inputs: [N, ...], uint8 images (0-255) or floats. labels: [N] class indices, or None.
     batch_size: the most cases in a step; an epoch is cut into equal steps (to one case), so that no
         small remainder takes a whole step of its own.
-    jitter: shift each image [N, H, W] by up to this many pixels in each direction, zero-padded.
-    teacher_logits: [N, C] computed once; refused together with jitter, since they would belong to
+    jitter: shift each image [..., H, W] by up to this many pixels in each direction, zero-padded.
+    flip: mirror each image, left to right, with probability one half.
+    sampler: which cases an epoch has, drawn anew for each; None for all of them.
+    teacher_logits: [N, C] computed once; refused together with jitter or flip, since they would belong to
         other views than the student sees.
     teacher: a network whose logits are computed on the very view that the student gets.
     Raises ValueError for lengths that differ and for both kinds of teacher at once.
@@ -83,6 +94,8 @@ class Batches:
         *,
         batch_size: int = 256,
         jitter: int = 0,
+        flip: bool = False,
+        sampler: Sampler | None = None,
         teacher_logits: torch.Tensor | None = None,
         teacher: nn.Module | None = None,
     ):
@@ -93,13 +106,14 @@ class Batches:
             raise ValueError("inputs is empty: there is nothing to train on.")
         if teacher is not None and teacher_logits is not None:
             raise ValueError("Give either teacher or teacher_logits, not both.")
-        if teacher_logits is not None and jitter:
+        if teacher_logits is not None and (jitter or flip):
             raise ValueError(
-                "teacher_logits were computed on unshifted inputs, so they cannot be used with jitter: "
+                "teacher_logits were computed on unshifted inputs, so they cannot be used with jitter or flip: "
                 "pass teacher=network to compute them on the same view."
             )
         self.inputs, self.labels, self.teacher_logits = inputs, labels, teacher_logits
-        self.batch_size, self.jitter, self.teacher = batch_size, jitter, teacher
+        self.batch_size, self.jitter, self.flip, self.teacher = batch_size, jitter, flip, teacher
+        self.sampler = sampler
 
     @property
     def device(self) -> torch.device:
@@ -108,17 +122,21 @@ class Batches:
     @property
     def cases(self) -> int:
         """Cases of an epoch."""
-        return len(self.inputs)
+        return len(self.inputs) if self.sampler is None else len(self.sampler)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.inputs) / self.batch_size)
+        return math.ceil(self.cases / self.batch_size)
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """The steps of one epoch; all of the generator's draws happen before the first."""
-        order = torch.randperm(len(self.inputs), generator=generator, device=self.inputs.device)
+        order = torch.randperm(self.cases, generator=generator, device=self.inputs.device)
+        if self.sampler is not None:
+            order = self.sampler.draw(generator)[order]
         inputs = self.inputs[order]
         if self.jitter:
             inputs = shift_images(inputs, self.jitter, generator)
+        if self.flip:
+            inputs = flip_images(inputs, generator)
         others = [t if t is None else t[order].tensor_split(len(self)) for t in (self.labels, self.teacher_logits)]
         return self._steps(inputs.tensor_split(len(self)), *others)
 
@@ -134,13 +152,13 @@ class Batches:
 def shift_images(images: torch.Tensor, pixels: int, generator: torch.Generator) -> torch.Tensor:
     """Shift each image by its own whole number of pixels, uniform in [-pixels, pixels] each way.
 
-    images: [N, H, W], any dtype; what is moved in is 0. Returns a new tensor of the same shape.
+    images: [N, ..., H, W], any dtype; what is moved in is 0. Returns a new tensor of the same shape.
     All images that share a shift are cropped from the padded set together: (2 * pixels + 1)^2 slices
     in all, where indexing pixel by pixel costs many times as much.
     """
     if pixels == 0:
         return images
-    count, height, width = images.shape
+    count, *_, height, width = images.shape
     side = 2 * pixels + 1
     shifts = torch.randint(side * side, (count,), generator=generator, device=images.device)
     padded = F.pad(images, (pixels, pixels, pixels, pixels))
@@ -150,8 +168,14 @@ def shift_images(images: torch.Tensor, pixels: int, generator: torch.Generator) 
     for shift, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
         which = order[start:end]
         top, left = divmod(shift, side)
-        shifted[which] = padded[which, top : top + height, left : left + width]
+        shifted[which] = padded[..., top : top + height, left : left + width][which]
     return shifted
+
+
+def flip_images(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Mirror each image [..., H, W] left to right with probability one half; a new tensor."""
+    flipped = torch.rand(len(images), generator=generator, device=images.device) < 0.5
+    return torch.where(flipped.view(-1, *[1] * (images.dim() - 1)), images.flip(-1), images)
 
 
 Objective = Callable[[torch.Tensor, Batch], torch.Tensor]  # (logits [B, C], batch) -> scalar loss

@@ -4,8 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from kdrepro.ensembles import average
+from kdrepro.ensembles import Average, average
 
 
 @given(st.integers(0, 2**31 - 1), st.sampled_from([0.5, 1.0, 2.0, 20.0]))
@@ -31,3 +32,10 @@ def test_bad_input():
         average(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="how"):
         average(torch.zeros(1, 2, 3), "harmonic")
+
+
+def test_an_average_as_one_network(generator):
+    members = [nn.Linear(4, 3) for _ in range(3)]
+    x = torch.randn(5, 4, generator=generator)
+    expected = average(torch.stack([member(x) for member in members]))
+    torch.testing.assert_close(Average(members)(x).softmax(1), expected)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from kdrepro import networks
-from kdrepro.networks import MLP, Dropout
+from kdrepro.networks import MLP, ConvNet, Dropout
 
 
 def test_same_seed_same_weights():
@@ -81,3 +82,42 @@ def test_bad_dropout_rate(rate):
 def test_bad_widths():
     with pytest.raises(ValueError, match="widths"):
         MLP([10])
+
+
+# --- convolutional ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(4, 16, 16), (4, 1, 16, 16), (4, 1, 9, 7)])
+def test_conv_net_takes_grey_images_of_any_size(shape):
+    net = ConvNet([4, 8], in_channels=1, classes=5, generator=torch.Generator().manual_seed(0)).eval()
+    assert net(torch.rand(shape)).shape == (4, 5)
+
+
+def test_conv_nets_of_one_seed_are_equal_and_leave_the_global_generator_alone():
+    before = torch.random.get_rng_state()
+    a, b, c = (ConvNet([4, 8], in_channels=3, classes=5, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    assert not torch.equal(a.stages[0].down.convolution.weight, c.stages[0].down.convolution.weight)
+
+
+def test_conv_net_equals_plain_layers():
+    net = ConvNet([4], in_channels=3, classes=2, generator=torch.Generator().manual_seed(0)).eval()
+    x, stage = torch.randn(2, 3, 8, 8), net.stages[0]
+
+    def layer(x, part, stride):  # fresh normalisation: mean 0, variance 1
+        return F.conv2d(x, part.convolution.weight, stride=stride, padding=1) / (1 + 1e-5) ** 0.5
+
+    down = layer(x, stage.down, 2).relu()
+    after = (down + layer(layer(down, stage.first, 1).relu(), stage.second, 1)).relu()
+    torch.testing.assert_close(net(x), after.mean((2, 3)) @ net.output.weight.T + net.output.bias)
+
+
+def test_initial_activations_keep_their_size():
+    net = ConvNet([16, 32, 64], in_channels=3, classes=10, generator=torch.Generator().manual_seed(0)).train()
+    assert 0.2 < net.features(torch.randn(64, 3, 16, 16)).std() < 5
+
+
+def test_conv_net_needs_a_stage():
+    with pytest.raises(ValueError, match="channels must name at least one stage"):
+        ConvNet([], in_channels=3, classes=2)

@@ -288,6 +288,64 @@ def test_evaluation_rows_and_progress(digits):
     assert seen == history
 
 
+def test_fit_many_gives_each_member_its_own_checkpoint_evaluation_and_progress(digits, tmp_path):
+    batches = Batches(digits.train_images[:64], digits.train_labels[:64], batch_size=16)
+    checkpoints = [Checkpoint(tmp_path / f"{i}.safetensors") for i in range(2)]
+    shown: list[list] = [[], []]
+    options = {
+        "seeds": (0, 1),
+        "checkpoints": checkpoints,
+        "evaluate": [lambda net: {"member": 0}, lambda net: {"member": 1}],
+        "progress": [rows.append for rows in shown],
+    }
+    both = ([network(0), network(1)], [batches] * 2, [training.hard_targets] * 2, [RECIPE] * 2)
+    histories = training.fit_many(*both, **options)
+    assert shown == histories
+    assert [{row["member"] for row in history} for history in histories] == [{0}, {1}]
+    assert [checkpoint.history for checkpoint in checkpoints] == histories
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        training.fit_many(*both, **{**options, "evaluate": options["evaluate"][:1]})
+
+
+class Sampler:
+    """The first `count` cases of a random order."""
+
+    def __init__(self, cases, count):
+        self.cases, self.count = cases, count
+
+    def __len__(self):
+        return self.count
+
+    def draw(self, generator):
+        return torch.randperm(self.cases, generator=generator)[: self.count]
+
+
+def test_an_epoch_has_the_cases_that_the_sampler_draws(generator):
+    batches = Batches(torch.arange(50.0).view(50, 1), torch.arange(50), batch_size=4, sampler=Sampler(50, 10))
+    assert (batches.cases, len(batches)) == (10, 3)
+    epochs = [torch.cat([batch.labels for batch in batches.epoch(generator)]) for _ in range(2)]
+    assert [len(labels.unique()) for labels in epochs] == [10, 10]
+    assert set(epochs[0].tolist()) != set(epochs[1].tolist())
+    for batch in batches.epoch(generator):
+        assert torch.equal(batch.inputs[:, 0].long(), batch.labels)
+
+
+def test_flips_mirror_about_half_of_the_images(generator):
+    images = torch.arange(6, dtype=torch.uint8).view(1, 1, 2, 3).repeat(400, 1, 1, 1)
+    flipped = training.flip_images(images, generator)
+    mirrored = (flipped == images.flip(-1)).all(dim=(1, 2, 3))
+    assert (flipped[~mirrored] == images[~mirrored]).all()
+    assert 150 < mirrored.sum() < 250
+
+
+def test_shifts_of_colour_images_are_those_of_each_channel():
+    images = torch.randint(0, 256, (9, 3, 6, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    together = training.shift_images(images, 2, torch.Generator().manual_seed(1))
+    for channel in range(3):
+        alone = training.shift_images(images[:, channel], 2, torch.Generator().manual_seed(1))
+        assert torch.equal(together[:, channel], alone)
+
+
 def test_cases_and_device_of_batches():
     batches = Batches(torch.zeros(7, 2), batch_size=3)
     assert (batches.cases, len(batches), batches.device) == (7, 3, torch.device("cpu"))
