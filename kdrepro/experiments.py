@@ -19,7 +19,7 @@ from torch import nn
 from kdrepro import data, paths, presets, records
 from kdrepro.errors import InputError
 from kdrepro.networks import parameter_count
-from kdrepro.presets import Preset, Training
+from kdrepro.presets import Preset, Specialised, Training
 from kdrepro.speech import espeak, timit
 from kdrepro.store import Store
 
@@ -159,11 +159,13 @@ def start(
     preset: smoke, full or paper. seeds: how many, None for the preset's number. first_seed: the first of
     them. device: "cpu", "cuda" or "cuda:1". data_root: the folder of the data sets, None for
     KDREPRO_DATA or `data/`.
-    Returns an `ImageExperiment`, or for a chapter on speech its `SpeechChapter`.
+    Returns an `ImageExperiment`, for a chapter on specialists a `SpecialistExperiment`, and for one on speech its
+    `SpeechChapter`.
     Raises InputError, before anything trains, when one of them is wrong.
     """
-    # These two modules build on this one.
+    # These modules build on this one.
     from kdrepro.image_experiments import ImageExperiment
+    from kdrepro.specialist_experiments import SpecialistExperiment
     from kdrepro.speech_experiments import SpeechChapter
 
     chapter, loaded, seed_list, where, found = check(chapter, preset, seeds, first_seed, device, data_root)
@@ -171,7 +173,8 @@ def start(
     common = {"chapter": chapter, "preset": loaded, "seeds": seed_list, "device": where, "store": store}
     if presets.is_speech(chapter):
         return SpeechChapter.of(found, **common)
-    run = ImageExperiment(data=found.to(where), **common)
+    kind = SpecialistExperiment if isinstance(loaded.chapters[chapter], Specialised) else ImageExperiment
+    run = kind(data=found.to(where), **common)
     run.log(f"{chapter} at {loaded.name}: {found.name}, seeds {run.seeds}, {where}")
     return run
 
@@ -189,11 +192,22 @@ def check(
     first = check_count("first_seed", first_seed, least=0)
     where = check_device(device)
     root = paths.data_root(data_root)
+    sizes = loaded.chapters[chapter]
     if presets.is_speech(chapter):
-        found = _corpora(loaded.chapters[chapter], root)
+        found = _corpora(sizes, root)
+    elif isinstance(sizes, Specialised):
+        found = _images(sizes.images, root, paths.runs(loaded.name) / "images")
     else:
         found = data.digits() if loaded.data == "digits" else data.mnist(root)
     return chapter, loaded, list(range(first, first + count)), where, found
+
+
+def _images(wanted: Any, root: Path, cache: Path) -> data.ImageData:
+    """Images of many classes, drawn or decoded once and kept in `cache`."""
+    arguments = wanted.model_dump(exclude={"kind"})
+    if wanted.kind == "glyphs":
+        return data.glyphs(**arguments, cache=cache)
+    return data.tiny_imagenet(root, **arguments, cache=cache)
 
 
 def _corpora(sizes: Any, root: Path) -> dict[str, list[Any]]:

@@ -12,7 +12,7 @@ from torch import nn
 from kdrepro import ensembles, training
 from kdrepro.checkpoints import Checkpoint
 from kdrepro.experiments import Experiment, Trained
-from kdrepro.presets import Training
+from kdrepro.presets import ConvTraining, Training
 from kdrepro.store import build
 from kdrepro.training import Recipe
 
@@ -76,13 +76,14 @@ class ImageExperiment(Experiment):
     def _fit(self, network, plan: Training, seed: int, teachers: list[Trained], checkpoint: Checkpoint, name: str):
         network.to(self.device)
         which = self.transfer_set(plan, seed)
-        teacher = teachers[0].network if plan.jitter and len(teachers) == 1 else None
+        moved = {"jitter": plan.jitter} | ({"flip": plan.flip} if isinstance(plan, ConvTraining) else {})
+        teacher = teachers[0].network if any(moved.values()) and len(teachers) == 1 else None
         cached = self._soft_logits(plan, teachers)[which] if teachers and teacher is None else None
         batches = training.Batches(
             self.data.train_images[which],
             self.data.train_labels[which],
             batch_size=plan.recipe.batch_size,
-            jitter=plan.jitter,
+            **moved,
             teacher_logits=cached,
             teacher=teacher,
         )
@@ -153,10 +154,10 @@ class ImageExperiment(Experiment):
     # --- evaluation -----------------------------------------------------------------------------
 
     def logits(self, trained: Trained, split: str = "test") -> torch.Tensor:
-        """Logits [N, C] over the "test" or "train" images, unshifted; kept for the next time."""
+        """Logits [N, C] over the "test", "train" or "validation" images, unshifted; kept for the next time."""
         key = (trained.key, split)
         if key not in self._logits:
-            images = self.data.test_images if split == "test" else self.data.train_images
+            images = getattr(self.data, f"{split}_images")
             self._logits[key] = training.logits(trained.network, images)
         return self._logits[key]
 

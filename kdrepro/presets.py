@@ -142,6 +142,132 @@ class SoftTargets(Speech):
     fractions: list[Fraction]  # of the curve
 
 
+class Convolutional(_Sizes):
+    """Stages of a `networks.ConvNet`; its input and output sizes come from the data."""
+
+    channels: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class ConvTraining(Training):
+    """One kind of convolutional network, trained on images."""
+
+    network: Convolutional
+    flip: bool = False  # mirror images at random
+
+    @model_validator(mode="after")
+    def _no_weight_constraint(self):
+        if self.recipe.max_norm is not None:
+            raise ValueError("max_norm is for fully connected networks")
+        return self
+
+
+class Specialist(_Sizes):
+    """How a specialist is trained from its generalist, with the generalist's shifts and flips."""
+
+    recipe: Recipe
+    output: Literal["dustbin", "full"] = "dustbin"  # special classes and a dustbin, or all classes
+    soft: Literal["none", "class", "case"] = "none"  # the generalist's soft targets, see `specialists.kept_knowledge`
+    temperature: Temperature = 1.0  # of those
+    early_stopping: bool = False  # keep the epoch that was best on validation images of its classes; needs a curve
+    curve: int = Field(0, ge=0)
+
+    def but(self, **changes: Any) -> "Specialist":
+        """A copy with some fields replaced; fields of the recipe may be named directly."""
+        merged = self.model_dump()
+        for name, value in changes.items():
+            (merged["recipe"] if name in Recipe.model_fields else merged)[name] = value
+        return type(self)(**merged)
+
+    @model_validator(mode="after")
+    def _options_fit(self):
+        if self.early_stopping and not self.curve:
+            raise ValueError("early_stopping needs curve: every how many epochs the validation images are looked at")
+        if self.soft != "none" and self.output != "full":
+            raise ValueError("soft targets of other classes need an output for them: output must be full")
+        if self.soft == "none" and self.temperature != 1.0:
+            raise ValueError("temperature means nothing without soft targets")
+        return self
+
+
+class Mixture(Convolutional):
+    """A mixture of experts; `channels` are those of each expert."""
+
+    experts: int = Field(ge=2)
+    gate_channels: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+
+
+class MixtureTraining(ConvTraining):
+    """A mixture of experts and how it is trained."""
+
+    network: Mixture
+
+
+class Glyphs(_Sizes):
+    """The arguments of `data.glyphs`."""
+
+    kind: Literal["glyphs"]
+    classes: int = Field(ge=2)
+    per_class: int = Field(ge=1)
+    validation_per_class: int = Field(ge=1)
+    test_per_class: int = Field(ge=1)
+    size: int = Field(16, ge=8)
+    seed: int = 0
+
+
+class TinyImagenet(_Sizes):
+    """The arguments of `data.tiny_imagenet`."""
+
+    kind: Literal["tiny-imagenet"]
+    size: Literal[32, 64] = 32
+    per_class: int | None = Field(None, ge=1)  # training images; None for all
+
+
+class Specialised(_Sizes):
+    """What the chapters on specialists share."""
+
+    seeds: int = Field(ge=1)
+    minutes: float
+    images: Glyphs | TinyImagenet = Field(discriminator="kind")
+    generalist: ConvTraining
+    specialist: Specialist
+    specialists: int = Field(ge=1)  # how many
+    special_classes: int = Field(ge=1)  # of each
+    top_n: int = Field(1, ge=1)  # classes of the generalist that make a specialist active
+    compared_top_n: list[Annotated[int, Field(ge=1)]] = []
+    sweep_seeds: int = Field(ge=1)
+
+
+class Specialists(Specialised):
+    """Chapter 5."""
+
+    compared_counts: list[Annotated[int, Field(ge=1)]]  # numbers of specialists, of those that are there
+    compared_sizes: list[Annotated[int, Field(ge=1)]]  # special classes of a specialist
+    least_cases: int = Field(1, ge=1)  # of a row of Table 4 that its rank correlation counts
+    convergence_cases: int = Field(200, ge=1)  # test images on which the two solutions of Eq. 5 are compared
+
+
+class Mixtures(Specialised):
+    """Chapter 6."""
+
+    long: Specialist  # long enough to overfit; all kinds of output and targets are compared at this length
+    soft_temperature: Temperature  # of the generalist's soft targets
+    mixture: MixtureTraining
+
+
+class DistilBack(Specialised):
+    """Chapter 7."""
+
+    student: ConvTraining  # of the generalist's size; soft targets
+    longer_epochs: int = Field(ge=1)  # of the generalist that is trained longer instead
+
+    @model_validator(mode="after")
+    def _student_is_a_student(self):
+        if self.student.loss != "soft":
+            raise ValueError("the student needs soft targets: its loss must be soft")
+        return self
+
+
 class DarkKnowledge(_Sizes):
     """Chapter 1."""
 
@@ -194,6 +320,9 @@ CHAPTERS: dict[str, type[_Sizes]] = {
     "02-mnist": Mnist,
     "03-acoustic-ensemble": AcousticEnsemble,
     "04-soft-targets": SoftTargets,
+    "05-specialists": Specialists,
+    "06-mixtures": Mixtures,
+    "07-distil-back": DistilBack,
 }
 
 

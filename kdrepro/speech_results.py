@@ -15,7 +15,7 @@ from kdrepro.experiments import Trained
 from kdrepro.frames import COEFFICIENTS, WINDOW
 from kdrepro.networks import parameter_count
 from kdrepro.presets import SpeechTraining
-from kdrepro.speech_experiments import Folded, Score, SpeechExperiment
+from kdrepro.speech_experiments import CURVE_FRAMES, Folded, Score, SpeechExperiment
 
 Scores = Mapping[str, Sequence[Score]]  # system -> one score a seed, or one for all seeds
 Found = Sequence[tuple[SpeechExperiment, Scores]]  # a data set each
@@ -135,6 +135,50 @@ def train_accuracy(net: Folded) -> float:
         best = max(rows, key=lambda row: row["validation_frame_accuracy"]) if trained.plan.early_stopping else rows[-1]
         found.append(best["train_frame_accuracy"])
     return float(np.mean(found))
+
+
+def accuracy_in_training(run: SpeechExperiment, net: Folded, most: int = CURVE_FRAMES) -> float:
+    """Frame accuracy on at most so many of all training frames, evenly spaced; the mean over folds."""
+    found = []
+    for fold, trained in enumerate(net):
+        split = run.data.parts[fold].train
+        which = torch.arange(0, len(split), max(1, -(-len(split) // most)))
+        config = {"training_accuracy": trained.key, "frames": len(which), "data": run.data.parts[fold].fingerprint}
+        computed = run.store.compute_or_load(
+            config, lambda t=trained, s=split, w=which: {"accuracy": frames.accuracy(t.network, s, w, run.device)}
+        )
+        found.append(float(computed["accuracy"]))
+    return float(np.mean(found))
+
+
+def divergences(
+    run: SpeechExperiment, members: Sequence[Folded], nets: Mapping[str, Folded], most: int = 10_000
+) -> pd.DataFrame:
+    """Mean KL(ensemble || net) in nats at T = 1, a row a net, on training and on validation frames of fold 0.
+
+    members: of the ensemble. most: at most so many frames of a split are looked at, evenly spaced.
+    """
+    speech = run.data.parts[0]
+    teachers = [folded[0] for folded in members]
+
+    def compute(split: frames.Frames, net: Trained) -> dict[str, float]:
+        which = torch.arange(0, len(split), max(1, -(-len(split) // most)))
+        total = 0.0
+        for inputs in split.windows(run.device, which=which):
+            p = frames.mean_log_probabilities([t.network for t in teachers], inputs)
+            q = frames.mean_log_probabilities([net.network], inputs)
+            total += (p.exp() * (p - q)).sum().item()
+        return {"nats": total / len(which)}
+
+    lines: dict[str, dict[str, float]] = {}
+    for name, folded in nets.items():
+        lines[name] = {}
+        for kind, split in (("training frames", speech.train), ("other speakers' frames", speech.validation)):
+            key = [t.key for t in teachers]
+            config = {"divergence": folded[0].key, "of": key, "on": kind, "most": most, "data": speech.fingerprint}
+            found = run.store.compute_or_load(config, lambda s=split, n=folded[0]: compute(s, n))
+            lines[name][kind] = float(found["nats"])
+    return pd.DataFrame.from_dict(lines, orient="index")
 
 
 def claim_table5(run: SpeechExperiment, nets: Mapping[str, Sequence[Folded]], scores: Scores) -> None:

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from kdrepro import paths, presets
 from kdrepro.errors import InputError
@@ -160,3 +161,29 @@ def test_but_reaches_the_network_and_the_recipe():
     changed = plan.but(hidden=[7], epochs=3, temperature=2)
     assert (changed.network.hidden, changed.recipe.epochs, changed.temperature) == ([7], 3, 2)
     assert changed.recipe.learning_rate == plan.recipe.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"early_stopping": True}, "early_stopping needs curve"),
+        ({"soft": "class"}, "output must be full"),
+        ({"temperature": 2.0}, "temperature means nothing without soft targets"),
+    ],
+)
+def test_specialists_whose_options_contradict_each_other(changes, message):
+    plan = presets.load("smoke").chapters["05-specialists"].specialist
+    with pytest.raises(ValidationError, match=message):
+        plan.but(**changes)
+
+
+def test_a_convolutional_net_has_no_weight_constraint():
+    plan = presets.load("smoke").chapters["05-specialists"].generalist
+    with pytest.raises(ValidationError, match="max_norm is for fully connected networks"):
+        plan.but(max_norm=2.0)
+
+
+def test_students_of_chapter_7_need_soft_targets():
+    sizes = presets.load("smoke").chapters["07-distil-back"]
+    with pytest.raises(ValidationError, match="its loss must be soft"):
+        sizes.but(student=sizes.generalist.model_dump())

@@ -454,6 +454,20 @@ def test_table_of_kept_states(run, members):
     assert cost["µs a frame, alone"] > 0
 
 
+def test_accuracy_in_training_and_divergences(run, members, never):
+    """On all frames they are what the definitions give, and on some of them nearly so."""
+    student, other = members
+    answers = log_probabilities(run, student, split="train").argmax(1)
+    right = (answers == run.data.parts[0].train.targets).float().mean().item()
+    assert speech_results.accuracy_in_training(run, student, most=10**6) == pytest.approx(right, abs=1e-6)
+    assert speech_results.accuracy_in_training(run, student, most=1000) == pytest.approx(right, abs=0.1)
+    table = speech_results.divergences(run, members, {"one": student, "other": other}, most=10**6)
+    for split, column in (("train", "training frames"), ("validation", "other speakers' frames")):
+        p, q = log_probabilities(run, *members, split=split), log_probabilities(run, student, split=split)
+        assert table.loc["one", column] == pytest.approx((p.exp() * (p - q)).sum(1).mean().item(), rel=1e-4)
+    assert (table.loc["one"] != table.loc["other"]).all()
+
+
 def test_claims_of_table_5(regulariser, members):
     plans = {k: p.but(epochs=1, curve=1) for k, p in speech_results.regulariser_plans(regulariser).items()}
     teachers = {seed: [members[seed]] for seed in (0, 1)}

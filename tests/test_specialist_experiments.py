@@ -1,0 +1,249 @@
+"""A generalist and its specialists on a few small images: what is trained, what is loaded, what is combined."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kdrepro import presets, specialist_results, specialists, training
+from kdrepro.data import ImageData, families
+from kdrepro.specialist_experiments import ON_VALIDATION, SpecialistExperiment
+from kdrepro.store import Store
+
+CLASSES = 8
+
+
+def stripes(each: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images [N, 12, 12] of bright stripes; pairs of classes differ by one column only, under noise."""
+    labels = torch.arange(CLASSES).repeat(each)
+    images = torch.randint(0, 90, (len(labels), 12, 12), generator=generator)
+    for i, label in enumerate(labels.tolist()):
+        images[i, 3 * (label // 2) : 3 * (label // 2) + 2] += 120
+        images[i, :, 3 + 5 * (label % 2)] += 60
+    return images.clamp(max=255).to(torch.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def images() -> ImageData:
+    generator = torch.Generator().manual_seed(0)
+    train, validation, test = (stripes(each, generator) for each in (30, 6, 10))
+    validation = dict(zip(("validation_images", "validation_labels"), validation, strict=True))
+    return ImageData.of("stripes", *train, *test, CLASSES, **validation, class_names=tuple("abcdefgh"))
+
+
+@pytest.fixture(scope="module")
+def sizes() -> presets.Specialists:
+    whole = presets.load("smoke").chapters["05-specialists"].model_dump()
+    plan = {"recipe": {"epochs": 4, "batch_size": 32, "learning_rate": 3e-3, "precision": "fp32"}, "jitter": 1}
+    return presets.Specialists(
+        **{
+            **whole,
+            "generalist": {"network": {"channels": [4, 8]}, **plan},
+            "specialist": {"recipe": plan["recipe"] | {"epochs": 2}, "curve": 1},
+            "specialists": 4,
+            "special_classes": 3,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def run(images, sizes, tmp_path_factory) -> SpecialistExperiment:
+    preset = presets.load("smoke")
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("runs")
+        patch.setenv("KDREPRO_RUNS", str(folder))
+        preset = preset.model_copy(update={"chapters": {**preset.chapters, "05-specialists": sizes}})
+        yield SpecialistExperiment("05-specialists", preset, [0, 1], torch.device("cpu"), images, Store(folder))
+
+
+@pytest.fixture(scope="module")
+def generalist(run):
+    return run.train(run.sizes.generalist, 0)
+
+
+@pytest.fixture(scope="module")
+def committee(run, generalist):
+    return run.committee(run.sizes.specialist, generalist, run.clusters(generalist))
+
+
+def never(monkeypatch):
+    def fail(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(training, "fit", fail)
+
+
+def test_the_generalist_learns_something(run, generalist):
+    assert run.right(run.logits(generalist)).mean() > 2 / CLASSES
+
+
+def test_specialists_are_loaded_and_each_can_be_trained_alone(run, generalist, committee, monkeypatch, tmp_path):
+    alone = replace(run, store=Store(tmp_path))
+    alone._logits.update(run._logits)
+    copy = alone.train(run.sizes.generalist, 0)
+    (one,) = alone.committee(run.sizes.specialist, copy, committee.subsets[2:3]).specialists
+    assert one.key == committee.specialists[2].key
+    for a, b in zip(one.network.parameters(), committee.specialists[2].network.parameters(), strict=True):
+        assert torch.equal(a, b)
+    never(monkeypatch)
+    again = run.committee(run.sizes.specialist, generalist, committee.subsets[::-1])
+    assert [t.key for t in again.specialists] == [t.key for t in committee.specialists[::-1]]
+
+
+def test_all_that_are_missing_are_trained_in_one_call(run, generalist, committee, monkeypatch):
+    calls = []
+    real = training.fit_many
+    monkeypatch.setattr(
+        training, "fit_many", lambda nets, *rest, **o: (calls.append(len(nets)), real(nets, *rest, **o))
+    )
+    run.committee(
+        run.sizes.specialist, generalist, [*committee.subsets[:1], torch.tensor([0, 7]), torch.tensor([1, 6])]
+    )
+    assert calls == [2]
+
+
+def test_specialists_start_from_the_generalist(run, generalist, committee):
+    config = run._specialist_config(run.sizes.specialist, generalist, committee.subsets[0])
+    network = run._cut_down(generalist)(config).eval()
+    inputs = training.as_inputs(run.data.test_images)
+    whole = generalist.network(inputs)[:, committee.subsets[0]]
+    torch.testing.assert_close(network(inputs)[:, :-1], whole)
+
+
+def test_only_active_cases_are_looked_at(run, generalist, committee):
+    logits = run.specialist_logits(committee, "test", 2)
+    active = specialists.active(run.logits(generalist).softmax(1), committee.subsets, 2)
+    for i, (trained, found) in enumerate(zip(committee.specialists, logits, strict=True)):
+        expected = training.logits(trained.network, run.data.test_images)
+        torch.testing.assert_close(found[active[:, i]], expected[active[:, i]])
+        assert (found[~active[:, i]] == 0).all()
+
+
+def test_combined_is_eq_5_of_every_specialists_corrected_opinion(run, generalist, committee):
+    p = run.logits(generalist).double().softmax(1)
+    others = []
+    for trained, subset in zip(committee.specialists, committee.subsets, strict=True):
+        logits = training.logits(trained.network, run.data.test_images).double()
+        others.append(specialists.correct_dustbin(logits, (CLASSES - 3) / 3).softmax(1))
+        assert run._oversampling(subset, "words") == pytest.approx(0.5 / (3 / CLASSES))
+    expected = specialists.combine(p, others, committee.subsets, top_n=2)
+    torch.testing.assert_close(run.combined(committee, top_n=2), expected)
+    torch.testing.assert_close(run.combined(committee.first(0)), p)
+
+
+def test_a_committee_as_one_teacher(run, generalist, committee):
+    teacher = run.as_teacher(committee)
+    q = run.combined(committee)
+    found = training.logits(teacher.network, run.data.test_images).double().softmax(1)
+    torch.testing.assert_close(found, q, rtol=1e-3, atol=1e-5)
+    assert teacher.key != run.as_teacher(committee.first(2)).key
+    assert teacher.seconds == pytest.approx(committee.seconds + generalist.seconds)
+
+
+def test_full_softmaxes_are_averaged_where_they_are_active(run, generalist, committee):
+    full = run.committee(run.sizes.specialist.but(output="full"), generalist, committee.subsets, "full")
+    assert full.full
+    assert not committee.full
+    p = run.logits(generalist).double().softmax(1)
+    total, count = p.clone(), torch.ones(len(p), 1)
+    active = specialists.active(p, full.subsets, 1)
+    for i, (trained, subset) in enumerate(zip(full.specialists, full.subsets, strict=True)):
+        logits = training.logits(trained.network, run.data.test_images).double()
+        own = specialists.correct_full(logits, subset, (CLASSES - 3) / 3).softmax(1)
+        total += own * active[:, i : i + 1]
+        count += active[:, i : i + 1]
+    torch.testing.assert_close(run.combined(full), total / count)
+
+
+def test_the_teacher_of_section_6_1_is_the_generalist(run, generalist, committee):
+    plan = run.sizes.specialist.but(output="full", soft="class", temperature=2.0)
+    batches = run._specialist_batches(plan, generalist, committee.subsets[0])
+    batch = next(batches.epoch(torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(batch.teacher_logits, training.logits(generalist.network, batch.inputs))
+    assert batch.labels.max() > 2  # labels of all classes
+    kinds = {
+        run.committee(p, generalist, committee.subsets[:1]).specialists[0].key for p in (plan, plan.but(soft="case"))
+    }
+    assert len(kinds) == 2
+
+
+def test_early_stopping_keeps_the_best_epoch_on_validation(run, generalist, committee):
+    plan = run.sizes.specialist.but(early_stopping=True, epochs=3)
+    (stopped,) = run.committee(plan, generalist, committee.subsets[:1]).specialists
+    best = max(row[ON_VALIDATION] for row in stopped.history)
+    assert run._validation(plan, committee.subsets[0])(stopped.network)[ON_VALIDATION] == best
+
+
+def test_conditional_accuracy(run, committee):
+    """On a specialist's own cases, among its own classes; a perfect answer and one that is right by restriction."""
+    labels = run.data.test_labels
+    perfect = torch.nn.functional.one_hot(labels, CLASSES).double()
+    assert run.conditional_right(perfect, committee.subsets).all()
+    subset = torch.tensor([0, 1, 2])
+    outside = torch.zeros(len(labels), CLASSES)
+    outside[:, 5], outside[:, 1] = 0.9, 0.1  # 5 is best, 1 the best of the special ones
+    found = run.conditional_right(outside, [subset])
+    assert found.tolist() == (labels[labels < 3] == 1).tolist()
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def test_gains(run, committee):
+    found = specialist_results.gains(run, [committee])
+    before = (run.logits(committee.generalist).argmax(1) == run.data.test_labels).double().mean().item()
+    assert found.loc[0, "accuracy"] == pytest.approx(before)
+    assert found.loc[0, "relative gain"] == pytest.approx(found.loc[0, "accuracy +"] / before - 1)
+    assert "+" in specialist_results.table3(found).loc["accuracy", ("this run", "relative")]
+
+
+def test_coverage_rows_add_up(run, committee):
+    table = specialist_results.by_coverage(run, committee)
+    labels = run.data.test_labels
+    assert table["cases"].sum() == len(labels)
+    right = run.right(run.combined(committee)).sum() - run.right(run.logits(committee.generalist)).sum()
+    assert table["change"].sum() == right
+    counts = specialists.coverage(committee.subsets, CLASSES)
+    assert table["cases"].to_dict() == {
+        int(n): int((counts[labels] == n).sum()) for n in counts.unique() if (counts[labels] == n).any()
+    }
+    assert len(specialist_results.table4([table, table])) == len(table)
+
+
+@pytest.mark.parametrize(
+    ("relative", "expected"), [([0.0, 0.1, 0.2, 0.3], 1.0), ([0.3, 0.2, 0.1, 0.0], -1.0), ([0.1] * 4, 0.0)]
+)
+def test_rank_correlation(relative, expected):
+    table = pd.DataFrame({"cases": [100] * 4, "relative": relative}, index=[0, 1, 2, 3])
+    assert specialist_results.rank_correlation(table) == pytest.approx(expected)
+    few = pd.concat([table, pd.DataFrame({"cases": [1], "relative": [-9.0]}, index=[4])])
+    assert specialist_results.rank_correlation(few, least=50) == pytest.approx(expected)
+
+
+def test_within_over_between():
+    families = ["a", "a", "b", "b"]  # a third of all pairs are of one family
+    assert specialist_results.within_over_between([torch.tensor([0, 1]), torch.tensor([2, 3])], families) == 3
+    assert specialist_results.within_over_between([torch.tensor([0, 2])], families) == 0
+    with pytest.raises(ValueError, match="No two classes share a family"):
+        specialist_results.within_over_between([torch.tensor([0, 1])], ["a", "b"])
+
+
+def test_cost(run, committee):
+    found = specialist_results.cost(run, committee, top_n=1)
+    # 4 specialists x 3 of 8 classes, as many others: 4 x 6 / 8 of the images, twice instead of four times.
+    assert found["images seen"] == pytest.approx(4 * 6 / 8 * 2 / 4)
+    assert 1 <= found["nets a case"] <= 5
+    assert found["parameters"] == pytest.approx(4, abs=0.3)
+
+
+def test_paired_tests_of_equal_systems():
+    right = [np.array([True, False, True, True])] * 2
+    row = specialist_results.paired_tests({"a − b": (right, right)}).loc["a − b"]
+    assert row["points"] == "+0.00"
+
+
+def test_families_of_tiny_imagenet():
+    assert len(families.TINY_IMAGENET) == 200
+    assert len(set(families.TINY_IMAGENET.values())) == 26 + len(families.ALONE)
