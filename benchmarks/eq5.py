@@ -121,8 +121,9 @@ def main() -> None:
     counts = active(given[0], given[2], args.top_n).sum(1)
     title = (
         f"Eq. 5: {args.classes} classes, {args.specialists} specialists of {args.special} classes,\n"
-        f"{counts.double().mean():.1f} active a case (at most {int(counts.max())}), {args.at_odds:.0%} of cases at odds;\n"
-        f"float32, seed {args.seed}, {torch.get_num_threads()} thread(s); tolerance and excess\nin nats above the minimum"
+        f"{counts.double().mean():.1f} active a case (at most {int(counts.max())}), {args.at_odds:.0%} of cases at "
+        f"odds;\nfloat32, seed {args.seed}, {torch.get_num_threads()} thread(s); tolerance and excess\n"
+        "in nats above the minimum"
     )
     show(times, worst_excess(answers, given, args.top_n), title)
     for name, clock in (("wall", 0), ("CPU", 1)):
