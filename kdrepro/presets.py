@@ -132,7 +132,7 @@ class AcousticEnsemble(Speech):
 
 
 class SoftTargets(Speech):
-    """Chapter 4; its full data's nets are chapter 3's members."""
+    """Chapter 4; the nets of its full data, whose soft targets the others get, are trained by `synthetic.member`."""
 
     fraction: Fraction
     hard: SpeechTraining  # on a share of the data, with early stopping
@@ -140,6 +140,8 @@ class SoftTargets(Speech):
     timit_hard: SpeechTraining | None = None
     timit_soft: SpeechTraining | None = None
     fractions: list[Fraction]  # of the curve
+    longer_epochs: int = Field(ge=1)  # of full nets that are trained for longer, as teachers
+    longer_temperature: Temperature  # of their soft targets
 
 
 class Convolutional(_Sizes):
