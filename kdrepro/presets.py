@@ -246,6 +246,8 @@ class Specialists(Specialised):
     compared_counts: list[Annotated[int, Field(ge=1)]]  # numbers of specialists, of those that are there
     compared_sizes: list[Annotated[int, Field(ge=1)]]  # special classes of a specialist
     least_cases: int = Field(1, ge=1)  # of a row of Table 4 that its rank correlation counts
+    longer_epochs: int = Field(ge=1)  # of a generalist that is trained for as long as it and its specialists together
+    longer_seeds: int = Field(ge=1)
     convergence_cases: int = Field(200, ge=1)  # test images on which the two solutions of Eq. 5 are compared
 
 
