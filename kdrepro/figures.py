@@ -53,7 +53,8 @@ def seed_dots(ax: Axes, groups: Mapping[str, Sequence[float]], paper: Mapping[st
     ax.plot([], [], "|-", color="grey", ms=10, label="mean, 95 % over seeds")
     if paper:
         ax.plot([], [], "D", mfc="none", mec="black", label="paper")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, fontsize=10)
+    inches = ax.get_position().height * ax.figure.get_figheight()
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.5 / inches), ncols=3, fontsize=10)  # below the axis' label
 
 
 def sweep(ax: Axes, frame: pd.DataFrame, x: str, y: str, by: str | None = None, log: bool = True) -> None:
