@@ -77,11 +77,9 @@ def reproduce(
     quiet: QuietOption = False,
 ) -> None:
     """Run a claim's chapter and print one row: paper, published, this run, verdict."""
-    from kdrepro import claims, paths, presets, records, runner
+    from kdrepro import claims, paths, records, runner
 
     described = claims.get(claim)
-    if described.chapter not in presets.CHAPTERS:
-        raise InputError(f"The claim {claim} belongs to chapter {described.chapter}, which is not written yet.")
     asked = runner.checked([described.chapter], preset, seeds, first_seed, device, data_root)
     _run_shown(described.chapter, asked, quiet)
     theirs = records.claim_by_data(claim, described.chapter)

@@ -55,7 +55,6 @@ BAD = [
     (["run", "02-minst"], "did you mean '02-mnist'"),
     (["run", "nothing"], "choose from"),
     (["reproduce", "mnist.distiled"], "did you mean 'mnist.distilled'"),
-    (["reproduce", "specialists.table3"], "not written yet"),
     (["publish", "--preset", "smoke"], "smoke is not published"),
     (["publish", "--preset", "full"], "No chapter has been run at full"),
     (["book", "--preset", "smoke"], "has not been run at smoke"),
