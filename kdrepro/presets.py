@@ -247,7 +247,7 @@ class Specialists(Specialised):
     compared_sizes: list[Annotated[int, Field(ge=1)]]  # special classes of a specialist
     least_cases: int = Field(1, ge=1)  # of a row of Table 4 that its rank correlation counts
     longer_epochs: int = Field(ge=1)  # of a generalist that is trained for as long as it and its specialists together
-    longer_seeds: int = Field(ge=1)
+    control_seeds: int = Field(ge=1)  # of that, of the other clustering and of the other sizes
     convergence_cases: int = Field(200, ge=1)  # test images on which the two solutions of Eq. 5 are compared
 
 
