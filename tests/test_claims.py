@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from kdrepro import claims, paths, presets, records
 from kdrepro.claims import Claim
+from kdrepro.data.tiny_imagenet import NAME as TINY_IMAGENET
 from kdrepro.errors import InputError
 
 # The ids of the paper's claims.
@@ -101,6 +102,11 @@ def test_every_claim_of_the_paper_has_a_rule():
 def test_every_claim_has_a_chapter():
     chapters = {c.chapter for c in claims.load().values()}
     assert set(presets.CHAPTERS) == chapters
+
+
+def test_every_claim_is_decided_on_data_that_there_is():
+    """By the name that the data set gives itself: a record of another name decides nothing."""
+    assert {c.data for c in claims.load().values()} == {"mnist", "synthetic", TINY_IMAGENET}
 
 
 def test_unknown_claim_names_the_nearest():
