@@ -78,7 +78,7 @@ def _gaps(gaps: Mapping[str, Sequence[np.ndarray]], steps: Sequence[int]) -> Fig
         ax.plot(steps, middle, "o-", ms=4, color=COLOURS[i], label=name)
         ax.fill_between(steps, low, high, color=COLOURS[i], alpha=0.15, lw=0)
     ax.set(xscale="log", yscale="log", xlabel="steps", ylabel="nats above the minimum")
-    ax.legend()
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)  # the curves leave no room inside
     return figure
 
 
