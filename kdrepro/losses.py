@@ -9,6 +9,8 @@ Half-precision logits (a network under autocast) are widened to float32 first: a
 softened logits differ by less than a bfloat16 can tell.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -54,10 +56,7 @@ def distillation_loss(
     positive, a soft_weight outside [0, 1], or labels that are missing or out of range.
     """
     _check_pair(student_logits, teacher_logits)
-    if not 0 <= soft_weight <= 1:
-        raise ValueError(f"soft_weight must lie between 0 and 1, not {soft_weight}.")
-    if labels is None and soft_weight != 1:
-        raise ValueError(f"labels must be given when soft_weight is {soft_weight}: only soft_weight=1 needs none.")
+    _check_weight(soft_weight, labels)
     _check_temperature(temperature)
     student, teacher = _wide(student_logits), _wide(teacher_logits.detach()).to(student_logits.device)
     loss = student.new_zeros(())
@@ -67,6 +66,38 @@ def distillation_loss(
     if soft_weight < 1:
         _check_labels(labels, student)
         loss = loss + (1 - soft_weight) * F.cross_entropy(student, labels)
+    return loss
+
+
+def distillation_losses(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    labels: torch.Tensor | None = None,
+    *,
+    temperatures: Sequence[float],
+    soft_weights: Sequence[float],
+) -> torch.Tensor:
+    """`distillation_loss` of M networks at once, each with its own temperature and weight.
+
+    student_logits, teacher_logits: [M, B, C]. labels: [M, B], or None when every weight is 1.
+    temperatures, soft_weights: M numbers. Returns [M], in nats.
+    Raises ValueError as `distillation_loss` does.
+    """
+    _check_pair(student_logits, teacher_logits, dims=3)
+    for temperature, soft_weight in zip(temperatures, soft_weights, strict=True):
+        _check_temperature(temperature)
+        _check_weight(soft_weight, labels)
+    student, teacher = _wide(student_logits), _wide(teacher_logits.detach()).to(student_logits.device)
+    t = torch.tensor(temperatures, dtype=student.dtype, device=student.device)
+    weight = torch.tensor(soft_weights, dtype=student.dtype, device=student.device)
+    loss = student.new_zeros(len(student))
+    if max(soft_weights) > 0:
+        loss = loss + weight * t**2 * _SoftTargets.apply(student, teacher.to(student.dtype), t.view(-1, 1, 1))
+    if min(soft_weights) < 1:
+        cases, targets = student.flatten(0, 1), labels.flatten()
+        _check_labels(targets, cases)
+        hard = F.cross_entropy(cases, targets, reduction="none").view(labels.shape).mean(1)
+        loss = loss + (1 - weight) * hard
     return loss
 
 
@@ -100,6 +131,8 @@ def soft_target_gradient(
 class _SoftTargets(torch.autograd.Function):
     """Mean over cases of KL(p || q) at temperature T, with Eq. 2 itself as its gradient.
 
+    Of logits [B, C] a scalar; of [M, B, C], with T a number or [M, 1, 1], each network's own mean [M].
+
     Left to autograd, the gradient of a careful KL would pass through every branch of its case
     distinctions; Eq. 2, (q - p) / T, is exact, finite for any logits, and one subtraction.
     """
@@ -118,11 +151,11 @@ class _SoftTargets(torch.autograd.Function):
         if torch.is_grad_enabled():  # to be differentiated once more, so not from what forward has computed
             p = torch.softmax(_scaled(teacher, ctx.temperature), dim=-1)
         q = torch.softmax(_scaled(student, ctx.temperature), dim=-1)
-        return grad * (q - p) / (ctx.temperature * len(student)), None, None
+        return grad[..., None, None] * (q - p) / (ctx.temperature * student.shape[-2]), None, None
 
 
 def _kl(z: torch.Tensor, v: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    """Mean over cases of KL(p || q) in nats, from scaled logits z and v [B, C], to nearly full relative precision.
+    """Mean over cases of KL(p || q) in nats, from scaled logits z and v [..., B, C], to nearly full relative precision.
 
     At high T, p and q differ by little, the terms of sum p (log p - log q) nearly cancel, and T^2
     then multiplies their rounding: 2e-3 at T = 100 in float32. Written as
@@ -132,12 +165,19 @@ def _kl(z: torch.Tensor, v: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     """
     # The gap from the logits themselves: log p - log q would carry the rounding of log C.
     x = (v - z) - (torch.logsumexp(v, -1, keepdim=True) - torch.logsumexp(z, -1, keepdim=True))
-    plain = (p * x).sum(-1).mean()
-    if plain > LARGE_KL:  # false for the NaN of 0 * inf too
+    plain = (p * x).sum(-1).mean(-1)
+    large = plain > LARGE_KL  # false for the NaN of 0 * inf too
+    if large.all():
         return plain
-    gaps = (p * (torch.expm1(-x) + x)).sum(-1).mean()
-    if SMALL_KL < gaps < torch.inf:
-        return gaps
+    gaps = (p * (torch.expm1(-x) + x)).sum(-1).mean(-1)
+    middling = (gaps > SMALL_KL) & (gaps < torch.inf)
+    if not (large | middling).all():
+        gaps = torch.where(middling, gaps, _small_kl(z, x, p))
+    return torch.where(large, plain, gaps)
+
+
+def _small_kl(z: torch.Tensor, x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """As `_kl`, for divergences of any size, at the price of time. x: the gap log p - log q."""
     q = torch.softmax(z, dim=-1)
     # A class with p = 0 (its logit may be -inf) contributes q alone: 0 * inf would be NaN.
     x = torch.where(p == 0, torch.zeros_like(x), x)
@@ -146,7 +186,7 @@ def _kl(z: torch.Tensor, v: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     terms = torch.where(x.abs() < 0.05, p * series, p * middle)
     # Where q is far above p, e^-x may overflow, and p e^-x is just q.
     terms = torch.where((x < -1) | (p == 0), q - p + p * x, terms)
-    return terms.sum(-1).mean()
+    return terms.sum(-1).mean(-1)
 
 
 def _scaled(logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -159,13 +199,14 @@ def _wide(logits: torch.Tensor) -> torch.Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-def _check_pair(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> None:
-    if student_logits.dim() != 2:
-        raise ValueError(f"student_logits must be [cases, classes], not {list(student_logits.shape)}.")
+def _check_pair(student_logits: torch.Tensor, teacher_logits: torch.Tensor, dims: int = 2) -> None:
+    shape = {2: "[cases, classes]", 3: "[networks, cases, classes]"}[dims]
+    if student_logits.dim() != dims:
+        raise ValueError(f"student_logits must be {shape}, not {list(student_logits.shape)}.")
     if student_logits.shape != teacher_logits.shape:
         raise ValueError(
             f"teacher_logits is {list(teacher_logits.shape)} but student_logits is "
-            f"{list(student_logits.shape)}: both must be [cases, classes] of the same cases."
+            f"{list(student_logits.shape)}: both must be {shape} of the same cases."
         )
     _check_logits(student_logits, "student_logits")
     _check_logits(teacher_logits, "teacher_logits")
@@ -179,6 +220,13 @@ def _check_logits(logits: torch.Tensor, name: str) -> None:
     # amax passes a NaN on, and a logit of -inf (the log of a probability 0) is allowed beside others.
     if not bool((logits.detach().amax(-1).abs() < torch.inf).all()):
         raise ValueError(f"{name} holds NaN or +inf, or a case with no finite logit.")
+
+
+def _check_weight(soft_weight: float, labels: torch.Tensor | None) -> None:
+    if not 0 <= soft_weight <= 1:
+        raise ValueError(f"soft_weight must lie between 0 and 1, not {soft_weight}.")
+    if labels is None and soft_weight != 1:
+        raise ValueError(f"labels must be given when soft_weight is {soft_weight}: only soft_weight=1 needs none.")
 
 
 def _check_temperature(temperature: float) -> None:

@@ -46,11 +46,20 @@ def keep_mask(
     device: torch.device | str,
 ) -> torch.Tensor:
     """A dropout mask: 0 with probability dropped / 256, otherwise 256 / (256 - dropped)."""
-    count = math.prod(shape)
-    words = torch.empty((count + 7) // 8, dtype=torch.int64, device=device)
+    words = torch.empty((math.prod(shape) + 7) // 8, dtype=torch.int64, device=device)
+    return scaled_mask(draw_bytes(words, generator), shape, dropped, dtype)
+
+
+def draw_bytes(words: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """Fill int64 words with random bytes, in place; returns them."""
     # from=-2^63 to=None is the full 64-bit range; the default range leaves every eighth byte half empty.
-    words.random_(-(2**63), None, generator=generator)
-    kept = words.view(torch.uint8)[:count].view(shape) >= dropped
+    return words.random_(-(2**63), None, generator=generator)
+
+
+def scaled_mask(words: torch.Tensor, shape: Sequence[int], dropped: int, dtype: torch.dtype) -> torch.Tensor:
+    """The mask of `keep_mask` from random words: of one network [W], or of M networks [M, W] with shape [M, ...]."""
+    count = math.prod(shape[words.dim() - 1 :])
+    kept = words.view(torch.uint8)[..., :count].reshape(tuple(shape)) >= dropped
     return kept.to(dtype).mul_(256 / (256 - dropped))
 
 

@@ -5,23 +5,44 @@ one seed, so that on a CPU the same seed gives the same weights bit for bit, als
 """
 
 import math
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from kdrepro.batches import Batch, Batches, Sampler, as_inputs, flip_images, logits, shift_images
 from kdrepro.checkpoints import Checkpoint
 from kdrepro.errors import InputError
-from kdrepro.losses import distillation_loss, logit_matching_loss
-from kdrepro.networks import clip_max_norm, use_generator
+from kdrepro.networks import MLP, clip_max_norm, use_generator
+from kdrepro.objectives import Objective, hard_targets, matched_logits, of_many, soft_targets
+from kdrepro.stacks import Stack, shape_of
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "Objective",
+    "Recipe",
+    "Sampler",
+    "as_inputs",
+    "fit",
+    "fit_many",
+    "flip_images",
+    "gains_from_bf16",
+    "hard_targets",
+    "logits",
+    "matched_logits",
+    "shift_images",
+    "soft_targets",
+]
 
 CHECKPOINT_SECONDS = 60.0  # at most this long between two checkpoints; there is one after every epoch too
+LANES = 16  # numbers that a processor's vector instructions take at once, at the most
 MAX_NORM_EVERY = 4  # steps between two applications of the weight constraint; it drifts by little in between
 
 
@@ -52,169 +73,6 @@ class Recipe(BaseModel):
             "constant": 1.0,
         }[self.schedule]
         return self.learning_rate * rising * falling
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Cases of one step: inputs [B, ...] as stored, labels [B] or None, teacher_logits [B, C] or None."""
-
-    inputs: torch.Tensor
-    labels: torch.Tensor | None = None
-    teacher_logits: torch.Tensor | None = None
-
-
-class Sampler(Protocol):
-    """Chooses the cases of an epoch, always as many."""
-
-    def __len__(self) -> int: ...
-
-    def draw(self, generator: torch.Generator) -> torch.Tensor:
-        """Indices of the cases, int64 [len(self)], on the generator's device."""
-
-
-class Batches:
-    """Cases that live on the device, shuffled and cut anew for each epoch.
-
-    inputs: [N, ...], uint8 images (0-255) or floats. labels: [N] class indices, or None.
-    batch_size: the most cases in a step; an epoch is cut into equal steps (to one case), so that no
-        small remainder takes a whole step of its own.
-    jitter: shift each image [..., H, W] by up to this many pixels in each direction, zero-padded.
-    flip: mirror each image, left to right, with probability one half.
-    sampler: which cases an epoch has, drawn anew for each; None for all of them.
-    teacher_logits: [N, C] computed once; refused together with jitter or flip, since they would belong to
-        other views than the student sees.
-    teacher: a network whose logits are computed on the very view that the student gets.
-    Raises ValueError for lengths that differ and for both kinds of teacher at once.
-    """
-
-    def __init__(
-        self,
-        inputs: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        *,
-        batch_size: int = 256,
-        jitter: int = 0,
-        flip: bool = False,
-        sampler: Sampler | None = None,
-        teacher_logits: torch.Tensor | None = None,
-        teacher: nn.Module | None = None,
-    ):
-        for name, other in (("labels", labels), ("teacher_logits", teacher_logits)):
-            if other is not None and len(other) != len(inputs):
-                raise ValueError(f"{name} has {len(other)} cases but inputs has {len(inputs)}.")
-        if len(inputs) == 0:
-            raise ValueError("inputs is empty: there is nothing to train on.")
-        if teacher is not None and teacher_logits is not None:
-            raise ValueError("Give either teacher or teacher_logits, not both.")
-        if teacher_logits is not None and (jitter or flip):
-            raise ValueError(
-                "teacher_logits were computed on unshifted inputs, so they cannot be used with jitter or flip: "
-                "pass teacher=network to compute them on the same view."
-            )
-        self.inputs, self.labels, self.teacher_logits = inputs, labels, teacher_logits
-        self.batch_size, self.jitter, self.flip, self.teacher = batch_size, jitter, flip, teacher
-        self.sampler = sampler
-
-    @property
-    def device(self) -> torch.device:
-        return self.inputs.device
-
-    @property
-    def cases(self) -> int:
-        """Cases of an epoch."""
-        return len(self.inputs) if self.sampler is None else len(self.sampler)
-
-    def __len__(self) -> int:
-        return math.ceil(self.cases / self.batch_size)
-
-    def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
-        """The steps of one epoch; all of the generator's draws happen before the first."""
-        order = torch.randperm(self.cases, generator=generator, device=self.inputs.device)
-        if self.sampler is not None:
-            order = self.sampler.draw(generator)[order]
-        inputs = self.inputs[order]
-        if self.jitter:
-            inputs = shift_images(inputs, self.jitter, generator)
-        if self.flip:
-            inputs = flip_images(inputs, generator)
-        others = [t if t is None else t[order].tensor_split(len(self)) for t in (self.labels, self.teacher_logits)]
-        return self._steps(inputs.tensor_split(len(self)), *others)
-
-    def _steps(self, inputs, labels, teacher_logits) -> Iterator[Batch]:
-        for i, x in enumerate(inputs):
-            if self.teacher is not None:
-                v = logits(self.teacher, x)
-            else:
-                v = None if teacher_logits is None else teacher_logits[i]
-            yield Batch(x, None if labels is None else labels[i], v)
-
-
-def shift_images(images: torch.Tensor, pixels: int, generator: torch.Generator) -> torch.Tensor:
-    """Shift each image by its own whole number of pixels, uniform in [-pixels, pixels] each way.
-
-    images: [N, ..., H, W], any dtype; what is moved in is 0. Returns a new tensor of the same shape.
-    All images that share a shift are cropped from the padded set together: (2 * pixels + 1)^2 slices
-    in all, where indexing pixel by pixel costs many times as much.
-    """
-    if pixels == 0:
-        return images
-    count, *_, height, width = images.shape
-    side = 2 * pixels + 1
-    shifts = torch.randint(side * side, (count,), generator=generator, device=images.device)
-    padded = F.pad(images, (pixels, pixels, pixels, pixels))
-    shifted = torch.empty_like(images)
-    order = torch.argsort(shifts)
-    ends = torch.bincount(shifts, minlength=side * side).cumsum(0).tolist()
-    for shift, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        which = order[start:end]
-        top, left = divmod(shift, side)
-        shifted[which] = padded[..., top : top + height, left : left + width][which]
-    return shifted
-
-
-def flip_images(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Mirror each image [..., H, W] left to right with probability one half; a new tensor."""
-    flipped = torch.rand(len(images), generator=generator, device=images.device) < 0.5
-    return torch.where(flipped.view(-1, *[1] * (images.dim() - 1)), images.flip(-1), images)
-
-
-Objective = Callable[[torch.Tensor, Batch], torch.Tensor]  # (logits [B, C], batch) -> scalar loss
-
-
-def hard_targets(student_logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Cross-entropy with the labels: ordinary training."""
-    return F.cross_entropy(student_logits, batch.labels)
-
-
-def soft_targets(temperature: float, soft_weight: float = 1.0) -> Objective:
-    """Distillation (Section 2): `losses.distillation_loss` of the batch's teacher logits and labels."""
-
-    def objective(student_logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        return distillation_loss(
-            student_logits, batch.teacher_logits, batch.labels, temperature=temperature, soft_weight=soft_weight
-        )
-
-    return objective
-
-
-def matched_logits(student_logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Logit matching (Section 2.1): `losses.logit_matching_loss` of the batch's teacher logits."""
-    return logit_matching_loss(student_logits, batch.teacher_logits)
-
-
-def as_inputs(x: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Stored cases as a network takes them: uint8 pixels become floats in [0, 1]; floats stay."""
-    return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)
-
-
-@torch.no_grad()
-def logits(network: nn.Module, inputs: torch.Tensor, chunk: int = 4096) -> torch.Tensor:
-    """A network's logits [N, C] in float32 and eval mode, in chunks; its mode is restored."""
-    was_training = network.training
-    network.eval()
-    found = torch.cat([network(as_inputs(x)).float() for x in inputs.split(chunk)])
-    network.train(was_training)
-    return found
 
 
 def gains_from_bf16(device: torch.device) -> bool:
@@ -252,22 +110,104 @@ def fit(
     interruptions left out), and what evaluate gave.
     Raises InputError when the loss is no longer finite; the last checkpoint stays.
     """
-    run = _Run(network, batches, objective, recipe, seed)
-    history = run.resume(checkpoint)
-    with _denormals_flushed():
-        for epoch in range(run.epoch, recipe.epochs):
-            row = run.train_epoch(epoch, checkpoint, history)
-            if evaluate and ((epoch + 1) % evaluate_every == 0 or epoch + 1 == recipe.epochs):
-                row.update(evaluate(network))
-                run.note_best(row, keep_best)
-            history.append(row)
-            run.finish_epoch(checkpoint, history)
-            if progress:
-                progress(row)
-    run.restore_best(keep_best)
-    use_generator(network, None)
-    network.eval()
-    return history
+    run = _Run(network, batches, objective, recipe, seed, checkpoint, evaluate, progress, evaluate_every, keep_best)
+    _train([run], _Alone(run))
+    return run.history
+
+
+def fit_many(
+    networks: Sequence[nn.Module],
+    batches: Sequence[Batches],
+    objectives: Sequence[Objective],
+    recipes: Sequence[Recipe],
+    *,
+    seeds: Sequence[int],
+    checkpoints: Sequence[Checkpoint | None] | None = None,
+    evaluate: Sequence[Callable[[nn.Module], dict[str, Any]]] | None = None,
+    progress: Sequence[Callable[[dict[str, Any]], None]] | None = None,
+    evaluate_every: int = 1,
+    keep_best: str | None = None,
+) -> list[list[dict[str, Any]]]:
+    """Train several networks, each with its own cases, objective, recipe and seed; returns their histories.
+
+    checkpoints, evaluate, progress: one a network; these and what else is given are as in `fit`.
+    Each member gets what `fit` alone would give it, to rounding, and on a CPU the same bits whatever it is trained
+    with. `MLP`s of one shape, with as many cases each, and with recipes that differ in nothing but the learning rate,
+    train together as batched matrix products, as many at once as memory holds; a row's seconds are then the member's
+    share of the time. All others train one after the other.
+    Raises ValueError when the sequences differ in length, and InputError as `fit` does.
+    """
+    none = [None] * len(networks)
+    members = zip(
+        networks,
+        batches,
+        objectives,
+        recipes,
+        seeds,
+        none if checkpoints is None else checkpoints,
+        none if evaluate is None else evaluate,
+        none if progress is None else progress,
+        strict=True,
+    )
+    runs = [_Run(*member, evaluate_every, keep_best) for member in members]
+    for group in _groups(runs):
+        _train(group, _Together(group) if group[0].stackable else _Alone(group[0]))
+    return [run.history for run in runs]
+
+
+def _groups(runs: Sequence["_Run"]) -> list[list["_Run"]]:
+    """Runs that can train together, in the order of their first members."""
+    alike: dict[Any, list[_Run]] = {}
+    for run in runs:
+        alike.setdefault(run.kind(), []).append(run)
+    groups = []
+    for members in alike.values():
+        most = max(1, memory_budget(members[0].device) // members[0].bytes_needed()) if len(members) > 1 else 1
+        groups += [members[i : i + most] for i in range(0, len(members), most)]
+    return groups
+
+
+def memory_budget(device: torch.device) -> int:
+    """Bytes that networks which train together may take: half of a GPU's free memory, a quarter of a machine's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+
+
+def _train(runs: Sequence["_Run"], steps: "_Alone | _Together") -> None:
+    """Train one network, or several in step with each other."""
+    try:
+        with _denormals_flushed():
+            for epoch in range(runs[0].epoch, runs[0].recipe.epochs):
+                _train_epoch(runs, steps, epoch)
+                for run in runs:
+                    run.finish_epoch(steps)
+    finally:
+        steps.close()
+    for run in runs:
+        run.restore_best()
+        use_generator(run.network, None)
+        run.network.eval()
+
+
+def _train_epoch(runs: Sequence["_Run"], steps: "_Alone | _Together", epoch: int) -> None:
+    for run in runs:
+        run.start_epoch()
+    began, count, first = time.monotonic(), len(runs[0].batches), runs[0].step
+    losses = torch.zeros(len(runs), device=runs[0].device)
+    saved_at = began
+    for i, batches in enumerate(steps.epoch()):
+        if i < first:  # done before the interruption
+            continue
+        losses += steps.take(batches, epoch * count + i)
+        now = time.monotonic()
+        if now - saved_at > CHECKPOINT_SECONDS:
+            for run, loss in zip(runs, losses.tolist(), strict=True):
+                run.save_within(steps, i + 1, loss, (now - began) / len(runs))
+            saved_at = now
+    took = (time.monotonic() - began) / len(runs)
+    for run, loss in zip(runs, losses.tolist(), strict=True):
+        run.note_epoch(epoch, loss, took, share=(count - first) / count)
 
 
 @contextmanager
@@ -285,40 +225,26 @@ def _denormals_flushed() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def fit_many(
-    networks: Sequence[nn.Module],
-    batches: Sequence[Batches],
-    objectives: Sequence[Objective],
-    recipes: Sequence[Recipe],
-    *,
-    seeds: Sequence[int],
-    checkpoints: Sequence[Checkpoint | None] | None = None,
-    evaluate: Sequence[Callable[[nn.Module], dict[str, Any]]] | None = None,
-    progress: Sequence[Callable[[dict[str, Any]], None]] | None = None,
-    **options,
-) -> list[list[dict[str, Any]]]:
-    """Train several networks, each with its own cases, objective, recipe and seed; returns their histories.
-
-    evaluate, progress: one a network, see `fit`; options: what else `fit` takes, the same for all.
-    One after the other for now: each member gets exactly what `fit` alone would give it.
-    Raises ValueError when the sequences differ in length.
-    """
-    none = [None] * len(networks)
-    own = zip(seeds, checkpoints or none, evaluate or none, progress or none, strict=True)
-    members = zip(networks, batches, objectives, recipes, own, strict=True)
-    return [
-        fit(n, b, o, r, seed=seed, checkpoint=checkpoint, evaluate=evaluated, progress=shown, **options)
-        for n, b, o, r, (seed, checkpoint, evaluated, shown) in members
-    ]
-
-
 class _Run:
-    """The state of one training, and how it is saved and restored."""
+    """The training of one network: what it is made of, how far it is, and how that is saved and restored."""
 
-    def __init__(self, network: nn.Module, batches: Batches, objective: Objective, recipe: Recipe, seed: int):
+    def __init__(
+        self,
+        network: nn.Module,
+        batches: Batches,
+        objective: Objective,
+        recipe: Recipe,
+        seed: int,
+        checkpoint: Checkpoint | None,
+        evaluate: Callable[[nn.Module], dict[str, Any]] | None,
+        progress: Callable[[dict[str, Any]], None] | None,
+        evaluate_every: int,
+        keep_best: str | None,
+    ):
         self.network, self.batches, self.objective, self.recipe = network, batches, objective, recipe
+        self.checkpoint, self.evaluate, self.progress = checkpoint, evaluate, progress
+        self.evaluate_every, self.keep_best = evaluate_every, keep_best
         self.device = batches.device
-        self.optimizer = _optimizer(network, recipe)
         # Two generators: `order` is drawn from only at the start of an epoch, so a checkpoint within
         # one can redo the epoch's order and jitter from the state at its start.
         self.order = torch.Generator(self.device).manual_seed(_mix(seed, 1))
@@ -327,128 +253,272 @@ class _Run:
         bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and gains_from_bf16(self.device))
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         self.epoch, self.step, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
+        self.history: list[dict[str, Any]] = []
         self.best: dict[str, torch.Tensor] = {}  # weights of the best row so far, with its figure as "figure"
+        self.moments: dict[int, dict[str, torch.Tensor]] = {}  # the optimiser's, of each parameter, when restored
         self.order_at_start = self.order.get_state()
-        self.saved_at = time.monotonic()
+        self._resume()
 
-    def train_epoch(self, epoch: int, checkpoint: Checkpoint | None, history: list) -> dict[str, Any]:
+    @property
+    def stackable(self) -> bool:
+        """Whether this network can train as one of many."""
+        return isinstance(self.network, MLP) and type(self.batches) is Batches
+
+    def kind(self) -> Any:
+        """What networks that train together have in common."""
+        if not self.stackable:
+            return id(self)
+        cases, inputs = self.batches.cases, self.batches.inputs
+        recipe = self.recipe.model_copy(update={"learning_rate": 1.0})
+        return (
+            shape_of(self.network),
+            (cases, len(self.batches), tuple(inputs.shape[1:]), inputs.dtype, self.batches.labels is None),
+            (recipe, self.dtype, str(self.device)),
+            (self.epoch, self.step),
+        )
+
+    def bytes_needed(self) -> int:
+        """Memory of this training among others: its cases of an epoch, moved; weights, gradients and moments."""
+        one_case = self.batches.inputs[0].numel() * self.batches.inputs.element_size()
+        copies = 3 if self.batches.jitter or self.batches.flip else 1
+        return copies * one_case * self.batches.cases + 4 * 4 * sum(p.numel() for p in self.network.parameters())
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from the first epoch's first."""
+        return self.recipe.rate(step, self.recipe.epochs * len(self.batches))
+
+    def start_epoch(self) -> None:
         self.network.train()
         self.order_at_start = self.order.get_state()
-        began, first, before = time.monotonic(), self.step, self.seconds
-        losses = torch.zeros((), device=self.device)
-        for i, batch in enumerate(self.batches.epoch(self.order)):
-            if i < first:  # done before the interruption
-                continue
-            losses += self._take_step(batch, epoch * len(self.batches) + i)
-            self.step = i + 1
-            if checkpoint and time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
-                self.seconds = before + time.monotonic() - began
-                self._save(checkpoint, history, self.loss_sum + losses.item())
-        total = self.loss_sum + losses.item()
+
+    def note_epoch(self, epoch: int, loss: float, took: float, share: float) -> None:
+        """Add an epoch's row to the history. took: seconds; share: of the epoch that they were spent on."""
+        total = self.loss_sum + loss
         if not math.isfinite(total):
             raise InputError(
                 f"The training loss is {total} after epoch {epoch + 1}: "
                 f"lower the learning rate ({self.recipe.learning_rate}) or check the data for NaN."
             )
-        took = time.monotonic() - began
-        self.seconds = before + took
-        cases = self.batches.cases * (len(self.batches) - first) / len(self.batches)
-        return {
+        self.seconds += took
+        row = {
             "epoch": epoch + 1,
             "loss": total / len(self.batches),
-            "cases_per_second": round(cases / took) if took > 0 else 0,
+            "cases_per_second": round(self.batches.cases * share / took) if took > 0 else 0,
             "seconds": round(self.seconds, 3),
         }
+        if self.evaluate and ((epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.recipe.epochs):
+            row.update(self.evaluate(self.network))
+            self._note_best(row)
+        self.history.append(row)
 
-    def _take_step(self, batch: Batch, step: int) -> torch.Tensor:
-        recipe = self.recipe
-        rate = recipe.rate(step, recipe.epochs * len(self.batches))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            output = self.network(as_inputs(batch.inputs, self.dtype))
-        loss = self.objective(output, batch)
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if recipe.max_norm and (step + 1) % MAX_NORM_EVERY == 0:
-            clip_max_norm(self.network, recipe.max_norm)
-        return loss.detach()
-
-    def finish_epoch(self, checkpoint: Checkpoint | None, history: list) -> None:
+    def finish_epoch(self, steps: "_Alone | _Together") -> None:
         self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
         if self.recipe.max_norm and self.epoch == self.recipe.epochs:
             clip_max_norm(self.network, self.recipe.max_norm)
-        if checkpoint:
+        if self.checkpoint:
             self.order_at_start = self.order.get_state()
-            self._save(checkpoint, history, 0.0)
-            checkpoint.history = history
+            self._save(steps, self.step, 0.0, self.seconds)
+            self.checkpoint.history = self.history
+        if self.progress:
+            self.progress(self.history[-1])
 
-    def note_best(self, row: dict[str, Any], figure: str | None) -> None:
+    def _note_best(self, row: dict[str, Any]) -> None:
         """Keep a copy of the weights when a row's figure is the highest so far."""
+        figure = self.keep_best
         if figure is not None and (not self.best or row[figure] > self.best["figure"].item()):
             if self.recipe.max_norm:
                 clip_max_norm(self.network, self.recipe.max_norm)
             weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
             self.best = {**weights, "figure": torch.tensor(row[figure], dtype=torch.float64)}
 
-    def restore_best(self, figure: str | None) -> None:
-        if figure is not None and not self.best:
-            raise ValueError(f"keep_best names {figure!r}, a figure of evaluate, which is not given.")
-        if figure is not None:
+    def restore_best(self) -> None:
+        if self.keep_best is not None and not self.best:
+            raise ValueError(f"keep_best names {self.keep_best!r}, a figure of evaluate, which is not given.")
+        if self.keep_best is not None:
             self.network.load_state_dict({name: t for name, t in self.best.items() if name != "figure"})
 
-    def _save(self, checkpoint: Checkpoint, history: list, loss_sum: float) -> None:
+    def save_within(self, steps: "_Alone | _Together", step: int, loss: float, took: float) -> None:
+        """Save the state within an epoch, after `step` steps of it with this sum of losses, in `took` seconds."""
+        if self.checkpoint:
+            self._save(steps, step, self.loss_sum + loss, self.seconds + took)
+
+    def _save(self, steps: "_Alone | _Together", step: int, loss_sum: float, seconds: float) -> None:
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
+        for i, state in steps.moments(self).items():
             tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items() if v is not None}
         tensors |= {"generator.order": self.order_at_start, "generator.noise": self.noise.get_state()}
-        state = {
-            "epoch": self.epoch,
-            "step": self.step,
-            "loss_sum": loss_sum,
-            "seconds": self.seconds,
-            "history": history,
-        }
-        checkpoint.save(tensors, state)
-        self.saved_at = time.monotonic()
+        state = {"epoch": self.epoch, "step": step, "loss_sum": loss_sum, "seconds": seconds, "history": self.history}
+        self.checkpoint.save(tensors, state)
 
-    def resume(self, checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
-        saved = checkpoint.load() if checkpoint else None
+    def _resume(self) -> None:
+        saved = self.checkpoint.load() if self.checkpoint else None
         if saved is None:
-            return []
+            return
         tensors, state = saved
         self.network.load_state_dict(_under(tensors, "network."))
         self.best = _under(tensors, "best.")
-        packed = self.optimizer.state_dict()
-        packed["state"] = {}
         for name, tensor in _under(tensors, "optimizer.").items():
             index, key = name.split(".", 1)
-            packed["state"].setdefault(int(index), {})[key] = tensor
-        self.optimizer.load_state_dict(packed)
+            self.moments.setdefault(int(index), {})[key] = tensor
         self.order.set_state(tensors["generator.order"])
         self.noise.set_state(tensors["generator.noise"])
         self.epoch, self.step = state["epoch"], state["step"]
         self.loss_sum, self.seconds = state["loss_sum"], state["seconds"]
-        checkpoint.history = state["history"]
-        return list(state["history"])
+        self.history = list(state["history"])
+        self.checkpoint.history = state["history"]
 
 
-def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    parameters = [p for p in network.parameters() if p.requires_grad]
+class _Alone:
+    """The steps of one network."""
+
+    def __init__(self, run: _Run):
+        self.run = run
+        self.parameters = [p for p in run.network.parameters() if p.requires_grad]
+        self.optimizer = _optimizer([{"params": self.parameters}], run.recipe, run.moments)
+
+    def epoch(self) -> Iterator[tuple[Batch]]:
+        return ((batch,) for batch in self.run.batches.epoch(self.run.order))
+
+    def take(self, batches: Sequence[Batch], step: int) -> torch.Tensor:
+        """One step, counted from the first epoch's first; returns the loss."""
+        run, batch = self.run, batches[0]
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.dtype == torch.bfloat16):
+            output = run.network(as_inputs(batch.inputs, run.dtype))
+        loss = run.objective(output, batch)
+        loss.backward()
+        _descend(self.optimizer, [run.rate(step)])
+        if run.recipe.max_norm and (step + 1) % MAX_NORM_EVERY == 0:
+            clip_max_norm(run.network, run.recipe.max_norm)
+        return loss.detach()
+
+    def moments(self, run: _Run) -> Mapping[int, Mapping[str, torch.Tensor]]:
+        """The optimiser's state of each parameter."""
+        return self.optimizer.state_dict()["state"]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class _Together:
+    """The steps of several networks of one kind, as batched matrix products.
+
+    Members that share a learning rate have their parameters updated as whole stacks. That takes sizes that are a
+    multiple of LANES: of other tensors, the optimiser computes the last few numbers in another way than the rest,
+    in the last digit, and which ones these are would depend on how many networks there are.
+    """
+
+    def __init__(self, runs: Sequence[_Run]):
+        self.runs, self.recipe, self.dtype = list(runs), runs[0].recipe, runs[0].dtype
+        self.stack = Stack([run.network for run in runs])
+        self.parameters = list(self.stack.parameters())
+        self.own = [list(run.network.parameters()) for run in runs]  # views of the stack
+        indices, members = range(len(self.parameters)), range(len(runs))
+        self.one_rate = len({run.recipe.learning_rate for run in runs}) == 1
+        whole = [i for i in indices if self.one_rate and self.parameters[i][0].numel() % LANES == 0]
+        apart = [(i, m) for m in members for i in indices if i not in whole]
+        # What the optimiser holds, in its order: stacks (i, None), then single members' parameters (i, m).
+        self.pieces: list[tuple[int, int | None]] = [*((i, None) for i in whole), *apart]
+        self.apart = apart
+        self.optimizer = _optimizer(self._parameter_groups(), self.recipe, self._restored())
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """One group, or, where rates differ, one a member."""
+        tensors = [self.parameters[i] if m is None else self.own[m][i] for i, m in self.pieces]
+        size = len(tensors) if self.one_rate else len(self.parameters)
+        return [{"params": tensors[i : i + size]} for i in range(0, len(tensors), size)]
+
+    def _restored(self) -> dict[int, Mapping[str, torch.Tensor]]:
+        """The optimiser's state of each piece, from the members' checkpoints."""
+        if not self.runs[0].moments:
+            return {}
+        return {
+            k: _stacked([run.moments[i] for run in self.runs]) if m is None else self.runs[m].moments[i]
+            for k, (i, m) in enumerate(self.pieces)
+        }
+
+    def epoch(self) -> Iterator[list[Batch]]:
+        for batches in zip(*(run.batches.views(run.order) for run in self.runs), strict=True):
+            yield self._taught(batches)
+
+    def _taught(self, batches: Sequence[Batch]) -> list[Batch]:
+        """With the logits of online teachers; students that share one ask it together."""
+        taught = list(batches)
+        sharing: dict[int, list[int]] = {}
+        for m, run in enumerate(self.runs):
+            if run.batches.teacher is not None:
+                sharing.setdefault(id(run.batches.teacher), []).append(m)
+        for members in sharing.values():
+            inputs = torch.cat([batches[m].inputs for m in members])
+            found = logits(self.runs[members[0]].batches.teacher, inputs).split(len(batches[0].inputs))
+            for m, v in zip(members, found, strict=True):
+                taught[m] = replace(batches[m], teacher_logits=v)
+        return taught
+
+    def take(self, batches: Sequence[Batch], step: int) -> torch.Tensor:
+        """One step of every network; returns their losses [M]."""
+        self.stack.train()
+        inputs = torch.stack([batch.inputs for batch in batches])
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            output = self.stack(as_inputs(inputs, self.dtype))
+        losses = of_many([run.objective for run in self.runs], output, batches)
+        losses.sum().backward()
+        for i, m in self.apart:
+            self.own[m][i].grad = self.parameters[i].grad[m]
+        _descend(self.optimizer, [run.rate(step) for run in (self.runs[:1] if self.one_rate else self.runs)])
+        self.stack.zero_grad(set_to_none=True)
+        if self.recipe.max_norm and (step + 1) % MAX_NORM_EVERY == 0:
+            self.stack.clip_max_norm(self.recipe.max_norm)
+        return losses.detach()
+
+    def moments(self, run: _Run) -> Mapping[int, Mapping[str, torch.Tensor]]:
+        """The optimiser's state of each of a member's parameters."""
+        mine, state = self.runs.index(run), self.optimizer.state_dict()["state"]
+        of_whole = {i: k for k, (i, m) in enumerate(self.pieces) if m is None and k in state}
+        found = {i: {name: _slice(v, mine) for name, v in state[k].items()} for i, k in of_whole.items()}
+        return found | {i: state[k] for k, (i, m) in enumerate(self.pieces) if m == mine and k in state}
+
+    def close(self) -> None:
+        """Give the networks memory of their own again."""
+        self.stack.release()
+
+
+def _stacked(states: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """An optimiser's state of the same parameter of several networks, as of their stack; a step count is shared."""
+    return {k: v if v.dim() == 0 else torch.stack([state[k] for state in states]) for k, v in states[0].items()}
+
+
+def _slice(value: torch.Tensor | None, m: int) -> torch.Tensor | None:
+    return value if value is None or value.dim() == 0 else value[m]
+
+
+def _descend(optimizer: torch.optim.Optimizer, rates: Sequence[float]) -> None:
+    """A step of the optimiser, with these learning rates of its groups; the gradients are gone afterwards."""
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _optimizer(
+    groups: Iterable[dict[str, Any]], recipe: Recipe, moments: Mapping[int, Mapping[str, torch.Tensor]]
+) -> torch.optim.Optimizer:
+    """A recipe's optimiser of these groups of parameters, going on from its state of each parameter, if any."""
     if recipe.optimizer == "adam":
-        return torch.optim.AdamW(
-            parameters, lr=0.0, betas=(recipe.momentum, recipe.beta2), weight_decay=recipe.weight_decay, fused=True
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            groups, lr=0.0, betas=(recipe.momentum, recipe.beta2), weight_decay=recipe.weight_decay, fused=True
         )
-    return torch.optim.SGD(
-        parameters,
-        lr=0.0,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
+    else:
+        optimizer = torch.optim.SGD(
+            groups,
+            lr=0.0,
+            momentum=recipe.momentum,
+            nesterov=recipe.momentum > 0,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": dict(moments)})
+    return optimizer
 
 
 def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The training loop: jitter, batches, reproducibility, interruption, and `fit_many` against `fit`."""
+"""The training loop: jitter, batches, reproducibility, interruption."""
 
 import math
 from contextlib import nullcontext
@@ -264,17 +264,6 @@ def test_distillation_agrees_with_the_teacher(digits):
     assert (answers[0] == answers[1]).float().mean() > 0.92
 
 
-def test_fit_many_equals_fit_member_by_member(digits):
-    alone, together = [network(s) for s in (0, 1)], [network(s) for s in (0, 1)]
-    for net, seed in zip(alone, (3, 4), strict=True):
-        fit(net, digits, seed)
-    batches = Batches(digits.train_images, digits.train_labels, batch_size=16, jitter=1)
-    histories = training.fit_many(together, [batches] * 2, [training.hard_targets] * 2, [RECIPE] * 2, seeds=(3, 4))
-    assert len(histories) == 2
-    for a, b in zip(alone, together, strict=True):
-        assert torch.equal(weights(a), weights(b))
-
-
 def test_any_module_can_be_fitted(digits):
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     history = fit(net, digits, recipe=RECIPE.model_copy(update={"max_norm": None, "epochs": 10}), jitter=0)
@@ -286,25 +275,6 @@ def test_evaluation_rows_and_progress(digits):
     history = fit(network(), digits, evaluate=lambda net: {"errors": 1}, evaluate_every=2, progress=seen.append)
     assert ["errors" in row for row in history] == [False, True, True]
     assert seen == history
-
-
-def test_fit_many_gives_each_member_its_own_checkpoint_evaluation_and_progress(digits, tmp_path):
-    batches = Batches(digits.train_images[:64], digits.train_labels[:64], batch_size=16)
-    checkpoints = [Checkpoint(tmp_path / f"{i}.safetensors") for i in range(2)]
-    shown: list[list] = [[], []]
-    options = {
-        "seeds": (0, 1),
-        "checkpoints": checkpoints,
-        "evaluate": [lambda net: {"member": 0}, lambda net: {"member": 1}],
-        "progress": [rows.append for rows in shown],
-    }
-    both = ([network(0), network(1)], [batches] * 2, [training.hard_targets] * 2, [RECIPE] * 2)
-    histories = training.fit_many(*both, **options)
-    assert shown == histories
-    assert [{row["member"] for row in history} for history in histories] == [{0}, {1}]
-    assert [checkpoint.history for checkpoint in checkpoints] == histories
-    with pytest.raises(ValueError, match=r"shorter|longer"):
-        training.fit_many(*both, **{**options, "evaluate": options["evaluate"][:1]})
 
 
 class Sampler:

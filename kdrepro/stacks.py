@@ -1,0 +1,76 @@
+"""Many `MLP`s of one shape as one network of batched matrix products."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kdrepro.networks import MLP, Dropout, draw_bytes, scaled_mask
+
+
+def shape_of(network: MLP) -> tuple:
+    """What networks must share to be stacked: their layers' sizes and their dropout rates."""
+    sizes = tuple(tuple(p.shape) for p in network.parameters())
+    return sizes, network.input_dropout.dropped, network.hidden_dropout.dropped
+
+
+class Stack(nn.Module):
+    """M `MLP`s of one shape, side by side: [M, B, ...] is flattened to [M, B, inputs]; float32 logits [M, B, C].
+
+    While the stack lives, the members' parameters are views of its own: training it trains them, and a member can be
+    evaluated or saved at any time. `release` gives them memory of their own again. Dropout masks come from each
+    member's own generator (`networks.use_generator`), in the order in which the member alone would draw them.
+    Raises ValueError for members of different shapes.
+    """
+
+    def __init__(self, members: Sequence[MLP]):
+        super().__init__()
+        if len({shape_of(member) for member in members}) != 1:
+            raise ValueError("Only networks of one shape and one dropout can be stacked.")
+        self.members = tuple(members)  # not a ModuleList: their parameters are this module's already
+        self.stacked = nn.ParameterList(
+            nn.Parameter(torch.stack([p.detach() for p in same]))
+            for same in zip(*(member.parameters() for member in members), strict=True)
+        )
+        for m, member in enumerate(members):
+            for own, stacked in zip(member.parameters(), self.stacked, strict=True):
+                own.data = stacked.data[m]
+
+    @torch.no_grad()
+    def release(self) -> None:
+        """Give the members' parameters memory of their own again."""
+        for member in self.members:
+            for own in member.parameters():
+                own.data = own.data.clone()
+
+    @property
+    def layers(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """Weights [M, out, in] and biases [M, out] of each layer, the output layer last."""
+        return list(zip(self.stacked[::2], self.stacked[1::2], strict=True))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        *hidden, (weight, bias) = self.layers
+        x = self._dropped([member.input_dropout for member in self.members], x.flatten(2))
+        for w, b in hidden:
+            x = F.relu(torch.baddbmm(b.unsqueeze(1), x, w.transpose(1, 2)))
+            x = self._dropped([member.hidden_dropout for member in self.members], x)
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.baddbmm(bias.unsqueeze(1), x.float(), weight.transpose(1, 2))
+
+    def _dropped(self, layers: Sequence[Dropout], x: torch.Tensor) -> torch.Tensor:
+        rate = layers[0].dropped
+        if not self.training or rate == 0:
+            return x
+        words = torch.empty(len(x), (math.prod(x.shape[1:]) + 7) // 8, dtype=torch.int64, device=x.device)
+        for own, layer in zip(words, layers, strict=True):
+            draw_bytes(own, layer.generator)
+        return x * scaled_mask(words, x.shape, rate, x.dtype)
+
+    @torch.no_grad()
+    def clip_max_norm(self, limit: float) -> None:
+        """As `networks.clip_max_norm`, for all members at once."""
+        for weight, _ in self.layers[:-1]:
+            rows = weight.data.view(-1, weight.shape[-1])
+            rows.copy_(torch.renorm(rows, p=2, dim=0, maxnorm=limit))
