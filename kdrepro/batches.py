@@ -39,7 +39,8 @@ class Batches:
     sampler: which cases an epoch has, drawn anew for each; None for all of them.
     teacher_logits: [N, C] computed once; refused together with jitter or flip, since they would belong to
         other views than the student sees.
-    teacher: a network whose logits are computed on the very view that the student gets.
+    teacher: a network whose logits are computed on the very view that the student gets. In a training, its hidden
+        layers multiply in the precision that the student's do (`training.Recipe`).
     Raises ValueError for lengths that differ and for both kinds of teacher at once.
     """
 
@@ -142,10 +143,16 @@ def as_inputs(x: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tens
 
 
 @torch.no_grad()
-def logits(network: nn.Module, inputs: torch.Tensor, chunk: int = 4096) -> torch.Tensor:
-    """A network's logits [N, C] in float32 and eval mode, in chunks; its mode is restored."""
+def logits(
+    network: nn.Module, inputs: torch.Tensor, chunk: int = 4096, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """A network's logits [N, C] in float32 and eval mode, in chunks; its mode is restored.
+
+    dtype: of the hidden layers' matrix products, float32 or bfloat16.
+    """
     was_training = network.training
     network.eval()
-    found = torch.cat([network(as_inputs(x)).float() for x in inputs.split(chunk)])
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        found = torch.cat([network(as_inputs(x, dtype)).float() for x in inputs.split(chunk)])
     network.train(was_training)
     return found

@@ -1,6 +1,6 @@
 """Chapters on images: networks by plan, subsets of the training cases, averaged teachers, test errors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -31,17 +31,23 @@ class ImageExperiment(Experiment):
     # --- networks -------------------------------------------------------------------------------
 
     def train(
-        self, plan: Training, seed: int, teacher: Trained | Sequence[Trained] | None = None, label: str = ""
+        self,
+        plan: Training,
+        seed: int,
+        teacher: Trained | Sequence[Trained] | None = None,
+        label: str = "",
+        start: Trained | None = None,
     ) -> Trained:
         """Load the network of this plan and seed from the store, or train it.
 
         teacher: whose logits are matched when plan.loss is "soft" or "logits"; several are averaged as
-            plan.teachers says. label: how the run's log names it.
+            plan.teachers says. label: how the run's log names it. start: a network of the same layers whose weights
+            training starts from, instead of random ones.
         """
         teachers = [] if teacher is None else [teacher] if isinstance(teacher, Trained) else list(teacher)
         if (plan.loss == "hard") != (not teachers):
             raise ValueError(f"A plan with loss {plan.loss!r} was given {len(teachers)} teachers.")
-        config = self._config(plan, seed, teachers)
+        config = self._config(plan, seed, teachers) | ({} if start is None else {"start": start.key})
         name = f"{label or plan.loss} seed {seed}"
         loaded = True
 
@@ -50,16 +56,27 @@ class ImageExperiment(Experiment):
             loaded = False
             self._fit(network, plan, seed, teachers, checkpoint, name)
 
-        trained = self._trained(self.store.train_or_load(config, fit), config, seed, plan)
+        network = self.store.train_or_load(config, fit, build if start is None else _begun_from(start))
+        trained = self._trained(network, config, seed, plan)
         self.log(f"{name}: " + (f"loaded {trained.key}" if loaded else f"trained in {trained.seconds:.1f} s"))
         return trained
 
     def train_seeds(
-        self, plan: Training, teachers: Sequence[Any] | None = None, seeds: Sequence[int] | None = None, label: str = ""
+        self,
+        plan: Training,
+        teachers: Sequence[Any] | None = None,
+        seeds: Sequence[int] | None = None,
+        label: str = "",
+        starts: Sequence[Trained] | None = None,
     ) -> list[Trained]:
-        """One network a seed; `teachers` holds, for each seed, the teacher (or list of teachers) to match."""
+        """One network a seed; `teachers` holds, for each seed, the teacher (or list of teachers) to match.
+
+        starts: for each seed, the network whose weights training starts from.
+        """
         seeds = self.seeds if seeds is None else seeds
-        return [self.train(plan, s, teachers[i] if teachers else None, label) for i, s in enumerate(seeds)]
+        none = [None] * len(seeds)
+        each = zip(seeds, teachers or none, starts or none, strict=False)  # there may be teachers of more seeds
+        return [self.train(plan, seed, teacher, label, start) for seed, teacher, start in each]
 
     def untrained(self, plan: Training, seed: int) -> nn.Module:
         """The network of this plan and seed before its first step."""
@@ -184,3 +201,14 @@ class ImageExperiment(Experiment):
 
     def _count_errors(self, network: nn.Module) -> int:
         return int((training.logits(network, self.data.test_images).argmax(1) != self.data.test_labels).sum())
+
+
+def _begun_from(start: Trained) -> Callable[[Mapping[str, Any]], nn.Module]:
+    """A `build` for the store: the configuration's network with another's weights."""
+
+    def begun(config: Mapping[str, Any]) -> nn.Module:
+        network = build(config)
+        network.load_state_dict({name: tensor.cpu() for name, tensor in start.network.state_dict().items()})
+        return network
+
+    return begun

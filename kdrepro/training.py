@@ -4,6 +4,7 @@
 one seed, so that on a CPU the same seed gives the same weights bit for bit, also after an interruption.
 """
 
+import copy
 import math
 import os
 import time
@@ -61,7 +62,7 @@ class Recipe(BaseModel):
     warmup: float = Field(0.03, ge=0, lt=1)  # share of all steps over which the rate rises from 0
     weight_decay: float = Field(0.0, ge=0)
     max_norm: float | None = Field(None, gt=0)  # L2 norm of a hidden unit's incoming weights
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of the hidden layers' matrix products
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of hidden layers' matrix products, an online teacher's too
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate at a step of `steps`."""
@@ -369,6 +370,20 @@ class _Run:
         self.checkpoint.history = state["history"]
 
 
+class _Teacher:
+    """A network that is asked for its logits in every step, its hidden layers' products in the students' precision."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype):
+        self.network, self.dtype = network, dtype
+        if isinstance(network, MLP) and dtype == torch.bfloat16:
+            # Its weights do not change: converted once, where autocast would convert them in every step.
+            self.network = copy.deepcopy(network)
+            self.network.hidden.to(dtype)
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        return logits(self.network, inputs, dtype=self.dtype)
+
+
 class _Alone:
     """The steps of one network."""
 
@@ -378,7 +393,13 @@ class _Alone:
         self.optimizer = _optimizer([{"params": self.parameters}], run.recipe, run.moments)
 
     def epoch(self) -> Iterator[tuple[Batch]]:
-        return ((batch,) for batch in self.run.batches.epoch(self.run.order))
+        run = self.run
+        if not isinstance(run.batches, Batches):
+            yield from ((batch,) for batch in run.batches.epoch(run.order))
+            return
+        teacher = _Teacher(run.batches.teacher, run.dtype) if run.batches.teacher is not None else None
+        for batch in run.batches.views(run.order):
+            yield (batch if teacher is None else replace(batch, teacher_logits=teacher(batch.inputs)),)
 
     def take(self, batches: Sequence[Batch], step: int) -> torch.Tensor:
         """One step, counted from the first epoch's first; returns the loss."""
@@ -421,6 +442,8 @@ class _Together:
         self.pieces: list[tuple[int, int | None]] = [*((i, None) for i in whole), *apart]
         self.apart = apart
         self.optimizer = _optimizer(self._parameter_groups(), self.recipe, self._restored())
+        asked = {id(run.batches.teacher): run.batches.teacher for run in runs if run.batches.teacher is not None}
+        self.teachers = {name: _Teacher(network, self.dtype) for name, network in asked.items()}
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """One group, or, where rates differ, one a member."""
@@ -444,14 +467,10 @@ class _Together:
     def _taught(self, batches: Sequence[Batch]) -> list[Batch]:
         """With the logits of online teachers; students that share one ask it together."""
         taught = list(batches)
-        sharing: dict[int, list[int]] = {}
-        for m, run in enumerate(self.runs):
-            if run.batches.teacher is not None:
-                sharing.setdefault(id(run.batches.teacher), []).append(m)
-        for members in sharing.values():
-            inputs = torch.cat([batches[m].inputs for m in members])
-            found = logits(self.runs[members[0]].batches.teacher, inputs).split(len(batches[0].inputs))
-            for m, v in zip(members, found, strict=True):
+        for name, teacher in self.teachers.items():
+            students = [m for m, run in enumerate(self.runs) if id(run.batches.teacher) == name]
+            found = teacher(torch.cat([batches[m].inputs for m in students])).split(len(batches[0].inputs))
+            for m, v in zip(students, found, strict=True):
                 taught[m] = replace(batches[m], teacher_logits=v)
         return taught
 

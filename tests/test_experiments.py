@@ -41,6 +41,17 @@ def test_a_later_setting_leaves_earlier_names_alone(run):
     assert len(keys) == 3
 
 
+def test_a_training_can_start_from_another_networks_weights(run):
+    """A rate near 0 leaves them where they were; such a network is another than one that starts at random."""
+    first = run.train(PLAN, 0)
+    still = PLAN.but(learning_rate=1e-12)
+    moved, *others = run.train_seeds(still, starts=[first, first])
+    for before, after in zip(first.network.parameters(), moved.network.parameters(), strict=True):
+        torch.testing.assert_close(before, after)
+        assert before.data_ptr() != after.data_ptr()
+    assert len({net.key for net in (moved, *others, run.train(still, 0))}) == 3
+
+
 def test_students_of_different_teachers_differ(run):
     teachers = run.train_seeds(PLAN)
     soft = PLAN.but(loss="soft", temperature=4.0)

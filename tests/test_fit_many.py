@@ -415,3 +415,30 @@ def test_losses_of_many_refuse_bad_input(change, message):
     }
     with pytest.raises(ValueError, match=message):
         distillation_losses(**given)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_an_online_teacher_multiplies_in_the_students_precision(digits, at_once):
+    """Its last layer too comes out in float32, and its own weights and mode stay as they are."""
+    teacher = network(10, (64, 20, 10)).train()
+    before = weights(teacher)
+    seen = []
+
+    def noting(logits, batch):
+        seen.append((batch.inputs, batch.teacher_logits))
+        return training.matched_logits(logits, batch)
+
+    recipe = RECIPE.model_copy(update={"precision": "bf16", "epochs": 1})
+    students, batches = [network(1), network(2)], [cases(digits, jitter=1, teacher=teacher)] * 2
+    if at_once:
+        training.fit_many(students, batches, [noting] * 2, [recipe] * 2, seeds=(0, 1))
+    else:
+        training.fit(students[0], batches[0], noting, recipe)
+    inputs, found = seen[0]
+    exact, cast = (training.logits(teacher, inputs, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, exact)
+    torch.testing.assert_close(found, cast, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found, exact, rtol=0.05, atol=0.05)
+    assert teacher.training
+    assert torch.equal(weights(teacher), before)
