@@ -5,11 +5,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 PRESET ?= full
 DEVICE ?= cpu
+BENCH ?=
+# In a folder of its own and without its dependencies: it asks for a later PyTorch than torchaudio has.
+TORCHDISTILL := benchmarks/.torchdistill
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # No widget, no progress bar and no frozen-module warning in a page.
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: book test full publish notebooks site lint format clean help
+.PHONY: book test full publish notebooks site bench lint format clean help
 
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -44,6 +47,11 @@ notebooks: $(INSTALLED)   ## re-execute the sources at smoke: nbval's reference
 site: $(INSTALLED)   ## the published book, built strictly
 	$(BIN)/kdrepro book --published
 
+bench: $(INSTALLED)   ## images a second beside ordinary PyTorch loops and torchdistill; into the book (a quarter of an hour)
+	test -d $(TORCHDISTILL) || $(BIN)/python -m pip install --quiet --no-deps --target $(TORCHDISTILL) torchdistill==1.1.5 \
+		|| echo "torchdistill could not be installed: the table will say that it is absent."
+	$(BIN)/python benchmarks/bench.py $(BENCH)
+
 lint: $(INSTALLED)   ## check formatting and lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,4 +61,4 @@ format: $(INSTALLED)   ## apply formatting
 	$(BIN)/ruff format .
 
 clean:           ## remove the environment, the builds and the smoke run (trained networks of full stay)
-	rm -rf $(VENV) _build runs/smoke kdrepro.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TORCHDISTILL) _build runs/smoke kdrepro.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ from typing import Any
 import nbformat
 import yaml
 
-from kdrepro import claims, paths, presets, records
+from kdrepro import claims, paths, presets, records, speed
 from kdrepro.display import duration, threads
 from kdrepro.errors import InputError
 from kdrepro.files import atomic_write
@@ -65,7 +65,7 @@ def publish(preset: str) -> list[Path]:
 
 
 def refresh() -> None:
-    """Remake the verdict tables, the status page and the list of chapters from what is published."""
+    """Remake the verdict tables, the pages of run times and speed, and the list of chapters from what is published."""
     _generate(paths.BOOK, paths.RESULTS, paths.PUBLISHED)
     toc = (paths.ROOT / "_toc.yml").read_text(encoding="utf-8")
     there = [chapter for chapter in presets.CHAPTERS if (paths.PUBLISHED / f"{chapter}.ipynb").exists()]
@@ -171,6 +171,7 @@ def _generate(book: Path, results: Path, chapters: Path) -> None:
     found = records.read_all(results)
     atomic_write(book / "verdicts.md", (verdict_tables(found, link=True) + "\n").encode())
     atomic_write(book / "run-times.md", (_run_times(found, chapters) + "\n").encode())
+    speed.generate(book)
 
 
 def _run_times(found: Sequence[dict[str, Any]], chapters: Path) -> str:

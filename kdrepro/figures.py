@@ -15,24 +15,26 @@ from kdrepro.stats import mean_ci
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
 
 
+# Vector figures on white (readable on a dark page too), one palette, no needless ink.
+STYLE = {
+    "figure.figsize": (7.2, 3.6),
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "white",
+    "axes.prop_cycle": plt.cycler(color=COLOURS),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "font.size": 11,
+    "legend.frameon": False,
+    "svg.hashsalt": "kdrepro",
+}
+
+
 def use_style() -> None:
-    """Vector figures on white (readable on a dark page too), one palette, no needless ink."""
+    """Draw a notebook's figures in the book's style."""
     set_matplotlib_formats("svg")
-    plt.rcParams.update(
-        {
-            "figure.figsize": (7.2, 3.6),
-            "figure.constrained_layout.use": True,
-            "figure.facecolor": "white",
-            "axes.prop_cycle": plt.cycler(color=COLOURS),
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.25,
-            "font.size": 11,
-            "legend.frameon": False,
-            "svg.hashsalt": "kdrepro",
-        }
-    )
+    plt.rcParams.update(STYLE)
 
 
 def seed_dots(ax: Axes, groups: Mapping[str, Sequence[float]], paper: Mapping[str, float] | None = None) -> None:
