@@ -23,6 +23,7 @@ import flops
 import torch
 from arms import ARMS, TORCHDISTILL, Arm, Work, reference_loss, work
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from kdrepro import paths, records, speed, training
@@ -115,6 +116,7 @@ SIZES = {
     "matrix_sizes": (512, 1024, 2048),
     "matrix_seconds": 0.3,
 }
+LARGE = {"cuda": {"matrix_sizes": (2048, 4096, 8192)}}  # what it takes to fill a GPU
 QUICK = SIZES | {
     "students": [(128, 128)],
     "teacher": (256, 256),
@@ -154,12 +156,12 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     rates = ", ".join(f"{statistics.median(rate):,.0f} GFLOP/s {dtype}" for dtype, rate in matrix.items())
     table = Table(title=f"Distillation, images a second: {p['cpu']}, {p['threads']} thread(s); matrix products {rates}")
     for column in speed.COLUMNS:
-        table.add_column(column, justify="left" if column in speed.COLUMNS[:2] else "right")
+        table.add_column(escape(column), justify="left" if column in speed.COLUMNS[:2] else "right")
     for workload in result["workloads"]:
         table.add_section()
         table.add_row(f"[bold]{speed.workload_title(workload)}[/bold]")
         for row in speed.rows(workload, matrix):
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
     console.print(table)
     if result["settings"]["load"] > speed.BUSY:
         console.print(f"The machine was busy (load {result['settings']['load']:.1f}): not figures to publish.")
@@ -179,6 +181,8 @@ def arguments(given: Iterable[str] | None = None) -> argparse.Namespace:
     for name, value in least.items():
         if getattr(args, name) is not None and getattr(args, name) < value:
             parser.error(f"--{name} must be at least {value}.")
+    if args.steps and args.steps % SIZES["epochs"]:
+        parser.error(f"--steps must be a multiple of {SIZES['epochs']}, the epochs that they are spread over.")
     return args
 
 
@@ -187,8 +191,8 @@ def main(given: Iterable[str] | None = None) -> dict[str, Any]:
     if args.threads:
         torch.set_num_threads(args.threads)
     chosen = {name: value for name in SIZES if (value := getattr(args, name, None)) is not None}
-    sizes = (QUICK if args.quick else SIZES) | chosen
     device, console = torch.device(args.device), Console()
+    sizes = (QUICK if args.quick else SIZES | LARGE.get(device.type, {})) | chosen
     console = console if console.is_terminal else Console(width=160)
     described = settings(sizes, command(args))  # now, while the load is that of other processes
     with console.status("starting") as status:

@@ -29,8 +29,7 @@ OTHERS = ("dataloader", "in-memory", "torchdistill")  # that ours are compared w
 COLUMNS = (
     "arm",
     "precision",
-    "images/s: median",
-    "min to max",
+    "images/s: median [min to max]",
     "× DataLoader",
     "× in memory",
     "× torchdistill",
@@ -80,9 +79,8 @@ def rows(workload: Mapping[str, Any], matrix: Mapping[str, Any]) -> list[list[st
         rates, median = arm["images_per_second"], medians[arm["arm"]]
         ratios = [f"{median / medians[other]:.2f}" if other in medians else "–" for other in OTHERS]
         share = median * workload["flops_per_image"] / 1e9 / statistics.median(matrix[arm["precision"]])
-        spread = f"{_rounded(min(rates))} to {_rounded(max(rates))}"
-        difference = f"{arm['loss_difference']:+.0e}" if arm["loss_difference"] else "0"
-        found.append([arm["title"], arm["precision"], _rounded(median), spread, *ratios, f"{share:.0%}", difference])
+        spread = f"{_rounded(median)} [{_rounded(min(rates))} to {_rounded(max(rates))}]"
+        found.append([arm["title"], arm["precision"], spread, *ratios, f"{share:.0%}", _signed(arm["loss_difference"])])
     return found
 
 
@@ -127,7 +125,10 @@ def _figure(name: str, machine: str, result: Mapping[str, Any]) -> str:
 
 def _table(workload: Mapping[str, Any], matrix: Mapping[str, Any]) -> str:
     lines = [f"| {' | '.join(COLUMNS)} |", f"|---|---|{'--:|' * (len(COLUMNS) - 2)}"]
-    lines += [f"| {' | '.join(cell.replace('|', ' ') for cell in row)} |" for row in rows(workload, matrix)]
+    for arm, *cells in rows(workload, matrix):
+        # Numbers stay on one line (a wide table scrolls); the reason for an absence may not, nor hold a column's mark.
+        kept = [c.replace("|", " ") if c.startswith("absent") else c.replace(" ", "\N{NO-BREAK SPACE}") for c in cells]
+        lines.append(f"| {' | '.join([arm, *kept])} |")
     return "\n".join(lines)
 
 
@@ -187,6 +188,11 @@ def generate(book: Path, folder: Path = paths.BENCHMARKS) -> None:
             # A date would change the file every time.
             chart(read(path)).savefig(drawn, format="svg", metadata={"Date": None, "Description": fingerprint(path)})
         atomic_write(book / "speed" / f"{path.stem}.svg", drawn.getvalue())
+
+
+def _signed(difference: float) -> str:
+    """A difference to one digit, with a minus at which no line breaks."""
+    return f"{difference:+.0e}".replace("-", "\N{MINUS SIGN}") if difference else "0"
 
 
 def _rounded(rate: float) -> str:

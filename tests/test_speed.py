@@ -2,12 +2,14 @@
 
 import statistics
 import sys
+from io import StringIO
 
 import arms
 import bench
 import flops
 import pytest
 import torch
+from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdrepro import paths, speed
@@ -122,8 +124,8 @@ def test_rows_hold_medians_ratios_and_shares(result):
     }
     rows = speed.rows(workload, {"fp32": [4.0], "bf16": [10.0, 30.0, 20.0]})
     # 2000 images of 1e6 operations are 2 GFLOP/s of 20.
-    assert rows[0] == ["fit", "bf16", "2,000", "1,000 to 9,000", "–", "4.00", "–", "10%", "0"]
-    assert rows[1] == ["loop", "fp32", "500", "400 to 1,230", "–", "1.00", "–", "12%", "+2e-05"]
+    assert rows[0] == ["fit", "bf16", "2,000 [1,000 to 9,000]", "–", "4.00", "–", "10%", "0"]
+    assert rows[1] == ["loop", "fp32", "500 [400 to 1,230]", "–", "1.00", "–", "12%", "+2e−05"]
     assert rows[2][:2] == ["torchdistill", "absent: not here"]
     assert all(len(row) == len(speed.COLUMNS) for row in rows)
 
@@ -142,7 +144,7 @@ def test_results_make_the_page_and_its_chart(result, tmp_path):
     page = (book / "speed-results.md").read_text()
     assert page.strip() == speed.page({name: speed.read(path)})
     fit = statistics.median(result["workloads"][0]["arms"][0]["images_per_second"])
-    assert f"| {float(f'{fit:.3g}'):,.0f} |" in page
+    assert f"| {float(f'{fit:.3g}'):,.0f}\N{NO-BREAK SPACE}[" in page
     assert [svg.name for svg in (book / "speed").iterdir()] == [f"{name}.svg"]
     assert speed.fingerprint(path) in (book / "speed" / f"{name}.svg").read_text()
 
@@ -164,3 +166,19 @@ def test_a_damaged_result_is_named(tmp_path):
 def test_the_command_names_no_folder(tmp_path):
     args = bench.arguments(["--quick", "--threads", "1", "--soft-weight", "0.9", "--out", str(tmp_path / "x.json")])
     assert bench.command(args) == "python benchmarks/bench.py --quick --soft-weight 0.9 --threads 1"
+
+
+@pytest.mark.parametrize("given", [["--steps", "5"], ["--repeats", "0"]])
+def test_options_that_cannot_be_are_refused(given, capsys):
+    with pytest.raises(SystemExit):
+        bench.arguments(given)
+    assert given[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_terminal_shows_what_the_page_does(result):
+    console = Console(width=200, record=True, file=StringIO())
+    bench.show(result, console)
+    shown = console.export_text()
+    assert all(column in shown for column in speed.COLUMNS)
+    (workload,) = result["workloads"]
+    assert all(cell in shown for row in speed.rows(workload, result["matrix"]) for cell in row if "absent" not in cell)
