@@ -2,15 +2,16 @@
 
 import hashlib
 import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
-from kdrepro.files import atomic_write, set_aside
+from kdrepro.files import atomic_write, read_if_there, remove_stale, set_aside, writing
 
 
 class Checkpoint:
@@ -27,39 +28,69 @@ class Checkpoint:
         self.history: list[dict[str, Any]] = []
 
     def save(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """Replace the file by this state: tensors by name, and anything JSON can hold."""
+        """Replace the file by this state: tensors by name, and anything JSON can hold.
+
+        Raises InputError when it cannot be written; the file is then what it was.
+        """
         tensors = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
-        metadata = {"state": json.dumps(state), "sha256": _digest(tensors)}
-        atomic_write(self.path, save(tensors, metadata))
+        text = json.dumps(state)
+        with writing(f"the checkpoint {self.path}"):
+            atomic_write(self.path, save(tensors, {"state": text, "sha256": _digest(tensors, text)}))
 
     def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """The last state, on the CPU, or None if there is none that can be trusted."""
-        if not self.path.exists():
+        """The last state, on the CPU, or None if there is none that can be trusted.
+
+        Raises InputError when the file cannot be read, and when a damaged one cannot be set aside.
+        """
+        content = read_if_there(self.path)  # all of it at once: another process may replace the file meanwhile
+        if content is None:
             return None
         try:
-            with safe_open(self.path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            if metadata.get("sha256") == _digest(tensors):
-                return tensors, json.loads(metadata["state"])
-            reason = "its checksum is wrong"
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            return _parse(content)
+        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             reason = str(error)
-        aside = set_aside(self.path)
-        self.warn(
-            f"The checkpoint {self.path.name} is damaged ({reason}): set aside as {aside.name}, "
-            "and this network is trained from its start."
-        )
+        with writing(f"the checkpoint {self.path}"):
+            aside = set_aside(self.path)
+        if aside is not None:
+            self.warn(
+                f"The checkpoint {self.path.name} is damaged ({reason}): set aside as {aside.name}, "
+                "and this network is trained from its start."
+            )
         return None
 
     def remove(self) -> None:
-        """Delete the file; a finished training needs it no more."""
+        """Delete the file, and what killed processes left of it; a finished training needs it no more."""
         self.path.unlink(missing_ok=True)
+        remove_stale(self.path.parent, f".{self.path.name}.*.part")
 
 
-def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+def _parse(content: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors and the state of a file. Raises ValueError when the checksum is wrong."""
+    tensors = load(content)
+    (length,) = struct.unpack("<Q", content[:8])
+    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    text, expected = metadata["state"], metadata["sha256"]
+    if expected != _digest(tensors, text) and expected != _digest_of_values(tensors):
+        raise ValueError("its checksum is wrong")
+    return tensors, json.loads(text)
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], state: str) -> str:
+    digest = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        digest.update(repr((name, str(tensors[name].dtype), list(tensors[name].shape))).encode())
+        digest.update(_bytes(tensors[name]))
+    return digest.hexdigest()
+
+
+def _digest_of_values(tensors: Mapping[str, torch.Tensor]) -> str:
+    """What was kept before the state, the types and the shapes counted too: such checkpoints are still gone on from."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(_bytes(tensors[name]))
     return digest.hexdigest()
+
+
+def _bytes(tensor: torch.Tensor):
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy()

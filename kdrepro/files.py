@@ -1,8 +1,19 @@
 """Writing so that a reader never meets half a file, and checking what was written."""
 
+import errno
 import os
+import shutil
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from kdrepro.errors import InputError
+
+# What a full disk, a quota, a limit on the size of files, a read-only disk and a lack of permission are called.
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+STALE = 24 * 3600  # seconds; no single write takes a day, so what is half written for longer was left by a killed process
 
 
 def atomic_write(path: Path, content: bytes) -> None:
@@ -22,10 +33,60 @@ def atomic_write(path: Path, content: bytes) -> None:
         raise
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file so that it is kept for inspection and never read again."""
+def read_if_there(path: Path) -> bytes | None:
+    """A file's content, or None where there is none: another process may have removed it a moment ago.
+
+    Raises InputError when it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror or error}): see to its permissions, or delete it and run again."
+        ) from error
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a damaged file so that it is kept for inspection and never read again; returns its new name.
+
+    None when it is no longer there: another process was faster.
+    """
     n = 1
     while (aside := path.with_name(f"{path.name}.damaged-{n}")).exists():
         n += 1
-    os.replace(path, aside)
+    try:
+        os.replace(path, aside)
+    except FileNotFoundError:
+        return None
     return aside
+
+
+def remove_stale(folder: Path, pattern: str) -> None:
+    """Delete the half-written files and folders of this pattern that a killed process left more than a day ago.
+
+    Younger ones may be what another process is writing now.
+    """
+    for left in folder.glob(pattern):
+        try:
+            if time.time() - left.stat().st_mtime < STALE:
+                continue
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+        except OSError:  # another process was faster; and what cannot be deleted does no harm
+            continue
+
+
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Turn a failure to write into one sentence. what: what is written, and where. Raises InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"Cannot write {what} ({error.strerror or error}): make room or choose a folder that is writable; "
+            "what was saved so far is kept."
+        ) from error

@@ -3,13 +3,17 @@
 An entry is a folder named after the hash of the configuration; inside, `network.safetensors` and, written
 last, `entry.json` (configuration, checksum, history). A folder without `entry.json` is a training that has
 not finished; its `checkpoint.safetensors` is where the next run goes on. No pickle is ever read.
+
+Several runs may share a store. Each file is replaced whole, and of two runs that train the same configuration the one
+that is done first keeps its network: the other takes that one and drops its own.
 """
 
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +24,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from kdrepro.checkpoints import Checkpoint
-from kdrepro.errors import InputError
-from kdrepro.files import atomic_write, set_aside
+from kdrepro.files import atomic_write, read_if_there, remove_stale, set_aside, writing
 from kdrepro.mixtures import MixtureOfExperts
 from kdrepro.networks import MLP, ConvNet
 
@@ -73,16 +76,16 @@ class Store:
             `training.fit`; only when there is nothing to load. An interrupted training is continued.
         build: makes the untrained network from the configuration.
         Returns the network on the CPU, in eval mode.
-        Raises InputError when the store cannot be written.
+        Raises InputError when the store cannot be written; what was saved so far is kept.
         """
         network = build(config)
         if self._load_into(network, config):
             return network.eval()
         checkpoint = self._checkpoint(config)
-        with self.writing():
-            train(network, checkpoint)
-            network = network.cpu().eval()
-            self._save(network, config, checkpoint)
+        self._check_writable(config)
+        train(network, checkpoint)
+        network = network.cpu().eval()
+        self._save(network, config, checkpoint)
         return network
 
     def train_or_load_many(
@@ -96,17 +99,17 @@ class Store:
         train_many: called once, with the positions in `configs` of the missing ones, their untrained networks and
             their checkpoints, to hand to `training.fit_many`; not called when nothing is missing.
         Returns the networks, on the CPU and in eval mode, and the positions of those that were trained.
-        Raises InputError when the store cannot be written.
+        Raises InputError when the store cannot be written; what was saved so far is kept.
         """
         networks = [build(config) for config in configs]
         missing = [i for i, c in enumerate(configs) if not self._load_into(networks[i], c)]
         checkpoints = {i: self._checkpoint(configs[i]) for i in missing}
         if missing:
-            with self.writing():
-                train_many(missing, [networks[i] for i in missing], list(checkpoints.values()))
-                for i in missing:
-                    networks[i] = networks[i].cpu()
-                    self._save(networks[i], configs[i], checkpoints[i])
+            self._check_writable(configs[missing[0]])
+            train_many(missing, [networks[i] for i in missing], list(checkpoints.values()))
+            for i in missing:
+                networks[i] = networks[i].cpu()
+                self._save(networks[i], configs[i], checkpoints[i])
         return [network.eval() for network in networks], missing
 
     def compute_or_load(
@@ -125,6 +128,9 @@ class Store:
         content = io.BytesIO()
         np.savez_compressed(content, **arrays)
         described = {"config": dict(config), "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
+        found = self._read_arrays(path)
+        if found is not None:  # another run was faster
+            return found
         with self.writing():
             atomic_write(path, content.getvalue())
             atomic_write(path.with_suffix(".json"), json.dumps(described, indent=1).encode())
@@ -132,18 +138,19 @@ class Store:
 
     def _read_arrays(self, path: Path) -> dict[str, np.ndarray] | None:
         described = path.with_suffix(".json")  # written last
-        if not described.exists():
+        about, content = read_if_there(described), read_if_there(path)
+        if about is None or content is None:
             return None
         try:
-            content, expected = path.read_bytes(), json.loads(described.read_bytes())["sha256"]
+            expected = json.loads(about)["sha256"]
             if hashlib.sha256(content).hexdigest() != expected:
                 raise ValueError("its checksum is wrong")
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 return dict(arrays)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if path.exists():
-                self._set_aside(path, str(error))
-            described.unlink()
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            self._set_aside(path, str(error))
+            with self.writing():
+                described.unlink(missing_ok=True)
             return None
 
     def folder(self, config: Mapping[str, Any]) -> Path:
@@ -153,28 +160,22 @@ class Store:
     def entry(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
         """What is known of a trained network (config, sha256, history), or None if it is not there."""
         path = self._folder(config) / "entry.json"
-        if not path.exists():
+        content = read_if_there(path)
+        if content is None:
             return None
         try:
-            entry = json.loads(path.read_bytes())
-            if isinstance(entry, dict) and {"sha256", "history", "config"} <= entry.keys():
+            entry = json.loads(content)
+            if _is_entry(entry):
                 return entry
-            reason = "keys are missing"
-        except ValueError as error:
+            reason = "keys or values are missing"
+        except (ValueError, RecursionError) as error:
             reason = str(error)
         self._set_aside(path, reason)
         return None
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> AbstractContextManager[None]:
         """Turn what goes wrong when writing into an InputError that says what to do."""
-        try:
-            yield
-        except OSError as error:
-            raise InputError(
-                f"Cannot write to the store {self.root} ({error.strerror or error}): "
-                "make room or choose a folder that is writable; what was saved so far is kept."
-            ) from error
+        return writing(f"to the store {self.root}")
 
     def _checkpoint(self, config: Mapping[str, Any]) -> Checkpoint:
         return Checkpoint(self._folder(config) / "checkpoint.safetensors", warn=self.warn)
@@ -185,10 +186,10 @@ class Store:
     def _load_into(self, network: nn.Module, config: Mapping[str, Any]) -> bool:
         entry = self.entry(config)
         path = self._folder(config) / "network.safetensors"
-        if entry is None or not path.exists():
+        content = None if entry is None else read_if_there(path)
+        if content is None:
             return False
         try:
-            content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != entry["sha256"]:
                 raise ValueError("its checksum is wrong")
             network.load_state_dict(load(content))
@@ -197,21 +198,42 @@ class Store:
             return False
         return True
 
-    def _save(self, network: nn.Module, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    def _check_writable(self, config: Mapping[str, Any]) -> None:
+        """Raises InputError when nothing can be written: said before a training, and not after its first epoch."""
         folder = self._folder(config)
-        content = save(network.state_dict())
-        atomic_write(folder / "network.safetensors", content)
-        entry = {
-            "config": {"recipe_version": RECIPE_VERSION, **config},
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "history": checkpoint.history,
-        }
-        atomic_write(folder / "entry.json", json.dumps(entry, indent=1).encode())
-        checkpoint.remove()
+        with self.writing():
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+
+    def _save(self, network: nn.Module, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+        """Put a trained network in its place; where another run was faster, take that run's instead."""
+        folder = self._folder(config)
+        if not self._load_into(network, config):
+            content = save(network.state_dict())
+            entry = {
+                "config": {"recipe_version": RECIPE_VERSION, **config},
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "history": checkpoint.history,
+            }
+            with self.writing():
+                atomic_write(folder / "network.safetensors", content)
+                atomic_write(folder / "entry.json", json.dumps(entry, indent=1).encode())
+        with self.writing():
+            checkpoint.remove()
+        remove_stale(folder, ".*.part")
 
     def _set_aside(self, path: Path, reason: str) -> None:
-        aside = set_aside(path)
-        self.warn(
-            f"The stored file {path.parent.name}/{path.name} is damaged ({reason}): "
-            f"set aside as {aside.name}, and it is made again."
-        )
+        with self.writing():
+            aside = set_aside(path)
+        if aside is not None:
+            self.warn(
+                f"The stored file {path.parent.name}/{path.name} is damaged ({reason}): "
+                f"set aside as {aside.name}, and it is made again."
+            )
+
+
+def _is_entry(found: Any) -> bool:
+    """Whether this is what `Store._save` writes."""
+    if not isinstance(found, dict) or not {"sha256", "history", "config"} <= found.keys():
+        return False
+    return isinstance(found["history"], list) and all(isinstance(row, dict) for row in found["history"])

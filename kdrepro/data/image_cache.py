@@ -94,8 +94,9 @@ def _load(path: Path, name: str) -> tuple[ImageData, tuple[str, ...]] | None:
     except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
     with _writing(path):
-        aside = [str(set_aside(p)) for p in (path, array) if p.exists()]
-    warnings.warn(f"{array} was damaged ({reason}): set aside as {aside[-1]} and made again.", stacklevel=4)
+        aside = [moved for moved in map(set_aside, (path, array)) if moved is not None]
+    if aside:  # else another process was faster
+        warnings.warn(f"{array} was damaged ({reason}): set aside as {aside[-1]} and made again.", stacklevel=4)
     return None
 
 
