@@ -148,13 +148,14 @@ def _collect(preset: str, wanted: Sequence[str], chapters: Path, results: Path) 
             raise InputError(
                 f"{chapter} has not been run at {preset}: `kdrepro run {chapter} --preset {preset}` first."
             )
-        if nbformat.read(run / "notebooks" / f"{chapter}.ipynb", 4).metadata.get("papermill", {}).get("exception"):
+        about = _read_notebook(run / "notebooks" / f"{chapter}.ipynb").metadata.get("papermill", {})
+        if about.get("exception") or about.get("end_time", "") is None:  # None: it was killed
             raise InputError(f"The last run of {chapter} at {preset} failed: run it again.")
     chapters.mkdir(parents=True, exist_ok=True)
     results.mkdir(parents=True, exist_ok=True)
     copied = []
     for chapter in wanted:
-        page = page_of(nbformat.read(run / "notebooks" / f"{chapter}.ipynb", 4))
+        page = page_of(_read_notebook(run / "notebooks" / f"{chapter}.ipynb"))
         nbformat.write(page, chapters / f"{chapter}.ipynb")
         copied.append(chapters / f"{chapter}.ipynb")
         for old in records.files(chapter, results):
@@ -165,6 +166,15 @@ def _collect(preset: str, wanted: Sequence[str], chapters: Path, results: Path) 
                 if path.exists():
                     copied.append(Path(shutil.copy(path, results / path.name)))
     return copied
+
+
+def _read_notebook(path: Path) -> nbformat.NotebookNode:
+    """An executed notebook. Raises InputError when it is not whole."""
+    try:
+        return nbformat.read(path, 4)
+    except (OSError, ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise InputError(f"The notebook {path} cannot be read ({first}): run its chapter again.") from error
 
 
 def _generate(book: Path, results: Path, chapters: Path) -> None:

@@ -13,6 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kdrepro import paths
 from kdrepro.errors import InputError
 
+# What PyYAML raises for text that it cannot load: its own error, and for bad scalars such as `0b_` or `!!bool x` nearly
+# anything that Python's conversions raise.
+NOT_YAML = (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError, OverflowError)
+
 Verdict = Literal["reproduced", "partly", "not reproduced", "not run"]
 
 
@@ -88,7 +92,7 @@ def load() -> dict[str, Claim]:
     try:
         rows = yaml.safe_load(paths.CLAIMS.read_text(encoding="utf-8"))
         claims = [Claim.model_validate(row) for row in rows]
-    except (yaml.YAMLError, ValidationError, TypeError) as error:
+    except (OSError, TypeError, ValidationError, *NOT_YAML) as error:
         raise InputError(f"{paths.CLAIMS.name} is not valid: {' '.join(str(error).split())}.") from error
     return {claim.id: claim for claim in claims}
 

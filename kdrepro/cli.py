@@ -11,6 +11,7 @@ from rich.progress import DownloadColumn, Progress
 from rich.table import Table
 
 from kdrepro.errors import InputError
+from kdrepro.files import UNWRITABLE
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -162,8 +163,28 @@ def _run_shown(chapter: str, asked: dict, quiet: bool) -> Path:
     """Run a chapter while showing the end of its log: a status line on a terminal, else finished networks."""
     from kdrepro import runner
 
-    if quiet:
-        return runner.run(chapter, asked)
+    try:
+        return runner.run(chapter, asked) if quiet else _run_with_status(chapter, asked)
+    except KeyboardInterrupt:
+        print(f"kdrepro: {_kept(chapter, asked['preset'])}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _kept(chapter: str, preset: str) -> str:
+    """What a chapter that was interrupted leaves."""
+    from kdrepro import paths
+
+    store = paths.runs(preset) / "store"
+    finished, begun = (len(list(store.glob(f"*/{name}"))) for name in ("entry.json", "checkpoint.safetensors"))
+    return (
+        f"Stopped in {chapter}: networks finished: {finished}, begun: {begun}, each with its last checkpoint; all are "
+        f"kept in {store}, and the same command goes on from there."
+    )
+
+
+def _run_with_status(chapter: str, asked: dict) -> Path:
+    from kdrepro import runner
+
     console, done = _console(stderr=True), threading.Event()
     log = runner.Log(chapter, asked["preset"])
     with console.status(f"{chapter}: starting") as status:
@@ -194,14 +215,18 @@ def _console(stderr: bool = False) -> Console:
 
 
 def main() -> None:
-    """Run the command line; bad input ends with one sentence and exit code 2."""
+    """Run the command line; bad input ends with one sentence and exit code 2, Ctrl-C with 130."""
     try:
         app(standalone_mode=True)
     except InputError as error:
         print(f"kdrepro: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
         print(
-            "kdrepro: stopped; finished networks and the last checkpoint are kept, run again to go on.", file=sys.stderr
+            f"kdrepro: {error.filename or 'A file'} cannot be written ({error.strerror}): make room or see to its "
+            "permissions, and give the same command again.",
+            file=sys.stderr,
         )
-        sys.exit(130)
+        sys.exit(2)

@@ -18,6 +18,7 @@ from torch import nn
 
 from kdrepro import data, paths, presets, records
 from kdrepro.errors import InputError
+from kdrepro.files import writing
 from kdrepro.networks import parameter_count
 from kdrepro.presets import Preset, Specialised, Training
 from kdrepro.speech import espeak, timit
@@ -122,11 +123,15 @@ class Experiment:
         return path
 
     def log(self, line: str) -> None:
-        """Add a line to the run's log, which `kdrepro run` shows while the chapter runs."""
+        """Add a line to the run's log, which `kdrepro run` shows while the chapter runs.
+
+        Raises InputError when it cannot be written.
+        """
         path = log_path(self.chapter, self.preset.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(f"{datetime.datetime.now():%H:%M:%S} {line}\n")
+        with writing(f"the log {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"{datetime.datetime.now():%H:%M:%S} {line}\n")
 
     def _progress(self, name: str, epochs: int) -> Callable[[dict[str, Any]], None]:
         def progress(row: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from kdrepro.errors import InputError
 
 # What a full disk, a quota, a limit on the size of files, a read-only disk and a lack of permission are called.
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-STALE = 24 * 3600  # seconds; no single write takes a day, so what is half written for longer was left by a killed process
+STALE = 24 * 3600  # seconds; no single write takes a day: what is half written for longer was left by a killed process
 
 
 def atomic_write(path: Path, content: bytes) -> None:

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from kdrepro.errors import InputError
+from kdrepro.files import remove_stale
 from kdrepro.speech import shards
 from kdrepro.speech.corpus import SPLITS, Corpus
 from kdrepro.speech.features import COEFFICIENTS
@@ -199,10 +201,19 @@ class SoftTargets:
 
     Made by `store_soft_targets`. A frame costs 2 C bytes whole, and 4 k bytes if only the k largest are kept.
     which: take only these of the stored frames.
+    Raises InputError when the files are damaged or gone.
     """
 
     def __init__(self, folder: Path, which: torch.Tensor | None = None):
         self.which = None if which is None else which.numpy()
+        try:
+            self._map(folder)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(
+                f"The soft targets {folder} are damaged ({error}): delete that folder, and they are made anew."
+            ) from error
+
+    def _map(self, folder: Path) -> None:
         self.values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)  # float16 [N, C or k]
         indices = folder / "indices.npy"
         self.indices = np.load(indices, mmap_mode="r", allow_pickle=False) if indices.exists() else None
@@ -334,13 +345,14 @@ def store_soft_targets(
 ) -> None:
     """Write the networks' mean log-probabilities over frames of a split, to be read by `SoftTargets`.
 
-    folder: where; whole or not at all. which: the frames, ascending; None for all. how: see `ensembles.average`.
-    top_k: states kept a frame, None for all of them.
+    folder: where; whole or not at all, and left alone where another run was faster. which: the frames, ascending; None
+    for all. how: see `ensembles.average`. top_k: states kept a frame, None for all of them.
     """
     count, classes = len(split) if which is None else len(which), len(split.states)
     top_k = None if top_k is None or top_k >= classes else top_k
     kept = classes if top_k is None else top_k
     folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(folder.parent, f".{folder.name}.*")
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         values = _array(part / "values.npy", np.float16, (count, kept))
@@ -358,11 +370,21 @@ def store_soft_targets(
         del values, indices  # written out
         np.save(part / "prior.npy", (prior / count).float().numpy())
         (part / "classes").write_text(str(classes))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(part, folder)
-    except BaseException:
+        _put(part, folder)
+    finally:
         shutil.rmtree(part, ignore_errors=True)
-        raise
+
+
+def _put(part: Path, folder: Path) -> None:
+    """Rename a whole folder of soft targets into its place, unless another run has put one there meanwhile."""
+    if (folder / "classes").exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        os.replace(part, folder)
+    except OSError:
+        if not (folder / "classes").exists():
+            raise
 
 
 def _in_training_precision(networks, split: Frames, which, how: str, device: torch.device) -> Iterator[torch.Tensor]:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kdrepro import paths
+from kdrepro.claims import NOT_YAML
 from kdrepro.errors import InputError
 from kdrepro.training import Recipe
 
@@ -355,8 +356,11 @@ def load(name: str) -> Preset:
 
     Raises InputError: an unknown preset, an unknown key (with the nearest valid one), a wrong type.
     """
-    merged = _merged(name)
-    preset = _validated(Preset, {"name": name, **merged}, name, "")
+    try:
+        merged = _merged(name)
+    except RecursionError:  # of YAML's anchors
+        raise InputError(f"Preset {name} holds a key that contains itself: write its value out.") from None
+    preset = _validated(Preset, {**merged, "name": name}, name, "")
     unknown = [chapter for chapter in preset.chapters if chapter not in CHAPTERS]
     if unknown:
         raise InputError(f"Preset {name}: there is no chapter {unknown[0]!r}{_nearest(unknown[0], CHAPTERS)}.")
@@ -392,7 +396,7 @@ def _merged(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, TypeError, *NOT_YAML) as error:
         raise InputError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path.name} must hold keys and values, not {type(content).__name__}.")

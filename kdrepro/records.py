@@ -2,20 +2,56 @@
 
 import datetime
 import importlib.metadata
+import io
 import json
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kdrepro import paths, stats
-from kdrepro.claims import get
+from kdrepro.claims import Verdict, get
 from kdrepro.errors import InputError
-from kdrepro.files import atomic_write
+from kdrepro.files import atomic_write, remove_stale, writing
+
+
+class _Entry(BaseModel):
+    """What a record must hold of a claim to be shown and judged."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    metrics: dict[str, list[float]]
+    mean: dict[str, float]
+    ci95: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)] | None]
+    verdict: Verdict
+    pooled: dict[str, float] = {}
+
+    @model_validator(mode="after")
+    def _every_metric_has_a_mean(self):
+        if not {*self.metrics, *self.pooled} <= self.mean.keys():
+            raise ValueError("a metric has no mean")
+        return self
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    name: str
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    chapter: str
+    preset: str
+    data: _Data
+    claims: dict[str, _Entry]
+    provenance: dict[str, Any]
 
 
 def claim_entry(
@@ -57,23 +93,31 @@ def provenance(device: torch.device, config: Mapping[str, Any]) -> dict[str, Any
 
 
 def write(path: Path, record: Mapping[str, Any], predictions: Mapping[str, np.ndarray] | None = None) -> None:
-    """Save a record, and beside it as .npz the predicted class of every test case, [seeds, cases] a network."""
-    if predictions:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (path.parent / f".{path.stem}.npz.part").open("wb") as part:
-            np.savez_compressed(part, **predictions)
-        (path.parent / f".{path.stem}.npz.part").replace(path.with_suffix(".npz"))
-    atomic_write(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    """Save a record, and beside it as .npz the predicted class of every test case, [seeds, cases] a network.
+
+    Raises InputError when they cannot be written; each file is then what it was.
+    """
+    with writing(f"the record {path}"):
+        if predictions:
+            content = io.BytesIO()
+            np.savez_compressed(content, **predictions)
+            atomic_write(path.with_suffix(".npz"), content.getvalue())
+        atomic_write(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    remove_stale(path.parent, f".{path.stem}.*.part")
 
 
 def read(path: Path) -> dict[str, Any]:
     """Load one record. Raises InputError when it is not one."""
     try:
         record = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"The record {path} cannot be read ({error}): run its chapter again.") from error
-    if not isinstance(record, dict) or not {"chapter", "preset", "data", "claims", "provenance"} <= record.keys():
-        raise InputError(f"{path} is not a run record: run its chapter again.")
+    try:
+        _Record.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path} is not a run record ({where}: {first['msg']}): run its chapter again.") from None
     return record
 
 

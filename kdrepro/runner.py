@@ -1,16 +1,25 @@
 """Running the chapters' notebooks with papermill."""
 
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kdrepro import experiments, paths, presets
 from kdrepro.errors import InputError
+from kdrepro.files import remove_stale, writing
 
 # papermill's options: the environment's own kernel, no progress bar of its own, and no word from the kernel
-# on how it talks to this process.
-QUIET = {"kernel_name": "python3", "progress_bar": False, "extra_arguments": ["--IPKernelApp.log_level=ERROR"]}
+# on how it talks to this process. A kernel that is no longer needed is killed at once: asked politely in the middle of
+# a cell it complains of its closed connection, and nothing that a chapter writes needs a farewell.
+QUIET = {
+    "kernel_name": "python3",
+    "progress_bar": False,
+    "extra_arguments": ["--IPKernelApp.log_level=ERROR"],
+    "shutdown_kernel": "immediate",
+}
 
 
 def in_order() -> list[str]:
@@ -39,24 +48,56 @@ def checked(
 def run(chapter: str, parameters: dict[str, Any]) -> Path:
     """Execute a chapter; returns the executed notebook in runs/<preset>/notebooks/.
 
-    Raises InputError with the notebook's own sentence when bad input stopped it, and with the failing
-    cell's error otherwise; what was trained until then is in the store.
+    It is put there when it has ended, well or with an error; a run that is interrupted or killed leaves what is there.
+    Raises InputError with the notebook's own sentence when bad input stopped it, with the failing cell's error
+    otherwise, and when the kernel dies or the folder cannot be written; what was trained until then is in the store.
     """
     try:
         import papermill
+        from nbclient.exceptions import DeadKernelError
         from papermill.exceptions import PapermillExecutionError
     except ImportError:
         raise InputError("papermill is not installed: pip install 'kdrepro[notebooks]'.") from None
     output = paths.runs(parameters["preset"]) / "notebooks" / f"{chapter}.ipynb"
-    output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(paths.NOTEBOOKS / f"{chapter}.ipynb", output, parameters, **QUIET)
+        with writing(f"the notebook {output}"), _replacing(output) as part:
+            papermill.execute_notebook(paths.NOTEBOOKS / f"{chapter}.ipynb", part, parameters, **QUIET)
     except PapermillExecutionError as error:
-        if error.ename == "InputError":
-            raise InputError(error.evalue) from None
-        said = f"{error.ename}: {error.evalue}"
-        raise InputError(f"Chapter {chapter} stopped at a cell with {said}; its traceback is in {output}.") from None
+        raise _of_cell(error, chapter, output) from None
+    except DeadKernelError:
+        raise InputError(
+            f"The kernel of chapter {chapter} died, most likely because memory ran out: free some and give the same "
+            "command again; it goes on from the last checkpoint."
+        ) from None
     return output
+
+
+@contextmanager
+def _replacing(output: Path) -> Iterator[Path]:
+    """A file to execute into: it takes its place at the end or at a cell's error, and is dropped otherwise."""
+    from papermill.exceptions import PapermillExecutionError
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(output.parent, f".{output.stem}.*.ipynb")
+    part = output.with_name(f".{output.stem}.{os.getpid()}.ipynb")
+    try:
+        yield part
+        os.replace(part, output)
+    except PapermillExecutionError:
+        os.replace(part, output)
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _of_cell(error: Any, chapter: str, output: Path) -> BaseException:
+    """What a cell's error is to the user."""
+    if error.ename == "InputError":
+        return InputError(error.evalue)
+    if error.ename == "KeyboardInterrupt":
+        return KeyboardInterrupt()
+    said = f"{error.ename}: {error.evalue}"
+    return InputError(f"Chapter {chapter} stopped at a cell with {said}; its traceback is in {output}.")
 
 
 def refresh_source(chapter: str) -> None:

@@ -295,11 +295,7 @@ class _Run:
     def note_epoch(self, epoch: int, loss: float, took: float, share: float) -> None:
         """Add an epoch's row to the history. took: seconds; share: of the epoch that they were spent on."""
         total = self.loss_sum + loss
-        if not math.isfinite(total):
-            raise InputError(
-                f"The training loss is {total} after epoch {epoch + 1}: "
-                f"lower the learning rate ({self.recipe.learning_rate}) or check the data for NaN."
-            )
+        self._check_finite(total)
         self.seconds += took
         row = {
             "epoch": epoch + 1,
@@ -341,7 +337,18 @@ class _Run:
     def save_within(self, steps: "_Alone | _Together", step: int, loss: float, took: float) -> None:
         """Save the state within an epoch, after `step` steps of it with this sum of losses, in `took` seconds."""
         if self.checkpoint:
+            self._check_finite(self.loss_sum + loss)
             self._save(steps, step, self.loss_sum + loss, self.seconds + took)
+
+    def _check_finite(self, loss: float) -> None:
+        """Before every checkpoint, so that the last one is always one to go on from. loss: of this epoch so far."""
+        if math.isfinite(loss) and all(p.isfinite().all() for p in self.network.parameters()):
+            return
+        what = "network has weights that are not finite" if math.isfinite(loss) else f"training loss is {loss}"
+        raise InputError(
+            f"The {what} after epoch {self.epoch + 1}: "
+            f"lower the learning rate ({self.recipe.learning_rate}) or check the data for NaN."
+        )
 
     def _save(self, steps: "_Alone | _Together", step: int, loss_sum: float, seconds: float) -> None:
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}

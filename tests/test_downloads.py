@@ -1,7 +1,13 @@
 """Downloads: whole, broken off, resumed, wrong; from a server of the test's own."""
 
+import errno
 import hashlib
+import signal
+import subprocess
+import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -77,6 +83,51 @@ def test_a_part_that_is_whole_is_only_checked(server, tmp_path):
     (tmp_path / "file.part").write_bytes(CONTENT)
     download(server.url, tmp_path / "file", md5=MD5, what="it")
     assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_two_at_once_fetch_it_once(server, tmp_path):
+    """The second waits for the first, and finds what it put there; neither writes into the other's part."""
+    (tmp_path / "file.part").write_bytes(CONTENT[:1000])
+    begun, go_on = threading.Event(), threading.Event()
+
+    def holding(done, total):
+        begun.set()
+        assert go_on.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(download, server.url, tmp_path / "file", md5=MD5, what="it", progress=holding)
+        assert begun.wait(60)
+        second = pool.submit(download, server.url, tmp_path / "file", md5=MD5, what="it")
+        time.sleep(0.2)  # until the second has come to wait; without the lock it would have asked by now
+        go_on.set()
+        assert first.result().read_bytes() == second.result().read_bytes() == CONTENT
+    assert server.asked == [1000]
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_killed_download_holds_up_nobody(server, tmp_path):
+    """The lock goes with the process."""
+    killed = (
+        "import os, signal, sys; from kdrepro.data.downloads import download\n"
+        "download(sys.argv[1], sys.argv[2], md5=sys.argv[3], what='it', "
+        "progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL))"
+    )
+    server.breaks_after = 700_000
+    done = subprocess.run([sys.executable, "-c", killed, server.url, tmp_path / "file", MD5], timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert [p.name for p in tmp_path.iterdir()] == ["file.part"]
+    server.breaks_after = None
+    assert download(server.url, tmp_path / "file", md5=MD5, what="it").read_bytes() == CONTENT
+
+
+def test_a_full_disk_keeps_what_has_come(server, tmp_path, monkeypatch):
+    def full(done, total):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InputError, match="No space left on device.*goes on where it broke off"):
+        download(server.url, tmp_path / "file", md5=MD5, what="it", progress=full)
+    assert [p.name for p in tmp_path.iterdir()] == ["file.part"]
+    assert download(server.url, tmp_path / "file", md5=MD5, what="it").read_bytes() == CONTENT
 
 
 def test_a_server_that_cannot_resume_starts_anew(server, tmp_path):

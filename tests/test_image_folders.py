@@ -1,6 +1,7 @@
 """Folders of images and Tiny ImageNet: how they are split and decoded, and one sentence for all that can be wrong."""
 
 import io
+import stat
 import sys
 import warnings
 import zipfile
@@ -375,13 +376,70 @@ def test_some_images_of_each_class(tmp_path):
 def test_the_zip_is_read_in_place_and_once(tmp_path, monkeypatch):
     root, cache = tmp_path / "root", tmp_path / "cache"
     root.mkdir()
-    files = tiny_files() | {"../../outside.JPEG": b"", "train/n01/images/../../../../../outside.JPEG": b""}
-    first = data.tiny_imagenet(zipped(root, files), validation_per_class=1, cache=cache)
+    first = data.tiny_imagenet(zipped(root, tiny_files()), validation_per_class=1, cache=cache)
     assert first.fingerprint == data.tiny_imagenet(root, validation_per_class=1).fingerprint
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "root"]
     assert [p.name for p in root.iterdir()] == ["tiny-imagenet-200.zip"]
     monkeypatch.setattr(pictures_module, "decode_all", None)
     assert data.tiny_imagenet(root, validation_per_class=1, cache=cache).fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tiny-imagenet-200/../../outside",
+        "tiny-imagenet-200/train/n01/images/../../../../../outside.JPEG",
+        "../outside",
+        "..",
+        "/etc/outside",
+        "C:/outside",
+        "C:outside",
+        "..\\outside",
+        "tiny-imagenet-200\\..\\..\\outside",
+        "\\\\server\\outside",
+    ],
+)
+def test_a_zip_with_a_member_outside_of_its_folder_is_refused(tmp_path, name):
+    root = tmp_path / "a" / "root"
+    root.mkdir(parents=True)
+    with zipfile.ZipFile(zipped(root, tiny_files()) / "tiny-imagenet-200.zip", "a") as archive:
+        archive.writestr(zipfile.ZipInfo(name), b"x")
+    with pytest.raises(InputError, match=r"holds a member that points outside of its folder .* download it again"):
+        data.tiny_imagenet(root, validation_per_class=1)
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["tiny-imagenet-200.zip"]
+
+
+def test_a_zip_with_a_link_is_refused(tmp_path):
+    link = zipfile.ZipInfo("tiny-imagenet-200/train/n01/images/n01_9.JPEG")
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(zipped(tmp_path, tiny_files()) / "tiny-imagenet-200.zip", "a") as archive:
+        archive.writestr(link, b"/etc/passwd")
+    with pytest.raises(InputError, match=r"points outside of its folder \('tiny-imagenet-200/train/n01/images/n01_9"):
+        data.tiny_imagenet(tmp_path, validation_per_class=1)
+
+
+@pytest.mark.parametrize("store", [zipped, unpacked])
+def test_a_data_set_that_vanishes_while_it_is_read(tmp_path, store, monkeypatch):
+    root = tmp_path / "root"
+    root.mkdir()
+    store(root, tiny_files())
+    real = pictures_module.decode_all
+
+    def vanishing(*arguments):
+        root.rename(tmp_path / "elsewhere")
+        return real(*arguments)
+
+    monkeypatch.setattr(pictures_module, "decode_all", vanishing)
+    with pytest.raises(InputError, match=r"tiny-imagenet-200.* a moment ago: put it back"):
+        data.tiny_imagenet(root, validation_per_class=1, skip_corrupt=True)
+
+
+def test_sizes_that_a_zip_cannot_have(tmp_path):
+    path = zipped(tmp_path, tiny_files()) / "tiny-imagenet-200.zip"
+    source = Zip(path, "tiny-imagenet-200")
+    source.members["wnids.txt"].compress_size = 2**63
+    with source.reader() as read, pytest.raises(zipfile.BadZipFile, match="a size that no picture has"):
+        read("wnids.txt")
 
 
 def test_absent_tiny_imagenet_names_the_folder_and_the_ways(tmp_path):

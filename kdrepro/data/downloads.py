@@ -4,11 +4,17 @@ import hashlib
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 
 from kdrepro.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 BLOCK = 2**18  # bytes
 SECONDS = 30  # without a byte, after which a download is given up; what has come is kept
@@ -19,30 +25,56 @@ def download(
 ) -> Path:
     """Fetch a file unless a good copy is there; returns its path.
 
-    What has come so far is kept beside its place, as `<name>.part`, and the next call goes on from there. Two calls at
-    once do no harm: whichever is done last puts the same file in place.
+    What has come so far is kept beside its place, as `<name>.part`, and the next call goes on from there. A second call
+    for a file in the same folder waits until the first has ended.
     md5: of the whole file. what: the data set's name, for messages. progress: called with the bytes that are there and
     their number in all, None where the server doesn't say.
     Raises InputError when the server cannot be reached or breaks off, the file comes out wrong (it is then deleted) or
     the folder cannot be written.
     """
     path = Path(path)
-    if path.exists() and _md5(path) == md5:
-        return path
-    part = path.with_name(f"{path.name}.part")
     try:
+        if _is_whole(path, md5):
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(url, part, progress)
-        if _md5(part) != md5:
-            part.unlink()
-            raise InputError(f"What {url} gave is not {what} (md5 {md5}): it was deleted; try again later.")
-        os.replace(part, path)
+        with _alone_in(path.parent):
+            if not _is_whole(path, md5):  # else what was waited for
+                _fetch_checked(url, path, md5, what, progress)
     except (OSError, HTTPException) as error:  # URLError is an OSError
         raise InputError(
             f"{what} could not be downloaded to {path} ({str(error) or type(error).__name__}): connect to the internet "
             "and try again (it goes on where it broke off), or fetch the file in another way and put it there."
         ) from error
     return path
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process downloads into this folder: two would write into the same part.
+
+    The lock is on the folder itself, so that no file of its own is left, and goes with the process, however it ends.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a network disk without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _fetch_checked(
+    url: str, path: Path, md5: str, what: str, progress: Callable[[int, int | None], None] | None
+) -> None:
+    part = path.with_name(f"{path.name}.part")
+    _fetch(url, part, progress)
+    if _md5(part) != md5:
+        part.unlink()
+        raise InputError(f"What {url} gave is not {what} (md5 {md5}): it was deleted; try again later.")
+    os.replace(part, path)
 
 
 def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None] | None) -> None:
@@ -59,7 +91,7 @@ def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None] | N
         resumed = response.status == 206
         length = response.headers.get("Content-Length")
         done = done if resumed else 0  # a server that cannot resume starts anew
-        total = None if length is None else done + int(length)
+        total = done + int(length) if length and length.isdecimal() else None
         with part.open("ab" if resumed else "wb") as file:
             while block := response.read(BLOCK):
                 file.write(block)
@@ -68,6 +100,10 @@ def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None] | N
                     progress(done, total)
     if total is not None and done < total:
         raise OSError(f"the connection broke off after {done:,} of {total:,} bytes")
+
+
+def _is_whole(path: Path, md5: str) -> bool:
+    return path.exists() and _md5(path) == md5
 
 
 def _md5(path: Path) -> str:

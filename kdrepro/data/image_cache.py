@@ -17,7 +17,7 @@ import torch
 
 from kdrepro.data.images import ImageData
 from kdrepro.errors import InputError
-from kdrepro.files import atomic_write, set_aside
+from kdrepro.files import atomic_write, remove_stale, set_aside
 
 SPLITS = ("train", "validation", "test")
 
@@ -91,7 +91,7 @@ def _load(path: Path, name: str) -> tuple[ImageData, tuple[str, ...]] | None:
         if data.fingerprint == kept["fingerprint"]:
             return data, rows.skipped
         reason = "its images are not those that were written"
-    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())
     with _writing(path):
         aside = [moved for moved in map(set_aside, (path, array)) if moved is not None]
@@ -112,6 +112,7 @@ def _save(path: Path, rows: ImageRows, about: dict[str, Any]) -> None:
         raise
     about |= {"counts": rows.counts, "class_names": rows.class_names, "skipped": rows.skipped}
     atomic_write(path, json.dumps(about).encode())
+    remove_stale(path.parent, f".{path.stem}.*.part")
 
 
 @contextmanager

@@ -108,6 +108,8 @@ def _parse_idx(content: bytes, path: Path) -> torch.Tensor:
             f"{path} has {len(content):,} bytes where its header asks for {expected:,}: "
             "it was cut short or is damaged; delete it and run `kdrepro data fetch mnist`."
         )
+    if 0 in shape:  # whose other sizes may be anything
+        raise InputError(f"{path} holds no case: delete it and run `kdrepro data fetch mnist`.")
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy())
 
 

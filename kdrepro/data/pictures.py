@@ -72,6 +72,8 @@ def _names(plan: Plan) -> list[str]:
 def _without(corrupt: dict[int, str], rows: ImageRows, plan: Plan, path: Path, skip_corrupt: bool) -> ImageRows:
     """The images that could be decoded. Raises InputError when they are to be all, or a class has none of a split."""
     names, first = _names(plan), min(corrupt)
+    if not path.exists():
+        raise InputError(f"{path} is no longer there, and it was a moment ago: put it back and run again.")
     if not skip_corrupt:
         raise InputError(
             f"{len(corrupt):,} of {len(names):,} images in {path} cannot be decoded, the first is {names[first]} "

@@ -2,16 +2,18 @@
 
 import hashlib
 import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from kdrepro.errors import InputError
 
 Read = Callable[[str], bytes]
+LARGEST = 2**30  # bytes of a member; a damaged list of members may state any size
 
 
 class Source(Protocol):
@@ -65,7 +67,7 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 class Zip:
     """The files in a folder of a zip. Nothing is ever extracted, so no member is written outside of a folder.
 
-    Raises InputError when the file is not a whole zip.
+    Raises InputError when the file is not a whole zip, and when a member points outside of its folder all the same.
     """
 
     def __init__(self, path: Path, within: str):
@@ -73,12 +75,18 @@ class Zip:
         start = f"{within}/"
         try:
             with zipfile.ZipFile(path) as archive:
-                inside = [m for m in archive.infolist() if m.filename.startswith(start) and not m.is_dir()]
+                members = archive.infolist()
+            inside = [m for m in members if m.filename.startswith(start) and not m.is_dir()]
             self.members = {info.filename.removeprefix(start): info for info in inside}
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise InputError(
                 f"{path} is not a whole zip ({error}): its download was cut short or it is damaged; download it again."
             ) from error
+        if outside := [member.orig_filename for member in members if _points_outside(member)]:
+            raise InputError(
+                f"{path} holds a member that points outside of its folder ({outside[0]!r}): this is not the archive "
+                "that it should be; download it again."
+            )
 
     def names(self) -> list[str]:
         return sorted(self.members)
@@ -91,8 +99,22 @@ class Zip:
 
     @contextmanager
     def reader(self) -> Iterator[Read]:
-        with open(self.path, "rb") as file:
+        with ExitStack() as opened:
+            try:
+                file = opened.enter_context(open(self.path, "rb"))
+            except OSError as error:
+                raise InputError(
+                    f"{self.path} cannot be read ({error.strerror}), and it could a moment ago: put it back, or "
+                    "download it again."
+                ) from error
             yield lambda name: _member(file, self.members[name])
+
+
+def _points_outside(member: zipfile.ZipInfo) -> bool:
+    """Whether a program that extracts this member could write outside of its folder, on any system."""
+    name = member.orig_filename
+    is_link = stat.S_ISLNK(member.external_attr >> 16)
+    return is_link or name.startswith("/") or "\\" in name or name[1:2] == ":" or ".." in name.split("/")
 
 
 def _member(file: BinaryIO, info: zipfile.ZipInfo) -> bytes:
@@ -105,6 +127,8 @@ def _member(file: BinaryIO, info: zipfile.ZipInfo) -> bytes:
         raise zipfile.BadZipFile("no file header where the list of members says")
     name_and_extra = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
     file.seek(name_and_extra, os.SEEK_CUR)
+    if max(info.compress_size, info.file_size) > LARGEST:
+        raise zipfile.BadZipFile("it states a size that no picture has")
     content = file.read(info.compress_size)
     if info.compress_type == zipfile.ZIP_DEFLATED:
         content = zlib.decompressobj(-15).decompress(content, info.file_size + 1)

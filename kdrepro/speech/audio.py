@@ -54,6 +54,8 @@ def _decode(path: Path) -> tuple[np.ndarray, int]:
         with soundfile.SoundFile(path) as file:
             stated, rate = file.frames, file.samplerate
             samples = file.read(dtype="float32", always_2d=True) if stated < UNKNOWN else None
+    except MemoryError:  # a damaged header that states more than there can be
+        samples = None
     except soundfile.LibsndfileError as error:
         said = error.error_string.strip().rstrip(".") or "an unknown fault"
         raise InputError(
@@ -110,7 +112,7 @@ def _check_sphere(path: Path, file: BinaryIO, size: int) -> int:
     try:
         length = int(file.read(16).split()[1])
         file.seek(0)
-        lines = file.read(length).decode("latin-1").partition("end_head")[0].splitlines()[2:]
+        lines = file.read(min(length, size)).decode("latin-1").partition("end_head")[0].splitlines()[2:]
         fields = {name: value for name, _, value in (line.split(None, 2) for line in lines if line.strip())}
         count, channels = int(fields["sample_count"]), int(fields.get("channel_count", 1))
         width = int(fields.get("sample_n_bytes", 2))

@@ -3,15 +3,14 @@
 import csv
 import hashlib
 import io
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdrepro.errors import InputError
 from kdrepro.speech.audio import read_recording
 from kdrepro.speech.corpus import RATE, SPLITS, Segment, Utterance
-from kdrepro.speech.timit import Files, nearest, of_speaker, read_text, read_times, several, utterance
+from kdrepro.speech.timit import Files, nearest, of_speaker, read_text, read_times, reading, several, utterance
 
 AUDIO = (".wav", ".flac")
 PHONE_TIMES = (".phn", ".csv")
@@ -37,14 +36,15 @@ class SpeechFolder:
     def fingerprint(self) -> str:
         """16 hex digits over the names and contents of all files used, the phones, and who is in which split.
 
-        It does not depend on where the folder is. It reads every recording.
+        It does not depend on where the folder is. It reads every recording. Raises InputError when one is no longer
+        there.
         """
         settings = (self.phones, self.silences, sorted(self.splits.items()))
         digest = hashlib.sha256(repr(settings).encode())
         for files in (files for speaker in sorted(self.files) for files in self.files[speaker]):
             digest.update(files.name.encode())
             for path in filter(None, (files.audio, files.phones, files.words)):
-                with path.open("rb") as file:
+                with reading(), path.open("rb") as file:
                     digest.update(path.suffix.encode() + hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()[:16]
 
@@ -191,11 +191,11 @@ def _read_segments(path: Path, rate: int) -> list[Segment]:
 def _read_seconds(path: Path) -> list[Segment]:
     """The rows `start,end,label` of a csv file in seconds. Raises InputError for another header or a bad row."""
     rows = csv.reader(io.StringIO(read_text(path)), skipinitialspace=True)
-    header = tuple(cell.strip() for cell in next(rows, ()))
+    header = tuple(cell.strip() for cell in next(_rows(rows, path), ()))
     if header != HEADER:
         raise InputError(f"{path} starts with {','.join(header)!r}: its first line must be `{','.join(HEADER)}`.")
     segments: list[Segment] = []
-    for row in filter(None, rows):
+    for row in _rows(rows, path):
         start, end, label = _parse(row, path, rows.line_num)
         due = segments[-1].end if segments else 0
         if abs(start - due) <= 1:
@@ -204,14 +204,22 @@ def _read_seconds(path: Path) -> list[Segment]:
     return segments
 
 
+def _rows(rows: Iterable[list[str]], path: Path) -> Iterator[list[str]]:
+    """Those that are not empty."""
+    try:
+        yield from filter(None, rows)
+    except csv.Error as error:
+        raise InputError(f"{path} cannot be read as csv ({error}): write it again.") from error
+
+
 def _parse(row: Sequence[str], path: Path, line: int) -> tuple[int, int, str]:
     try:
-        start, end = (float(cell) for cell in row[:2])
+        start, end = (round(float(cell) * RATE) for cell in row[:2])
         (label,) = (cell.strip() for cell in row[2:])
-        if not (label and math.isfinite(start) and math.isfinite(end)):
+        if not label:
             raise ValueError
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # OverflowError: round(inf)
         raise InputError(
             f"{path}, line {line}: {','.join(row)!r} is not `start,end,label` with the times in seconds."
         ) from error
-    return round(start * RATE), round(end * RATE), label
+    return start, end, label

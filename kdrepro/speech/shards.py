@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from kdrepro.errors import InputError
+from kdrepro.files import remove_stale
 from kdrepro.speech.corpus import SPLITS, Corpus, Segment, Utterance
 from kdrepro.speech.features import COEFFICIENTS, STEP, log_mel
 from kdrepro.speech.states import NO_CONTEXT, States, positions
@@ -152,7 +153,7 @@ def load(path: Path) -> Shard:
         if _fits_together(shard):
             return shard
         reason = "its arrays do not fit together"
-    except (OSError, ValueError, EOFError, TypeError, KeyError) as error:
+    except (OSError, ValueError, EOFError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = str(error)
     raise InputError(f"The shard {path} is damaged ({reason}): delete that folder, and it is made anew.")
 
@@ -211,8 +212,8 @@ def _write(path: Path, features: np.ndarray, segments: np.ndarray, utterances: l
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{path.name}.*"):  # by a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        remove_stale(path.parent, f".{path.name}.*")
+        shutil.rmtree(part, ignore_errors=True)  # of a killed process that had the same id
         part.mkdir()
         np.save(part / "features.npy", features)
         np.save(part / "segments.npy", segments)

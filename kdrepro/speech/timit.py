@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -96,13 +97,15 @@ class Timit:
     def fingerprint(self) -> str:
         """16 hex digits over the names, labels and audio sizes of the utterances used, and over who is in which split.
 
-        It does not depend on where the corpus is, nor on upper or lower case file names.
+        It does not depend on where the corpus is, nor on upper or lower case file names. Raises InputError when a
+        file is no longer there.
         """
         digest = hashlib.sha256(f"{VERSION} {self.name} {self.fold} {sorted(self.splits.items())}".encode())
-        for files in (files for speaker in sorted(self.files) for files in self.files[speaker]):
-            digest.update(f"{files.name} {files.audio.stat().st_size}".encode())
-            for labels in filter(None, (files.phones, files.words)):
-                digest.update(hashlib.sha256(labels.read_bytes()).digest())
+        with reading():
+            for files in (files for speaker in sorted(self.files) for files in self.files[speaker]):
+                digest.update(f"{files.name} {files.audio.stat().st_size}".encode())
+                for labels in filter(None, (files.phones, files.words)):
+                    digest.update(hashlib.sha256(labels.read_bytes()).digest())
         return digest.hexdigest()[:16]
 
     def speakers(self) -> dict[str, tuple[str, ...]]:
@@ -173,11 +176,23 @@ def read_times(path: Path, rate: int) -> list[Segment]:
         try:
             start, end, label = line.split()
             segments.append(Segment(label, at_rate(int(start), rate), at_rate(int(end), rate)))
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise InputError(
                 f"{path}, line {number}: {line.strip()!r} is not `start end label` with the times as whole samples."
             ) from error
     return segments
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Turn a file that can no longer be read into one sentence. Raises InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{error.filename} cannot be read ({error.strerror}), and it was there a moment ago: put the corpus back "
+            "and run again."
+        ) from error
 
 
 def read_text(path: Path) -> str:
