@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # No widget, no progress bar and no frozen-module warning in a page.
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: book test full publish notebooks site bench lint format clean help
+.PHONY: book test stress full publish notebooks site bench lint format clean help
 
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -32,6 +32,9 @@ test: $(INSTALLED)   ## unit and property tests, nbval, the strict build of the 
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest --nbval-lax --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
 	$(BIN)/kdrepro book --published
+
+stress: $(INSTALLED) ## the processes that are killed at random moments in `make test`, 100 times instead of 5
+	KDREPRO_KILLS=100 $(BIN)/python -m pytest tests/test_processes.py
 
 full: $(INSTALLED)   ## every chapter on the real data (hours on a CPU)
 	$(BIN)/kdrepro data fetch mnist

@@ -8,6 +8,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
+
+import numpy as np
 
 from kdrepro.errors import InputError
 
@@ -46,6 +49,17 @@ def read_if_there(path: Path) -> bytes | None:
         raise InputError(
             f"{path} cannot be read ({error.strerror or error}): see to its permissions, or delete it and run again."
         ) from error
+
+
+def read_array(path: Path, mmap_mode: str | None = None) -> np.ndarray:
+    """A .npy file's array. Raises OSError when it cannot be read, and ValueError when it is damaged.
+
+    NumPy parses the header as Python, and lets out what Python's own parser raises.
+    """
+    try:
+        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except (EOFError, SyntaxError, TokenError, TypeError, OverflowError, MemoryError, RecursionError) as error:
+        raise ValueError(f"{path.name} is no whole array ({type(error).__name__})") from error
 
 
 def set_aside(path: Path) -> Path | None:

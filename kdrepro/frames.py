@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from kdrepro.errors import InputError
-from kdrepro.files import remove_stale
+from kdrepro.files import read_array, remove_stale
 from kdrepro.speech import shards
 from kdrepro.speech.corpus import SPLITS, Corpus
 from kdrepro.speech.features import COEFFICIENTS
@@ -208,17 +208,17 @@ class SoftTargets:
         self.which = None if which is None else which.numpy()
         try:
             self._map(folder)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError) as error:
             raise InputError(
                 f"The soft targets {folder} are damaged ({error}): delete that folder, and they are made anew."
             ) from error
 
     def _map(self, folder: Path) -> None:
-        self.values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)  # float16 [N, C or k]
+        self.values = read_array(folder / "values.npy", mmap_mode="r")  # float16 [N, C or k]
         indices = folder / "indices.npy"
-        self.indices = np.load(indices, mmap_mode="r", allow_pickle=False) if indices.exists() else None
+        self.indices = read_array(indices, mmap_mode="r") if indices.exists() else None
         if self.indices is not None:
-            self.prior = torch.from_numpy(np.load(folder / "prior.npy", allow_pickle=False))  # mean over all frames
+            self.prior = torch.from_numpy(read_array(folder / "prior.npy"))  # mean over all frames
         self.classes = int((folder / "classes").read_text())
 
     def __len__(self) -> int:

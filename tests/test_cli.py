@@ -1,11 +1,16 @@
 """The command line as a user meets it: what it prints, and one sentence with exit code 2 for bad input."""
 
+import errno
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from kdrepro import claims, cli, paths, presets, runner
@@ -143,3 +148,114 @@ def test_reproduce_prints_paper_published_and_this_run(tmp_path):
 def test_the_default_run_needs_no_data():
     assert presets.load("smoke").data == "digits"
     assert runner.checked(["02-mnist"], "smoke", None, "0", "cpu", str(Path("nowhere")))["seeds"] is None
+
+
+# --- chapters that end before their time ----------------------------------------------------------
+
+STUB = """
+import time
+from kdrepro import paths
+path = paths.runs("smoke") / "begun"
+path.parent.mkdir(parents=True, exist_ok=True)
+"""
+WAITING = """
+import os
+path.write_text(str(os.getpid()))
+time.sleep(600)
+"""
+FULL = """
+import errno, os
+from kdrepro.store import Store
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+os.replace = full
+Store(paths.runs("smoke") / "store").compute_or_load({"a": 1}, lambda: {"x": [1]})
+"""
+DYING = """
+import os, signal
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+NAN = """
+from kdrepro import experiments
+run = experiments.start("02-mnist", preset="smoke", seeds=1)
+run.train(run.sizes.plain.but(learning_rate=1e30), 0)
+"""
+
+
+@pytest.fixture
+def stub(tmp_path, monkeypatch):
+    """Chapter 2 with other code."""
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path / "notebooks")
+    (tmp_path / "notebooks").mkdir()
+
+    def write(code: str) -> Path:
+        parameters = nbformat.v4.new_code_cell("preset = 'smoke'", metadata={"tags": ["parameters"]})
+        notebook = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(STUB + code)])
+        notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+        nbformat.write(notebook, tmp_path / "notebooks" / "02-mnist.ipynb")
+        return tmp_path / "notebooks"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (FULL, "Cannot write to the store .*No space left on device.*: make room or choose a folder that is writable"),
+        (NAN, "(training loss is|weights that are) .* after epoch 1: lower the learning rate"),
+        (DYING, "The kernel of chapter 02-mnist died.*: free some and give the same command again"),
+    ],
+    ids=["full disk", "NaN", "killed kernel"],
+)
+def test_what_stops_a_chapter_is_one_sentence(main, stub, code, said):
+    stub(code)
+    code, out, err = main("run", "02-mnist", "--quiet")
+    assert code == 2
+    assert re.search(said, err)
+    assert err.startswith("kdrepro: ")
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+@pytest.mark.parametrize("quiet", [["--quiet"], []])
+def test_ctrl_c(stub, quiet, tmp_path):
+    """One sentence, exit code 130, the kernel gone, and the notebook of an earlier run still there."""
+    notebooks, runs = stub(WAITING), tmp_path / "interrupted"
+    earlier = runs / "smoke" / "notebooks" / "02-mnist.ipynb"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("earlier")
+    code = f"from pathlib import Path; from kdrepro import cli, paths; paths.NOTEBOOKS = Path({str(notebooks)!r}); "
+    command = [sys.executable, "-c", code + "cli.main()", "run", "02-mnist", *quiet]
+    environment = {**os.environ, "KDREPRO_RUNS": str(runs)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    begun = runs / "smoke" / "begun"
+    while not (begun.exists() and begun.read_text()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (130, "")
+    assert re.fullmatch(r"kdrepro: Stopped in 02-mnist: .* kept in .*store, and the same command goes on .*\n", err)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(begun.read_text()), 0)
+    assert [path.name for path in earlier.parent.iterdir()] == ["02-mnist.ipynb"]
+    assert earlier.read_text() == "earlier"
+
+
+def test_runs_that_cannot_be_written(main, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path / "file"))
+    code, out, err = main("run", "02-mnist", "--quiet")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "Cannot write the notebook" in err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_what_cannot_be_written_elsewhere_is_one_sentence_too(main, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number), "some/file")
+
+    monkeypatch.setattr("kdrepro.book.publish", refuse)
+    code, out, err = main("publish")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"kdrepro: some/file cannot be written ({os.strerror(number)}): make room")

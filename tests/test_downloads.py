@@ -124,7 +124,7 @@ def test_a_full_disk_keeps_what_has_come(server, tmp_path, monkeypatch):
     def full(done, total):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(InputError, match="No space left on device.*goes on where it broke off"):
+    with pytest.raises(InputError, match=r"No space left on device.*goes on where it broke off"):
         download(server.url, tmp_path / "file", md5=MD5, what="it", progress=full)
     assert [p.name for p in tmp_path.iterdir()] == ["file.part"]
     assert download(server.url, tmp_path / "file", md5=MD5, what="it").read_bytes() == CONTENT

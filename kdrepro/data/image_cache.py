@@ -17,7 +17,7 @@ import torch
 
 from kdrepro.data.images import ImageData
 from kdrepro.errors import InputError
-from kdrepro.files import atomic_write, remove_stale, set_aside
+from kdrepro.files import atomic_write, read_array, remove_stale, set_aside
 
 SPLITS = ("train", "validation", "test")
 
@@ -85,13 +85,13 @@ def _load(path: Path, name: str) -> tuple[ImageData, tuple[str, ...]] | None:
     array = path.with_suffix(".npy")
     try:
         kept = json.loads(path.read_bytes())
-        images = np.load(array, allow_pickle=False)
+        images = read_array(array)
         rows = ImageRows(images, kept["counts"], tuple(kept["class_names"]), tuple(kept["skipped"]))
         data = rows.data(name)
         if data.fingerprint == kept["fingerprint"]:
             return data, rows.skipped
         reason = "its images are not those that were written"
-    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())
     with _writing(path):
         aside = [moved for moved in map(set_aside, (path, array)) if moved is not None]

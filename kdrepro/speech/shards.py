@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from kdrepro.errors import InputError
-from kdrepro.files import remove_stale
+from kdrepro.files import read_array, remove_stale
 from kdrepro.speech.corpus import SPLITS, Corpus, Segment, Utterance
 from kdrepro.speech.features import COEFFICIENTS, STEP, log_mel
 from kdrepro.speech.states import NO_CONTEXT, States, positions
@@ -146,14 +146,14 @@ def load(path: Path) -> Shard:
     """Map a shard from disk. Raises InputError when it is damaged."""
     try:
         shard = Shard(
-            np.load(path / "features.npy", mmap_mode="r", allow_pickle=False),
-            np.load(path / "segments.npy", allow_pickle=False),
+            read_array(path / "features.npy", mmap_mode="r"),
+            read_array(path / "segments.npy"),
             json.loads((path / "utterances.json").read_bytes()),
         )
         if _fits_together(shard):
             return shard
         reason = "its arrays do not fit together"
-    except (OSError, ValueError, EOFError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = str(error)
     raise InputError(f"The shard {path} is damaged ({reason}): delete that folder, and it is made anew.")
 
