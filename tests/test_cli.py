@@ -189,7 +189,8 @@ def stub(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
 
     def write(code: str) -> Path:
-        parameters = nbformat.v4.new_code_cell("preset = 'smoke'", metadata={"tags": ["parameters"]})
+        given = "preset = 'smoke'\nseeds = None\nfirst_seed = 0\ndevice = 'cpu'\ndata_root = None"
+        parameters = nbformat.v4.new_code_cell(given, metadata={"tags": ["parameters"]})
         notebook = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(STUB + code)])
         notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
         nbformat.write(notebook, tmp_path / "notebooks" / "02-mnist.ipynb")
