@@ -59,6 +59,7 @@ class Arm:
     prepare: Callable[[Work, str], Train]
     precision: str = "fp32"  # that it is timed in; the losses are compared in fp32
     several: bool = False
+    stored: bool = False  # the teacher's logits are computed once, before the clock starts, and looked up
     missing: Callable[[], str | None] = lambda: None  # why it cannot run here
 
     def networks(self, work: Work) -> int:
@@ -91,9 +92,12 @@ def reference_loss(work: Work) -> float:
 # ---- kdrepro
 
 
-def _given(work: Work, precision: str) -> tuple[training.Batches, training.Objective, training.Recipe]:
-    """What `fit` takes beside the network."""
-    batches = training.Batches(work.inputs, work.labels, batch_size=work.batch_size, teacher=work.teacher)
+def _given(
+    work: Work, precision: str, stored: torch.Tensor | None = None
+) -> tuple[training.Batches, training.Objective, training.Recipe]:
+    """What `fit` takes beside the network. stored: the teacher's logits, None to ask the teacher in every step."""
+    teacher = {"teacher": work.teacher} if stored is None else {"teacher_logits": stored}
+    batches = training.Batches(work.inputs, work.labels, batch_size=work.batch_size, **teacher)
     recipe = training.Recipe(
         epochs=work.epochs,
         batch_size=work.batch_size,
@@ -111,8 +115,8 @@ def _fit(work: Work, precision: str) -> Train:
     return lambda: training.fit(student, *given)[-1]["loss"]
 
 
-def _fit_in_turn(work: Work, precision: str) -> Train:
-    given, students = _given(work, precision), [copy.deepcopy(work.student) for _ in range(work.networks)]
+def _fit_in_turn(work: Work, precision: str, stored: torch.Tensor | None = None) -> Train:
+    given, students = _given(work, precision, stored), [copy.deepcopy(work.student) for _ in range(work.networks)]
 
     def train() -> float:
         last = [training.fit(student, *given, seed=seed)[-1] for seed, student in enumerate(students)]
@@ -121,8 +125,8 @@ def _fit_in_turn(work: Work, precision: str) -> Train:
     return train
 
 
-def _fit_many(work: Work, precision: str) -> Train:
-    given = [_given(work, precision) for _ in range(work.networks)]
+def _fit_many(work: Work, precision: str, stored: torch.Tensor | None = None) -> Train:
+    given = [_given(work, precision, stored) for _ in range(work.networks)]
     batches, objectives, recipes = zip(*given, strict=True)
     students = [copy.deepcopy(work.student) for _ in given]
 
@@ -131,6 +135,11 @@ def _fit_many(work: Work, precision: str) -> Train:
         return sum(history[-1]["loss"] for history in histories) / len(histories)
 
     return train
+
+
+def _stored(prepare: Callable[..., Train]) -> Callable[[Work, str], Train]:
+    """The same from stored logits."""
+    return lambda work, precision: prepare(work, precision, training.logits(work.teacher, work.inputs))
 
 
 # ---- ordinary PyTorch
@@ -283,6 +292,8 @@ ARMS = (
     Arm("fit-fp32", "fit, float32", _fit),
     Arm("in-turn", "fit, {n} in turn", _fit_in_turn, "auto", several=True),
     Arm("fit-many", "fit_many, {n} at once", _fit_many, "auto", several=True),
+    Arm("stored-in-turn", "fit, {n} in turn, stored logits", _stored(_fit_in_turn), "auto", several=True, stored=True),
+    Arm("stored-many", "fit_many, {n} at once, stored logits", _stored(_fit_many), "auto", several=True, stored=True),
     Arm("dataloader", "loop, DataLoader", _dataloader),
     Arm("in-memory", "loop, in memory", _in_memory),
     Arm("tuned", "loop, in memory, tuned", _tuned, "auto"),

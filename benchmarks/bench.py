@@ -70,10 +70,12 @@ def prepared(sizes: Mapping[str, Any], device: torch.device, arms: Sequence[Arm]
             given = work(*widths, count, sizes["seed"], device, batch_size=batch_size, **options)
             entries = [check(arm, given.first(batch_size)) for arm in arms]
             for arm, entry in zip(arms, entries, strict=True):
+                entry["flops_per_image"] = flops.training(widths[0]) if arm.stored else flops.distillation(*widths)
+            for arm, entry in zip(arms, entries, strict=True):
                 if "absent" not in entry:
                     timed(arm, given.first(2 * batch_size))
                     entry.update(images_per_second=[], last_loss=[])
-            workload = {"student": widths[0], "batch_size": batch_size, "flops_per_image": flops.distillation(*widths)}
+            workload = {"student": widths[0], "batch_size": batch_size}
             found.append((given, workload | {"arms": entries}))
     return found
 

@@ -78,7 +78,7 @@ def rows(workload: Mapping[str, Any], matrix: Mapping[str, Any]) -> list[list[st
             continue
         rates, median = arm["images_per_second"], medians[arm["arm"]]
         ratios = [f"{median / medians[other]:.2f}" if other in medians else "–" for other in OTHERS]
-        share = median * workload["flops_per_image"] / 1e9 / statistics.median(matrix[arm["precision"]])
+        share = median * arm["flops_per_image"] / 1e9 / statistics.median(matrix[arm["precision"]])
         spread = f"{_rounded(median)} [{_rounded(min(rates))} to {_rounded(max(rates))}]"
         found.append([arm["title"], arm["precision"], spread, *ratios, f"{share:.0%}", _signed(arm["loss_difference"])])
     return found

@@ -82,6 +82,14 @@ def test_arms_train_and_leave_the_given_networks_alone(arm):
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+def test_arms_from_stored_logits_do_not_count_the_teacher(result):
+    (workload,) = result["workloads"]
+    counted = {entry["arm"]: entry["flops_per_image"] for entry in workload["arms"]}
+    student, teacher = workload["student"], [784, *TINY["teacher"], 10]
+    assert counted["fit"] - counted["stored-many"] == flops.forward(teacher)
+    assert counted["stored-many"] == counted["stored-in-turn"] == flops.training(student)
+
+
 def test_an_arm_with_another_loss_is_refused():
     def forgets_the_temperature(given, precision):
         return lambda: arms.reference_loss(given) / given.temperature**2
@@ -113,11 +121,16 @@ def test_rows_hold_medians_ratios_and_shares(result):
     workload = {
         "student": [784, 30, 10],
         "batch_size": 8,
-        "flops_per_image": 10**6,
         "arms": [
-            {"arm": "fit", "title": "fit", "precision": "bf16", "loss_difference": 0.0}
+            {"arm": "fit", "title": "fit", "precision": "bf16", "loss_difference": 0.0, "flops_per_image": 10**6}
             | {"images_per_second": [2000.0, 1000.0, 9000.0]},
-            {"arm": "in-memory", "title": "loop", "precision": "fp32", "loss_difference": 2e-5}
+            {
+                "arm": "in-memory",
+                "title": "loop",
+                "precision": "fp32",
+                "loss_difference": 2e-5,
+                "flops_per_image": 10**6,
+            }
             | {"images_per_second": [500.0, 400.0, 1234.5]},
             {"arm": "torchdistill", "title": "torchdistill", "absent": "not here"},
         ],
