@@ -228,7 +228,11 @@ def test_ctrl_c(stub, quiet, tmp_path):
     code = f"from pathlib import Path; from kdrepro import cli, paths; paths.NOTEBOOKS = Path({str(notebooks)!r}); "
     command = [sys.executable, "-c", code + "cli.main()", "run", "02-mnist", *quiet]
     environment = {**os.environ, "KDREPRO_RUNS": str(runs)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A shell's background jobs, these tests among them, may have Ctrl-C turned off.
+    process = subprocess.Popen(
+        command, env=environment, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes
+    )
     begun = runs / "smoke" / "begun"
     while not (begun.exists() and begun.read_text()):
         assert process.poll() is None, process.communicate()
