@@ -17,6 +17,8 @@ PARAMETERS = {"preset": "smoke", "seeds": None, "first_seed": 0, "device": "cpu"
 SOURCES = [paths.NOTEBOOKS / f"{chapter}.ipynb" for chapter in presets.CHAPTERS]
 PUBLISHED = sorted(paths.PUBLISHED.glob("*.ipynb"))
 RECORDS = sorted(paths.RESULTS.glob("*.json"))
+# Seeds of a claim. A seed of this chapter needs a generalist, its sixteen specialists and six more networks.
+LEAST_SEEDS = {"07-distil-back": 3}
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
@@ -103,7 +105,8 @@ def test_records_agree_with_themselves_and_with_the_rules(path):
         given = (entry["seconds"], entry["metrics"], entry.get("pooled"))
         again = records.claim_entry(claim_id, record["data"]["name"], *given)
         assert again == entry
-        assert all(len(v) == len(record["provenance"]["config"]["seeds"]) >= 5 for v in entry["metrics"].values())
+        least = LEAST_SEEDS.get(record["chapter"], 5)
+        assert all(len(v) == len(record["provenance"]["config"]["seeds"]) >= least for v in entry["metrics"].values())
 
 
 def test_predictions_give_the_errors_of_the_record(mnist_root):
