@@ -24,7 +24,7 @@ from kdrepro.errors import InputError
 from kdrepro.figures import COLOURS, STYLE
 from kdrepro.files import atomic_write
 
-OURS = ("fit", "fit-fp32", "in-turn", "fit-many")
+OURS = ("fit", "fit-fp32", "in-turn", "fit-many", "stored-in-turn", "stored-many")
 OTHERS = ("dataloader", "in-memory", "torchdistill")  # that ours are compared with
 COLUMNS = (
     "arm",
