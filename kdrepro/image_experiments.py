@@ -56,7 +56,7 @@ class ImageExperiment(Experiment):
             loaded = False
             self._fit(network, plan, seed, teachers, checkpoint, name)
 
-        network = self.store.train_or_load(config, fit, build if start is None else _begun_from(start))
+        network = self.store.train_or_load(config, fit, build if start is None else begun_from(start))
         trained = self._trained(network, config, seed, plan)
         self.log(f"{name}: " + (f"loaded {trained.key}" if loaded else f"trained in {trained.seconds:.1f} s"))
         return trained
@@ -203,7 +203,7 @@ class ImageExperiment(Experiment):
         return int((training.logits(network, self.data.test_images).argmax(1) != self.data.test_labels).sum())
 
 
-def _begun_from(start: Trained) -> Callable[[Mapping[str, Any]], nn.Module]:
+def begun_from(start: Trained) -> Callable[[Mapping[str, Any]], nn.Module]:
     """A `build` for the store: the configuration's network with another's weights."""
 
     def begun(config: Mapping[str, Any]) -> nn.Module:

@@ -14,7 +14,7 @@ from kdrepro.data import families
 from kdrepro.data.glyphs import glyph_classes
 from kdrepro.ensembles import Average
 from kdrepro.experiments import Trained
-from kdrepro.image_experiments import ImageExperiment
+from kdrepro.image_experiments import ImageExperiment, begun_from
 from kdrepro.presets import ConvTraining, Specialist
 from kdrepro.specialists import HalfSpecial
 from kdrepro.store import build
@@ -112,12 +112,11 @@ class SpecialistExperiment(ImageExperiment):
         """A `build` for the store: the generalist's weights, where there is a dustbin with the last layer cut down."""
 
         def cut_down(config: dict[str, Any]) -> nn.Module:
+            if config["specialist"]["output"] == "full":
+                return begun_from(generalist)(config)
             network = build(config)
             special = torch.tensor(config["specialist"]["classes"])
             weights = {name: tensor.cpu() for name, tensor in generalist.network.state_dict().items()}
-            if config["specialist"]["output"] == "full":
-                network.load_state_dict(weights)
-                return network
             output = nn.Linear(generalist.network.output.in_features, self.data.classes)
             output.load_state_dict({"weight": weights["output.weight"], "bias": weights["output.bias"]})
             cut = specialists.with_dustbin(output, special).state_dict()

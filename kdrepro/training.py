@@ -391,22 +391,39 @@ class _Teacher:
         return logits(self.network, inputs, dtype=self.dtype)
 
 
+def _teachers(runs: Sequence[_Run]) -> dict[int, _Teacher]:
+    """The online teachers of networks that train together, by the id of the network that `Batches` was given."""
+    asked = {id(batches.teacher): batches.teacher for batches in (run.batches for run in runs)}
+    return {name: _Teacher(network, runs[0].dtype) for name, network in asked.items() if network is not None}
+
+
+def _taught(runs: Sequence[_Run], batches: Sequence[Batch], teachers: Mapping[int, _Teacher]) -> list[Batch]:
+    """The runs' batches with the logits of their online teachers; students that share one ask it together."""
+    taught = list(batches)
+    for name, teacher in teachers.items():
+        students = [m for m, run in enumerate(runs) if id(run.batches.teacher) == name]
+        found = teacher(torch.cat([batches[m].inputs for m in students])).split(len(batches[0].inputs))
+        for m, v in zip(students, found, strict=True):
+            taught[m] = replace(batches[m], teacher_logits=v)
+    return taught
+
+
 class _Alone:
     """The steps of one network."""
 
     def __init__(self, run: _Run):
         self.run = run
-        self.parameters = [p for p in run.network.parameters() if p.requires_grad]
-        self.optimizer = _optimizer([{"params": self.parameters}], run.recipe, run.moments)
+        parameters = [p for p in run.network.parameters() if p.requires_grad]
+        self.optimizer = _optimizer([{"params": parameters}], run.recipe, run.moments)
+        self.teachers = _teachers([run]) if isinstance(run.batches, Batches) else {}
 
-    def epoch(self) -> Iterator[tuple[Batch]]:
+    def epoch(self) -> Iterator[list[Batch]]:
         run = self.run
         if not isinstance(run.batches, Batches):
-            yield from ((batch,) for batch in run.batches.epoch(run.order))
+            yield from ([batch] for batch in run.batches.epoch(run.order))
             return
-        teacher = _Teacher(run.batches.teacher, run.dtype) if run.batches.teacher is not None else None
         for batch in run.batches.views(run.order):
-            yield (batch if teacher is None else replace(batch, teacher_logits=teacher(batch.inputs)),)
+            yield _taught([run], [batch], self.teachers)
 
     def take(self, batches: Sequence[Batch], step: int) -> torch.Tensor:
         """One step, counted from the first epoch's first; returns the loss."""
@@ -449,8 +466,7 @@ class _Together:
         self.pieces: list[tuple[int, int | None]] = [*((i, None) for i in whole), *apart]
         self.apart = apart
         self.optimizer = _optimizer(self._parameter_groups(), self.recipe, self._restored())
-        asked = {id(run.batches.teacher): run.batches.teacher for run in runs if run.batches.teacher is not None}
-        self.teachers = {name: _Teacher(network, self.dtype) for name, network in asked.items()}
+        self.teachers = _teachers(runs)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """One group, or, where rates differ, one a member."""
@@ -469,17 +485,7 @@ class _Together:
 
     def epoch(self) -> Iterator[list[Batch]]:
         for batches in zip(*(run.batches.views(run.order) for run in self.runs), strict=True):
-            yield self._taught(batches)
-
-    def _taught(self, batches: Sequence[Batch]) -> list[Batch]:
-        """With the logits of online teachers; students that share one ask it together."""
-        taught = list(batches)
-        for name, teacher in self.teachers.items():
-            students = [m for m, run in enumerate(self.runs) if id(run.batches.teacher) == name]
-            found = teacher(torch.cat([batches[m].inputs for m in students])).split(len(batches[0].inputs))
-            for m, v in zip(students, found, strict=True):
-                taught[m] = replace(batches[m], teacher_logits=v)
-        return taught
+            yield _taught(self.runs, batches, self.teachers)
 
     def take(self, batches: Sequence[Batch], step: int) -> torch.Tensor:
         """One step of every network; returns their losses [M]."""
