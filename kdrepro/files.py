@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
+from typing import IO
 
 import numpy as np
 
@@ -24,16 +25,29 @@ def atomic_write(path: Path, content: bytes) -> None:
 
     A process killed at any moment leaves either the old file or the new one.
     """
+    with replacing(path) as part:
+        part.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """As `atomic_write`, for what is written piece by piece: an open file that takes its place at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as part:
-            part.write(content)
+            yield part
         os.chmod(name, 0o644)  # mkstemp's 0600 would keep a group or a web server out
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def try_folder(folder: Path) -> None:
+    """Make a folder and write into it, before the work that is to be kept there. Raises OSError when that fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
 
 
 def read_if_there(path: Path) -> bytes | None:

@@ -11,7 +11,6 @@ that is done first keeps its network: the other takes that one and drops its own
 import hashlib
 import io
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,7 +23,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from kdrepro.checkpoints import Checkpoint
-from kdrepro.files import atomic_write, read_if_there, remove_stale, set_aside, writing
+from kdrepro.files import atomic_write, read_if_there, remove_stale, set_aside, try_folder, writing
 from kdrepro.mixtures import MixtureOfExperts
 from kdrepro.networks import MLP, ConvNet
 
@@ -200,10 +199,8 @@ class Store:
 
     def _check_writable(self, config: Mapping[str, Any]) -> None:
         """Raises InputError when nothing can be written: said before a training, and not after its first epoch."""
-        folder = self._folder(config)
         with self.writing():
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
+            try_folder(self._folder(config))
 
     def _save(self, network: nn.Module, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
         """Put a trained network in its place; where another run was faster, take that run's instead."""

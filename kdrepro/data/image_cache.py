@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +15,7 @@ import torch
 
 from kdrepro.data.images import ImageData
 from kdrepro.errors import InputError
-from kdrepro.files import atomic_write, read_array, remove_stale, set_aside
+from kdrepro.files import atomic_write, read_array, remove_stale, replacing, set_aside, try_folder
 
 SPLITS = ("train", "validation", "test")
 
@@ -70,8 +68,7 @@ def load_or_make(
     if found := _load(path, name):
         return found
     with _writing(path):  # before the work, not after it
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
+        try_folder(path.parent)
     rows = make()
     data = rows.data(name)
     with _writing(path):
@@ -101,15 +98,8 @@ def _load(path: Path, name: str) -> tuple[ImageData, tuple[str, ...]] | None:
 
 
 def _save(path: Path, rows: ImageRows, about: dict[str, Any]) -> None:
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, rows.images)
-        os.chmod(part, 0o644)
-        os.replace(part, path.with_suffix(".npy"))
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    with replacing(path.with_suffix(".npy")) as file:
+        np.save(file, rows.images)
     about |= {"counts": rows.counts, "class_names": rows.class_names, "skipped": rows.skipped}
     atomic_write(path, json.dumps(about).encode())
     remove_stale(path.parent, f".{path.stem}.*.part")
