@@ -19,6 +19,7 @@ def shape_of(network: MLP) -> tuple:
 class Stack(nn.Module):
     """M `MLP`s of one shape, side by side: [M, B, ...] is flattened to [M, B, inputs]; float32 logits [M, B, C].
 
+    Hidden layers multiply in the precision of what they are given, float32 or bfloat16, the output layer in float32.
     While the stack lives, the members' parameters are views of its own: training it trains them, and a member can be
     evaluated or saved at any time. `release` gives them memory of their own again. Dropout masks come from each
     member's own generator (`networks.use_generator`), in the order in which the member alone would draw them.
@@ -54,10 +55,9 @@ class Stack(nn.Module):
         *hidden, (weight, bias) = self.layers
         x = self._dropped([member.input_dropout for member in self.members], x.flatten(2))
         for w, b in hidden:
-            x = F.relu(torch.baddbmm(b.unsqueeze(1), x, w.transpose(1, 2)))
+            x = F.relu(_Linear.apply(x, w, b))
             x = self._dropped([member.hidden_dropout for member in self.members], x)
-        with torch.autocast(x.device.type, enabled=False):
-            return torch.baddbmm(bias.unsqueeze(1), x.float(), weight.transpose(1, 2))
+        return _Linear.apply(x.float(), weight, bias)
 
     def _dropped(self, layers: Sequence[Dropout], x: torch.Tensor) -> torch.Tensor:
         rate = layers[0].dropped
@@ -74,3 +74,23 @@ class Stack(nn.Module):
         for weight, _ in self.layers[:-1]:
             rows = weight.data.view(-1, weight.shape[-1])
             rows.copy_(torch.renorm(rows, p=2, dim=0, maxnorm=limit))
+
+
+class _Linear(torch.autograd.Function):
+    """M linear layers: x [M, B, in], weight [M, out, in], bias [M, out] to [M, B, out] in x's precision.
+
+    Autograd's own gradient of `torch.baddbmm` has the weight's two axes the other way round, and turning them costs
+    as much as half of a product; here it is computed as it is needed.
+    """
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+        x, weight = ctx.saved_tensors
+        to_x = torch.bmm(grad, weight) if ctx.needs_input_grad[0] else None
+        return to_x, torch.bmm(grad.transpose(1, 2), x).float(), grad.sum(1).float()

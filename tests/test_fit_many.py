@@ -33,12 +33,12 @@ def stacked_sizes(monkeypatch):
     """How many networks each training that follows has at once."""
     sizes = []
 
-    class Noted(training._Together):
+    class Noted(training.Together):
         def __init__(self, runs):
             sizes.append(len(runs))
             super().__init__(runs)
 
-    monkeypatch.setattr(training, "_Together", Noted)
+    monkeypatch.setattr(training, "Together", Noted)
     return sizes
 
 
@@ -164,7 +164,7 @@ def test_other_cases_or_recipes_are_trained_apart(digits, monkeypatch):
 def test_a_group_that_memory_would_not_hold_is_cut(digits, monkeypatch):
     net, batches = network(), cases(digits, jitter=1)
     # Three copies of 600 images of 64 bytes; weights, gradient and two moments of 910 parameters, of 4 bytes each.
-    needed = training._Run(net, batches, training.hard_targets, RECIPE, 0, None, None, None, 1, None).bytes_needed()
+    needed = training.Run(net, batches, training.hard_targets, RECIPE, 0, None, None, None, 1, None).bytes_needed()
     assert needed == 3 * 600 * 64 + 4 * 4 * 910
     monkeypatch.setattr(training, "memory_budget", lambda device: 2 * needed + 1)
     sizes = stacked_sizes(monkeypatch)

@@ -12,6 +12,7 @@ from kdrepro import training
 from kdrepro.checkpoints import Checkpoint
 from kdrepro.errors import InputError
 from kdrepro.networks import MLP, clip_max_norm
+from kdrepro.runs import _mix
 from kdrepro.training import Batches, Recipe
 
 RECIPE = Recipe(epochs=3, batch_size=16, learning_rate=1e-2, precision="fp32", max_norm=1.5)
@@ -160,7 +161,7 @@ def test_equals_a_plain_loop(digits, optimizer):
     ours, plain = network(), network()
     fit(ours, digits, recipe=recipe, jitter=0)
 
-    order = torch.Generator().manual_seed(training._mix(0, 1))
+    order = torch.Generator().manual_seed(_mix(0, 1))
     make = {
         "adam": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0),
         "sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, nesterov=True),
