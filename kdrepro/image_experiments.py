@@ -17,6 +17,37 @@ from kdrepro.store import build
 from kdrepro.training import Recipe
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A network that a chapter asks for.
+
+    teacher: whose logits are matched when plan.loss is "soft" or "logits"; several are averaged as plan.teachers says.
+    label: how the run's log names the network. start: a network of the same layers whose weights training starts from,
+    instead of random ones.
+    Raises ValueError when there are teachers and plan.loss is "hard", and when there are none and it is not.
+    """
+
+    plan: Training
+    seed: int
+    teacher: Trained | Sequence[Trained] | None = None
+    label: str = ""
+    start: Trained | None = None
+
+    def __post_init__(self) -> None:
+        if (self.plan.loss == "hard") != (not self.teachers):
+            raise ValueError(f"A plan with loss {self.plan.loss!r} was given {len(self.teachers)} teachers.")
+
+    @property
+    def teachers(self) -> list[Trained]:
+        if self.teacher is None:
+            return []
+        return [self.teacher] if isinstance(self.teacher, Trained) else list(self.teacher)
+
+    @property
+    def name(self) -> str:
+        return f"{self.label or self.plan.loss} seed {self.seed}"
+
+
 @dataclass
 class ImageExperiment(Experiment):
     """One chapter on images at one preset; its data is an `ImageData`."""
@@ -38,28 +69,8 @@ class ImageExperiment(Experiment):
         label: str = "",
         start: Trained | None = None,
     ) -> Trained:
-        """Load the network of this plan and seed from the store, or train it.
-
-        teacher: whose logits are matched when plan.loss is "soft" or "logits"; several are averaged as
-            plan.teachers says. label: how the run's log names it. start: a network of the same layers whose weights
-            training starts from, instead of random ones.
-        """
-        teachers = [] if teacher is None else [teacher] if isinstance(teacher, Trained) else list(teacher)
-        if (plan.loss == "hard") != (not teachers):
-            raise ValueError(f"A plan with loss {plan.loss!r} was given {len(teachers)} teachers.")
-        config = self._config(plan, seed, teachers) | ({} if start is None else {"start": start.key})
-        name = f"{label or plan.loss} seed {seed}"
-        loaded = True
-
-        def fit(network: nn.Module, checkpoint: Checkpoint) -> None:
-            nonlocal loaded
-            loaded = False
-            self._fit(network, plan, seed, teachers, checkpoint, name)
-
-        network = self.store.train_or_load(config, fit, build if start is None else begun_from(start))
-        trained = self._trained(network, config, seed, plan)
-        self.log(f"{name}: " + (f"loaded {trained.key}" if loaded else f"trained in {trained.seconds:.1f} s"))
-        return trained
+        """Load the network of this plan and seed from the store, or train it; see `Wanted` for the arguments."""
+        return self.train_many([Wanted(plan, seed, teacher, label, start)])[0]
 
     def train_seeds(
         self,
@@ -76,7 +87,34 @@ class ImageExperiment(Experiment):
         seeds = self.seeds if seeds is None else seeds
         none = [None] * len(seeds)
         each = zip(seeds, teachers or none, starts or none, strict=False)  # there may be teachers of more seeds
-        return [self.train(plan, seed, teacher, label, start) for seed, teacher, start in each]
+        return self.train_many([Wanted(plan, seed, teacher, label, start) for seed, teacher, start in each])
+
+    def train_many(self, wanted: Sequence[Wanted]) -> list[Trained]:
+        """Load these networks from the store; train together those that are missing (see `training.fit_many`).
+
+        A network that is asked for twice is trained once.
+        """
+        keys = [self.store.key(self._config(one)) for one in wanted]
+        once = dict(zip(keys, wanted, strict=True))
+        found = dict(zip(once, self._train_once(list(once.values())), strict=True))
+        return [found[key] for key in keys]
+
+    def _train_once(self, wanted: list[Wanted]) -> list[Trained]:
+        configs = [self._config(one) for one in wanted]
+        starts = {one.start.key: one.start for one in wanted if one.start is not None}
+
+        def built(config: Mapping[str, Any]) -> nn.Module:
+            return begun_from(starts[config["start"]])(config) if "start" in config else build(config)
+
+        def train_missing(missing: Sequence[int], networks: Sequence[nn.Module], checkpoints: Sequence[Checkpoint]):
+            self._fit_many([wanted[i] for i in missing], networks, checkpoints)
+
+        networks, trained = self.store.train_or_load_many(configs, train_missing, built)
+        found = [self._trained(n, c, w.seed, w.plan) for n, c, w in zip(networks, configs, wanted, strict=True)]
+        for i, (one, network) in enumerate(zip(wanted, found, strict=True)):
+            done = f"trained in {network.seconds:.1f} s" if i in trained else f"loaded {network.key}"
+            self.log(f"{one.name}: {done}")
+        return found
 
     def untrained(self, plan: Training, seed: int) -> nn.Module:
         """The network of this plan and seed before its first step."""
@@ -90,55 +128,59 @@ class ImageExperiment(Experiment):
             "hidden_dropout": plan.network.hidden_dropout,
         }
 
-    def _fit(self, network, plan: Training, seed: int, teachers: list[Trained], checkpoint: Checkpoint, name: str):
-        network.to(self.device)
-        which = self.transfer_set(plan, seed)
+    def _fit_many(self, wanted: Sequence[Wanted], networks: Sequence[nn.Module], checkpoints: Sequence[Checkpoint]):
+        cases = {}  # one copy of each subset, however many train on it
+        for curve in sorted({one.plan.curve for one in wanted}):  # they note their test errors equally often
+            which = [i for i, one in enumerate(wanted) if one.plan.curve == curve]
+            some = [wanted[i] for i in which]
+            training.fit_many(
+                [networks[i].to(self.device) for i in which],
+                [self._batches(one, cases) for one in some],
+                [_objective(one.plan) for one in some],
+                [one.plan.recipe for one in some],
+                seeds=[one.seed for one in some],
+                checkpoints=[checkpoints[i] for i in which],
+                evaluate=[self._curve] * len(some) if curve else None,
+                evaluate_every=max(1, curve),
+                progress=[self._progress(one.name, one.plan.recipe.epochs) for one in some],
+            )
+
+    def _batches(self, wanted: Wanted, cases: dict[Any, tuple[torch.Tensor, torch.Tensor]]) -> training.Batches:
+        """What a network is trained on; `cases`, by what chooses them, are added to."""
+        plan, teachers = wanted.plan, wanted.teachers
         moved = {"jitter": plan.jitter} | ({"flip": plan.flip} if isinstance(plan, ConvTraining) else {})
         teacher = teachers[0].network if any(moved.values()) and len(teachers) == 1 else None
-        cached = self._soft_logits(plan, teachers)[which] if teachers and teacher is None else None
-        batches = training.Batches(
-            self.data.train_images[which],
-            self.data.train_labels[which],
-            batch_size=plan.recipe.batch_size,
-            **moved,
-            teacher_logits=cached,
-            teacher=teacher,
-        )
-        objective = {
-            "hard": training.hard_targets,
-            "soft": training.soft_targets(plan.temperature, plan.soft_weight),
-            "logits": training.matched_logits,
-        }[plan.loss]
-        evaluate = (lambda network: {"errors": self._count_errors(network)}) if plan.curve else None
-        training.fit(
-            network,
-            batches,
-            objective,
-            plan.recipe,
-            seed=seed,
-            checkpoint=checkpoint,
-            evaluate=evaluate,
-            evaluate_every=max(1, plan.curve),
-            progress=self._progress(name, plan.recipe.epochs),
+        soft = self._soft_logits(plan, teachers) if teachers and teacher is None else None
+        images, labels = self.data.train_images, self.data.train_labels
+        if plan.fraction < 1 or plan.classes is not None:
+            which = self.transfer_set(plan, wanted.seed)
+            chosen_by = (plan.fraction, plan.fraction < 1 and wanted.seed, tuple(plan.classes or ()))
+            images, labels = cases.setdefault(chosen_by, (images[which], labels[which]))
+            soft = None if soft is None else soft[which]
+        return training.Batches(
+            images, labels, batch_size=plan.recipe.batch_size, **moved, teacher_logits=soft, teacher=teacher
         )
 
-    def _config(self, plan: Training, seed: int, teachers: list[Trained]) -> dict[str, Any]:
+    def _config(self, wanted: Wanted) -> dict[str, Any]:
         """All that decides a trained network, in values that JSON can hold.
 
         A setting that came later than the first published networks enters only where it is not what was fixed
         before, so that those networks keep their names.
         """
+        plan, teachers = wanted.plan, wanted.teachers
         config = plan.model_dump(exclude={"network", "teachers"})
         if plan.classes is None:
             del config["classes"]
         if plan.recipe.beta2 == Recipe.model_fields["beta2"].default:
             del config["recipe"]["beta2"]
         config["network"] = self._widths(plan)
-        config |= {"seed": seed, "data": {"name": self.data.name, "fingerprint": self.data.fingerprint}}
+        config |= {"seed": wanted.seed, "data": {"name": self.data.name, "fingerprint": self.data.fingerprint}}
         if teachers:
             config["teachers"] = {"keys": [t.key for t in teachers]}
             if len(teachers) > 1:
                 config["teachers"]["how"] = plan.teachers
+        if wanted.start is not None:
+            config["start"] = wanted.start.key
         return config
 
     def transfer_set(self, plan: Training, seed: int) -> torch.Tensor:
@@ -199,8 +241,18 @@ class ImageExperiment(Experiment):
         answers = [changed(t, self.logits(t)).argmax(1).cpu().numpy().astype(np.uint8) for t in networks]
         self.predictions[name] = np.stack(answers)
 
-    def _count_errors(self, network: nn.Module) -> int:
-        return int((training.logits(network, self.data.test_images).argmax(1) != self.data.test_labels).sum())
+    def _curve(self, network: nn.Module) -> dict[str, int]:
+        """What a learning curve notes of a network."""
+        answers = training.logits(network, self.data.test_images).argmax(1)
+        return {"errors": int((answers != self.data.test_labels).sum())}
+
+
+def _objective(plan: Training) -> training.Objective:
+    return {
+        "hard": training.hard_targets,
+        "soft": training.soft_targets(plan.temperature, plan.soft_weight),
+        "logits": training.matched_logits,
+    }[plan.loss]
 
 
 def begun_from(start: Trained) -> Callable[[Mapping[str, Any]], nn.Module]:

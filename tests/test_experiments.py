@@ -7,6 +7,7 @@ import torch
 
 from kdrepro import ensembles, experiments
 from kdrepro.errors import InputError
+from kdrepro.image_experiments import Wanted
 from kdrepro.presets import Network, Training
 from kdrepro.training import Recipe
 
@@ -33,11 +34,11 @@ def test_same_plan_and_seed_is_one_network(run):
 
 def test_a_later_setting_leaves_earlier_names_alone(run):
     """What was trained before beta2 and classes existed is found again; other values are other nets."""
-    config = run._config(PLAN, 0, [])
+    config = run._config(Wanted(PLAN, 0))
     assert "classes" not in config
     assert "beta2" not in config["recipe"]
     others = [PLAN.but(beta2=0.9), PLAN.but(classes=[1, 2])]
-    keys = {run.store.key(run._config(plan, 0, [])) for plan in [PLAN, *others]}
+    keys = {run.store.key(run._config(Wanted(plan, 0))) for plan in [PLAN, *others]}
     assert len(keys) == 3
 
 
@@ -50,6 +51,39 @@ def test_a_training_can_start_from_another_networks_weights(run):
         torch.testing.assert_close(before, after)
         assert before.data_ptr() != after.data_ptr()
     assert len({net.key for net in (moved, *others, run.train(still, 0))}) == 3
+
+
+def test_many_at_once_are_the_networks_that_are_asked_for_one_by_one(run, tmp_path, monkeypatch):
+    """Bit for bit, whatever their losses, teachers, cases and curves; and in the order in which they are asked for."""
+    teachers = run.train_seeds(PLAN)
+    soft = PLAN.but(loss="soft", temperature=4.0)
+    wanted = [
+        *(Wanted(soft.but(temperature=t), seed, teachers[seed]) for t in (1.0, 8.0) for seed in run.seeds),
+        Wanted(PLAN.but(fraction=0.5), 1),
+        Wanted(soft.but(classes=[7, 8]), 0, teachers[0]),
+        Wanted(PLAN.but(loss="logits"), 0, teachers),
+        Wanted(PLAN.but(curve=1, epochs=2), 1),
+        Wanted(PLAN.but(jitter=1, hidden=[4]), 0),
+    ]
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path / "one by one"))
+    other = experiments.start("02-mnist", seeds=2)
+    alone = [other.train(one.plan, one.seed, one.teacher) for one in wanted]
+    together = run.train_many(wanted)
+    assert [net.key for net in together] == [net.key for net in alone]
+    for a, b in zip(alone, together, strict=True):
+        assert torch.equal(other.logits(a), run.logits(b))
+    assert [net.history[-1].get("errors") for net in together] == [None] * 7 + [run.errors(together[7]), None]
+
+
+def test_a_network_that_is_asked_for_twice_is_trained_once(run, monkeypatch):
+    trained = []
+    monkeypatch.setattr(run, "_fit_many", lambda wanted, *rest: trained.extend(wanted) or real(wanted, *rest))
+    real = type(run)._fit_many.__get__(run)
+    first, second, third = run.train_many([Wanted(PLAN, 0), Wanted(PLAN, 1), Wanted(PLAN, 0)])
+    assert first is third
+    assert [one.seed for one in trained] == [0, 1]
+    assert [net.key for net in run.train_many([Wanted(PLAN, 1), Wanted(PLAN, 0)])] == [second.key, first.key]
+    assert len(trained) == 2
 
 
 def test_students_of_different_teachers_differ(run):
