@@ -1,7 +1,7 @@
 """Cases as a training sees them: on the device, shuffled and moved anew for each epoch, with a teacher's logits."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -94,17 +94,26 @@ class Batches:
         order = torch.randperm(self.cases, generator=generator, device=self.inputs.device)
         if self.sampler is not None:
             order = self.sampler.draw(generator)[order]
-        inputs = self.inputs.index_select(0, order)  # copies whole rows; self.inputs[order] takes numbers one by one
-        if self.jitter:
-            inputs = shift_images(inputs, self.jitter, generator)
-        if self.flip:
-            inputs = flip_images(inputs, generator)
+        steps = self._inputs(order, generator)
         parts = [
             t if t is None else t.index_select(0, order).tensor_split(len(self))
             for t in (self.labels, self.teacher_logits)
         ]
-        for i, x in enumerate(inputs.tensor_split(len(self))):
+        for i, x in enumerate(steps):
             yield Batch(x, *(part if part is None else part[i] for part in parts))
+
+    def _inputs(self, order: torch.Tensor, generator: torch.Generator) -> Iterable[torch.Tensor]:
+        """The inputs of each step of an epoch; draws from the generator when it is called, not later."""
+        if self.device.type == "cpu" and not (self.jitter or self.flip):
+            # Into memory that is used again and again: for a copy of all cases at once, the system's handing out of
+            # fresh memory takes longer than the copying. index_select takes whole rows, indexing one number at a time.
+            return (self.inputs.index_select(0, which) for which in order.tensor_split(len(self)))
+        inputs = self.inputs.index_select(0, order)
+        if self.jitter:
+            inputs = shift_images(inputs, self.jitter, generator)
+        if self.flip:
+            inputs = flip_images(inputs, generator)
+        return inputs.tensor_split(len(self))
 
 
 def shift_images(images: torch.Tensor, pixels: int, generator: torch.Generator) -> torch.Tensor:

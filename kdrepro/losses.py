@@ -96,9 +96,19 @@ def distillation_losses(
     if min(soft_weights) < 1:
         cases, targets = student.flatten(0, 1), labels.flatten()
         _check_labels(targets, cases)
-        hard = F.cross_entropy(cases, targets, reduction="none").view(labels.shape).mean(1)
+        hard = cross_entropies(cases, targets).view(labels.shape).mean(1)
         loss = loss + (1 - weight) * hard
     return loss
+
+
+def cross_entropies(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each case with its label: logits [N, C], labels [N] to [N], in nats.
+
+    For many cases of few classes, as many networks together have them: there it takes a quarter of the time of
+    `F.cross_entropy`.
+    """
+    scaled = logits - logits.detach().amax(-1, keepdim=True)
+    return scaled.exp().sum(-1).log() - scaled.gather(1, labels[:, None]).squeeze(1)
 
 
 def logit_matching_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
@@ -140,31 +150,29 @@ class _SoftTargets(torch.autograd.Function):
     @staticmethod
     def forward(ctx, student, teacher, temperature):
         z, v = _scaled(student, temperature), _scaled(teacher, temperature)
-        p = torch.softmax(v, dim=-1)
-        ctx.save_for_backward(student, teacher, p)
+        (q, of_student), (p, of_teacher) = _softmax(z), _softmax(v)
+        ctx.save_for_backward(student, teacher, q, p)
         ctx.temperature = temperature
-        return _kl(z, v, p)
+        # The gap log p - log q, from the logits themselves: log p and log q would each carry the rounding of log C.
+        return _kl(p, q, (v - z) - (of_teacher - of_student))
 
     @staticmethod
     def backward(ctx, grad):
-        student, teacher, p = ctx.saved_tensors
+        student, teacher, q, p = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated once more, so not from what forward has computed
-            p = torch.softmax(_scaled(teacher, ctx.temperature), dim=-1)
-        q = torch.softmax(_scaled(student, ctx.temperature), dim=-1)
+            (q, _), (p, _) = (_softmax(_scaled(logits, ctx.temperature)) for logits in (student, teacher))
         return grad[..., None, None] * (q - p) / (ctx.temperature * student.shape[-2]), None, None
 
 
-def _kl(z: torch.Tensor, v: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    """Mean over cases of KL(p || q) in nats, from scaled logits z and v [..., B, C], to nearly full relative precision.
+def _kl(p: torch.Tensor, q: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Mean over cases of KL(p || q) in nats, of [..., B, C] with the gap x = log p - log q, to nearly full precision.
 
     At high T, p and q differ by little, the terms of sum p (log p - log q) nearly cancel, and T^2
     then multiplies their rounding: 2e-3 at T = 100 in float32. Written as
     sum [p (log p - log q) + q - p], which is the same since p and q both sum to one, every term is
-    non-negative and of second order in the gap x = log p - log q: p (e^-x - 1 + x). The smaller the
+    non-negative and of second order in the gap: p (e^-x - 1 + x). The smaller the
     divergence, the more care it takes, and time: three ways, each where it is exact enough.
     """
-    # The gap from the logits themselves: log p - log q would carry the rounding of log C.
-    x = (v - z) - (torch.logsumexp(v, -1, keepdim=True) - torch.logsumexp(z, -1, keepdim=True))
     plain = (p * x).sum(-1).mean(-1)
     large = plain > LARGE_KL  # false for the NaN of 0 * inf too
     if large.all():
@@ -172,13 +180,12 @@ def _kl(z: torch.Tensor, v: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     gaps = (p * (torch.expm1(-x) + x)).sum(-1).mean(-1)
     middling = (gaps > SMALL_KL) & (gaps < torch.inf)
     if not (large | middling).all():
-        gaps = torch.where(middling, gaps, _small_kl(z, x, p))
+        gaps = torch.where(middling, gaps, _small_kl(p, q, x))
     return torch.where(large, plain, gaps)
 
 
-def _small_kl(z: torch.Tensor, x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    """As `_kl`, for divergences of any size, at the price of time. x: the gap log p - log q."""
-    q = torch.softmax(z, dim=-1)
+def _small_kl(p: torch.Tensor, q: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """As `_kl`, for divergences of any size, at the price of time."""
     # A class with p = 0 (its logit may be -inf) contributes q alone: 0 * inf would be NaN.
     x = torch.where(p == 0, torch.zeros_like(x), x)
     series = x.square() * (1 / 2 - x * (1 / 6 - x * (1 / 24 - x * (1 / 120 - x / 720))))
@@ -193,6 +200,16 @@ def _scaled(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """Logits over T, the largest of each case at 0, subtracted *before* the division: at T = 0.01 a
     logit of 1e4 becomes 1e6, where float32 no longer holds the decimals that tell two classes apart."""
     return (logits - logits.detach().amax(-1, keepdim=True)) / temperature
+
+
+def _softmax(scaled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax of `_scaled` logits [..., C], and the log of its denominator [..., 1].
+
+    With few classes, several times as fast as `torch.softmax` and `torch.logsumexp`, which look for the largest first.
+    """
+    e = scaled.exp()
+    total = e.sum(-1, keepdim=True)
+    return e / total, total.log()
 
 
 def _wide(logits: torch.Tensor) -> torch.Tensor:

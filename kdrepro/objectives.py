@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from kdrepro.batches import Batch
-from kdrepro.losses import distillation_loss, distillation_losses, logit_matching_loss
+from kdrepro.losses import cross_entropies, distillation_loss, distillation_losses, logit_matching_loss
 
 Objective = Callable[[torch.Tensor, Batch], torch.Tensor]  # (logits [B, C], batch) -> scalar loss
 
@@ -52,7 +52,7 @@ def of_many(objectives: Sequence[Objective], logits: torch.Tensor, batches: Sequ
     """
     if all(o is hard_targets for o in objectives):
         labels = torch.cat([batch.labels for batch in batches])
-        return F.cross_entropy(logits.flatten(0, 1), labels, reduction="none").view(logits.shape[:2]).mean(1)
+        return cross_entropies(logits.flatten(0, 1), labels).view(logits.shape[:2]).mean(1)
     if all(isinstance(o, Distillation) for o in objectives) and _labelled_alike(batches):
         labels = None if batches[0].labels is None else torch.stack([batch.labels for batch in batches])
         return distillation_losses(

@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from kdrepro.losses import distillation_loss, logit_matching_loss, soft_target_gradient, soften
+from kdrepro.losses import (
+    cross_entropies,
+    distillation_loss,
+    logit_matching_loss,
+    soft_target_gradient,
+    soften,
+)
 
 SEEDS = st.integers(0, 2**31 - 1)
 TEMPERATURES = st.floats(math.log(0.5), math.log(500)).map(math.exp)
@@ -111,6 +117,27 @@ def test_high_temperature_limit_is_logit_matching():
         gaps.append(((soft - matched).norm() / matched.norm()).item())
     assert gaps[0] > gaps[1] > gaps[2]
     assert gaps[2] < 0.01
+
+
+@given(st.integers(0, 2**31), st.sampled_from([0.1, 10.0, 1e4]))
+@settings(max_examples=30, deadline=None)
+def test_cross_entropies_are_those_of_torch(seed, scale):
+    generator = torch.Generator().manual_seed(seed)
+    logits = (scale * torch.randn(20, 7, generator=generator, dtype=torch.float64)).requires_grad_()
+    labels = torch.randint(7, (20,), generator=generator)
+    mine = cross_entropies(logits, labels)
+    reference = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(mine, reference)
+    gradients = [torch.autograd.grad(loss.sum(), logits)[0] for loss in (mine, reference)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_cross_entropies_where_a_logit_is_infinite():
+    logits = torch.tensor([[0.0, -torch.inf, 1.0]], requires_grad=True)
+    loss = cross_entropies(logits, torch.tensor([0]))
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(1 + math.e))
+    assert logits.grad.isfinite().all()
 
 
 def test_logit_matching_reference():
