@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import spearmanr
+from torch.utils.flop_counter import FlopCounterMode
 
 from kdrepro import specialists, stats
 from kdrepro.experiments import Trained
@@ -184,6 +185,13 @@ def cost(run: SpecialistExperiment, committee: Committee, top_n: int) -> dict[st
         "parameters": sum(t.parameters for t in committee.specialists) / generalist.parameters,
         "nets a case": 1 + active.float().sum(1).mean().item(),
     }
+
+
+def work_of(run: SpecialistExperiment, trained: Trained) -> int:
+    """Operations of a network's layers for one image, in eval mode; a multiplication and its addition are two."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        trained.network(as_inputs(run.data.test_images[:1]))
+    return counter.get_total_flops()
 
 
 def gate_shares(run: SpecialistExperiment, mixture: Trained) -> np.ndarray:

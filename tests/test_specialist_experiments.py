@@ -73,6 +73,7 @@ def never(monkeypatch):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(training, "fit", fail)
+    monkeypatch.setattr(training, "fit_many", fail)
 
 
 def test_the_generalist_learns_something(run, generalist):
@@ -236,6 +237,16 @@ def test_cost(run, committee):
     assert found["images seen"] == pytest.approx(4 * 6 / 8 * 2 / 4)
     assert 1 <= found["nets a case"] <= 5
     assert found["parameters"] == pytest.approx(4, abs=0.3)
+
+
+def test_work_is_that_of_the_layers(run, generalist):
+    """Three layers of 3 x 3 a stage, on an image of half the side each time, and the output layer."""
+    side = run.data.test_images.shape[-1]
+    (a, b), products = generalist.plan.network.channels, 0
+    for stage, (inputs, channels) in enumerate([(1, a), (a, b)], start=1):
+        places = (-(-side // 2**stage)) ** 2
+        products += places * 9 * (inputs * channels + 2 * channels * channels)
+    assert specialist_results.work_of(run, generalist) == 2 * (products + b * CLASSES)
 
 
 def test_paired_tests_of_equal_systems():
