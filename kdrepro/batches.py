@@ -105,8 +105,8 @@ class Batches:
     def _inputs(self, order: torch.Tensor, generator: torch.Generator) -> Iterable[torch.Tensor]:
         """The inputs of each step of an epoch; draws from the generator when it is called, not later."""
         if self.device.type == "cpu" and not (self.jitter or self.flip):
-            # Into memory that is used again and again: for a copy of all cases at once, the system's handing out of
-            # fresh memory takes longer than the copying. index_select takes whole rows, indexing one number at a time.
+            # A copy of all cases at once would take longer in being given fresh memory than in copying; a step's is
+            # small enough to get what the last step's has left. index_select takes whole rows, indexing single numbers.
             return (self.inputs.index_select(0, which) for which in order.tensor_split(len(self)))
         inputs = self.inputs.index_select(0, order)
         if self.jitter:

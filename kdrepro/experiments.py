@@ -7,6 +7,7 @@ by their configuration; whether one is trained or loaded is the store's business
 
 import datetime
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,12 +135,16 @@ class Experiment:
                 file.write(f"{datetime.datetime.now():%H:%M:%S} {line}\n")
 
     def _progress(self, name: str, epochs: int) -> Callable[[dict[str, Any]], None]:
+        ended: list[float] = []  # when the last epoch did
+
         def progress(row: dict[str, Any]) -> None:
-            left = row["seconds"] / row["epoch"] * (epochs - row["epoch"])
+            # By the clock, from epoch to epoch: among others, a network's own seconds are only its share of them.
+            ended.append(time.monotonic())
+            took = ended[-1] - ended.pop(0) if len(ended) > 1 else row["seconds"]
             extra = f", {row['errors']} test errors" if "errors" in row else ""
             self.log(
                 f"{name}: epoch {row['epoch']}/{epochs}, loss {row['loss']:.4g}{extra}, "
-                f"{row['cases_per_second']:,} cases/s, {left:.0f} s left"
+                f"{row['cases_per_second']:,} cases/s, {took * (epochs - row['epoch']):.0f} s left"
             )
 
         return progress

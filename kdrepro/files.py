@@ -31,7 +31,10 @@ def atomic_write(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """As `atomic_write`, for what is written piece by piece: an open file that takes its place at the end."""
+    """As `atomic_write`, for what is written piece by piece: an open file that takes its place at the end.
+
+    Makes the folder. After an exception within, the old file, if any, is as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:

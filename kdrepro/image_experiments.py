@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from kdrepro import ensembles, training
-from kdrepro.checkpoints import Checkpoint
 from kdrepro.experiments import Experiment, Trained
 from kdrepro.presets import ConvTraining, Training
-from kdrepro.store import build
+from kdrepro.store import Missing, build
 from kdrepro.training import Recipe
 
 
@@ -83,31 +82,26 @@ class ImageExperiment(Experiment):
         """One network a seed; `teachers` holds, for each seed, the teacher (or list of teachers) to match.
 
         starts: for each seed, the network whose weights training starts from.
+        Raises ValueError when there are fewer of these than seeds.
         """
         seeds = self.seeds if seeds is None else seeds
+        for name, given in (("teachers", teachers), ("starts", starts)):
+            if given is not None and len(given) < len(seeds):
+                raise ValueError(f"There are {len(seeds)} seeds but only {len(given)} {name}.")
         none = [None] * len(seeds)
         each = zip(seeds, teachers or none, starts or none, strict=False)  # there may be teachers of more seeds
         return self.train_many([Wanted(plan, seed, teacher, label, start) for seed, teacher, start in each])
 
     def train_many(self, wanted: Sequence[Wanted]) -> list[Trained]:
-        """Load these networks from the store; train together those that are missing (see `training.fit_many`).
-
-        A network that is asked for twice is trained once.
-        """
-        keys = [self.store.key(self._config(one)) for one in wanted]
-        once = dict(zip(keys, wanted, strict=True))
-        found = dict(zip(once, self._train_once(list(once.values())), strict=True))
-        return [found[key] for key in keys]
-
-    def _train_once(self, wanted: list[Wanted]) -> list[Trained]:
+        """Load these networks from the store; train together those that are missing (see `training.fit_many`)."""
         configs = [self._config(one) for one in wanted]
         starts = {one.start.key: one.start for one in wanted if one.start is not None}
 
         def built(config: Mapping[str, Any]) -> nn.Module:
             return begun_from(starts[config["start"]])(config) if "start" in config else build(config)
 
-        def train_missing(missing: Sequence[int], networks: Sequence[nn.Module], checkpoints: Sequence[Checkpoint]):
-            self._fit_many([wanted[i] for i in missing], networks, checkpoints)
+        def train_missing(missing: Missing) -> None:
+            self._fit_many([wanted[i] for i in missing.positions], missing)
 
         networks, trained = self.store.train_or_load_many(configs, train_missing, built)
         found = [self._trained(n, c, w.seed, w.plan) for n, c, w in zip(networks, configs, wanted, strict=True)]
@@ -128,21 +122,22 @@ class ImageExperiment(Experiment):
             "hidden_dropout": plan.network.hidden_dropout,
         }
 
-    def _fit_many(self, wanted: Sequence[Wanted], networks: Sequence[nn.Module], checkpoints: Sequence[Checkpoint]):
+    def _fit_many(self, wanted: Sequence[Wanted], missing: Missing) -> None:
         cases = {}  # one copy of each subset, however many train on it
         for curve in sorted({one.plan.curve for one in wanted}):  # they note their test errors equally often
             which = [i for i, one in enumerate(wanted) if one.plan.curve == curve]
             some = [wanted[i] for i in which]
             training.fit_many(
-                [networks[i].to(self.device) for i in which],
+                [missing.networks[i].to(self.device) for i in which],
                 [self._batches(one, cases) for one in some],
                 [_objective(one.plan) for one in some],
                 [one.plan.recipe for one in some],
                 seeds=[one.seed for one in some],
-                checkpoints=[checkpoints[i] for i in which],
+                checkpoints=[missing.checkpoints[i] for i in which],
                 evaluate=[self._curve] * len(some) if curve else None,
                 evaluate_every=max(1, curve),
                 progress=[self._progress(one.name, one.plan.recipe.epochs) for one in some],
+                finished=lambda n, which=which: missing.finished(which[n]),
             )
 
     def _batches(self, wanted: Wanted, cases: dict[Any, tuple[torch.Tensor, torch.Tensor]]) -> training.Batches:
@@ -154,7 +149,7 @@ class ImageExperiment(Experiment):
         images, labels = self.data.train_images, self.data.train_labels
         if plan.fraction < 1 or plan.classes is not None:
             which = self.transfer_set(plan, wanted.seed)
-            chosen_by = (plan.fraction, plan.fraction < 1 and wanted.seed, tuple(plan.classes or ()))
+            chosen_by = (plan.fraction, plan.fraction < 1 and wanted.seed, plan.classes and tuple(plan.classes))
             images, labels = cases.setdefault(chosen_by, (images[which], labels[which]))
             soft = None if soft is None else soft[which]
         return training.Batches(

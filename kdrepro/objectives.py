@@ -47,23 +47,55 @@ def matched_logits(student_logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 def of_many(objectives: Sequence[Objective], logits: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
     """The loss of each of several networks: logits [M, B, C] and M batches to losses [M].
 
-    In a few operations for all where every objective is `hard_targets`, or every one is of `soft_targets`, whatever
-    its temperature and weight; otherwise one network after the other.
+    In a few operations for all those whose objective is `hard_targets`, for all those of `soft_targets` with labels,
+    whatever their temperatures and weights, and for those without; all others one after the other. So a network's loss
+    is computed in the same way whatever the others' are.
     """
-    if all(o is hard_targets for o in objectives):
-        labels = torch.cat([batch.labels for batch in batches])
-        return cross_entropies(logits.flatten(0, 1), labels).view(logits.shape[:2]).mean(1)
-    if all(isinstance(o, Distillation) for o in objectives) and _labelled_alike(batches):
-        labels = None if batches[0].labels is None else torch.stack([batch.labels for batch in batches])
-        return distillation_losses(
-            logits,
-            torch.stack([batch.teacher_logits for batch in batches]),
-            labels,
-            temperatures=[o.temperature for o in objectives],
-            soft_weights=[o.soft_weight for o in objectives],
-        )
-    return torch.stack([o(z, batch) for o, z, batch in zip(objectives, logits, batches, strict=True)])
+    losses: dict[int, torch.Tensor] = {}
+    for way, members in _by_way(objectives, batches).items():
+        z = logits if len(members) == len(logits) else logits[members]
+        found = way([objectives[m] for m in members], z, [batches[m] for m in members])
+        losses |= dict(zip(members, found, strict=True))
+    return torch.stack([losses[m] for m in range(len(logits))])
 
 
-def _labelled_alike(batches: Sequence[Batch]) -> bool:
-    return len({batch.labels is None for batch in batches}) == 1
+def _by_way(objectives: Sequence[Objective], batches: Sequence[Batch]) -> dict[Callable, list[int]]:
+    """How losses are computed, with the positions of the networks whose are."""
+    ways: dict[Callable, list[int]] = {}
+    for m, (objective, batch) in enumerate(zip(objectives, batches, strict=True)):
+        way = _one_by_one
+        if objective is hard_targets:
+            way = _hard
+        elif isinstance(objective, Distillation):
+            way = _unlabelled if batch.labels is None else _labelled
+        ways.setdefault(way, []).append(m)
+    return ways
+
+
+def _one_by_one(objectives: Sequence[Objective], logits: torch.Tensor, batches: Sequence[Batch]) -> list[torch.Tensor]:
+    return [objective(z, batch) for objective, z, batch in zip(objectives, logits, batches, strict=True)]
+
+
+def _hard(objectives: Sequence[Objective], logits: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
+    labels = torch.cat([batch.labels for batch in batches])
+    return cross_entropies(logits.flatten(0, 1), labels).view(logits.shape[:2]).mean(1)
+
+
+def _labelled(objectives: Sequence[Distillation], logits: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
+    return _soft(objectives, logits, batches, torch.stack([batch.labels for batch in batches]))
+
+
+def _unlabelled(objectives: Sequence[Distillation], logits: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
+    return _soft(objectives, logits, batches, None)
+
+
+def _soft(
+    objectives: Sequence[Distillation], logits: torch.Tensor, batches: Sequence[Batch], labels: torch.Tensor | None
+) -> torch.Tensor:
+    return distillation_losses(
+        logits,
+        torch.stack([batch.teacher_logits for batch in batches]),
+        labels,
+        temperatures=[o.temperature for o in objectives],
+        soft_weights=[o.soft_weight for o in objectives],
+    )

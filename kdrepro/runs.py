@@ -41,6 +41,8 @@ class Run:
         self.network, self.batches, self.objective, self.recipe = network, batches, objective, recipe
         self.checkpoint, self.evaluate, self.progress = checkpoint, evaluate, progress
         self.evaluate_every, self.keep_best = evaluate_every, keep_best
+        if keep_best is not None and evaluate is None:
+            raise ValueError(f"keep_best names {keep_best!r}, a figure of evaluate, which is not given.")
         self.device = batches.device
         # Two generators: `order` is drawn from only at the start of an epoch, so a checkpoint within
         # one can redo the epoch's order and jitter from the state at its start.
@@ -58,8 +60,10 @@ class Run:
 
     @property
     def stackable(self) -> bool:
-        """Whether this network can train as one of many."""
-        return isinstance(self.network, MLP) and type(self.batches) is Batches
+        """Whether this network can train as one of many: a float32 `MLP` of which no layer is frozen."""
+        if not isinstance(self.network, MLP) or type(self.batches) is not Batches:
+            return False
+        return all(p.requires_grad and p.dtype == torch.float32 for p in self.network.parameters())
 
     def kind(self) -> Any:
         """What networks that train together have in common."""
@@ -75,10 +79,16 @@ class Run:
         )
 
     def bytes_needed(self) -> int:
-        """Memory of this training among others: its cases of an epoch, moved; weights, gradients and moments."""
-        one_case = self.batches.inputs[0].numel() * self.batches.inputs.element_size()
-        copies = 3 if self.batches.jitter or self.batches.flip else 1
-        return copies * one_case * self.batches.cases + 4 * 4 * sum(p.numel() for p in self.network.parameters())
+        """Memory of this training among others.
+
+        An epoch's moved images, labels and soft targets; weights, gradients and moments; a step's activations.
+        """
+        batches, moved = self.batches, self.batches.jitter or self.batches.flip
+        one_case = 3 * batches.inputs[0].numel() * batches.inputs.element_size() if moved else 0
+        sizes = [len(p) for p in self.network.parameters() if p.dim() == 1]  # of the layers
+        one_case += 8 + 4 * sizes[-1]
+        weights = 4 * 4 * sum(p.numel() for p in self.network.parameters())
+        return one_case * batches.cases + weights + 3 * 4 * sum(sizes) * batches.batch_size
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from the first epoch's first."""
@@ -125,8 +135,6 @@ class Run:
             self.best = {**weights, "figure": torch.tensor(row[figure], dtype=torch.float64)}
 
     def restore_best(self) -> None:
-        if self.keep_best is not None and not self.best:
-            raise ValueError(f"keep_best names {self.keep_best!r}, a figure of evaluate, which is not given.")
         if self.keep_best is not None:
             self.network.load_state_dict({name: t for name, t in self.best.items() if name != "figure"})
 
@@ -138,11 +146,15 @@ class Run:
 
     def _check_finite(self, loss: float) -> None:
         """Before every checkpoint, so that the last one is always one to go on from. loss: of this epoch so far."""
-        if math.isfinite(loss) and all(p.isfinite().all() for p in self.network.parameters()):
-            return
-        what = "network has weights that are not finite" if math.isfinite(loss) else f"training loss is {loss}"
-        raise InputError(
-            f"The {what} after epoch {self.epoch + 1}: "
+        if not math.isfinite(loss):
+            raise self.diverged(f"training loss is {loss}")
+        if not all(p.isfinite().all() for p in self.network.parameters()):
+            raise self.diverged("network has weights that are not finite")
+
+    def diverged(self, what: str) -> InputError:
+        """What to raise when a number is no longer one."""
+        return InputError(
+            f"The {what} in epoch {self.epoch + 1}: "
             f"lower the learning rate ({self.recipe.learning_rate}) or check the data for NaN."
         )
 
@@ -153,13 +165,20 @@ class Run:
             tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items() if v is not None}
         tensors |= {"generator.order": self.order_at_start, "generator.noise": self.noise.get_state()}
         state = {"epoch": self.epoch, "step": step, "loss_sum": loss_sum, "seconds": seconds, "history": self.history}
-        self.checkpoint.save(tensors, state)
+        self.checkpoint.save(tensors, state | {"device": self.device.type})
 
     def _resume(self) -> None:
         saved = self.checkpoint.load() if self.checkpoint else None
         if saved is None:
             return
         tensors, state = saved
+        made_on = state.get("device", self.device.type)
+        if made_on != self.device.type:  # the states of its generators mean nothing here
+            self.checkpoint.warn(
+                f"The checkpoint {self.checkpoint.path.name} was made on {made_on} and cannot be continued on "
+                f"{self.device.type}: this network is trained from its start."
+            )
+            return
         self.network.load_state_dict(_under(tensors, "network."))
         self.best = _under(tensors, "best.")
         for name, tensor in _under(tensors, "optimizer.").items():

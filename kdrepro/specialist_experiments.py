@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from kdrepro import specialists, training
-from kdrepro.checkpoints import Checkpoint
 from kdrepro.data import families
 from kdrepro.data.glyphs import glyph_classes
 from kdrepro.ensembles import Average
@@ -17,7 +16,7 @@ from kdrepro.experiments import Trained
 from kdrepro.image_experiments import ImageExperiment, begun_from
 from kdrepro.presets import ConvTraining, Specialist
 from kdrepro.specialists import HalfSpecial
-from kdrepro.store import build
+from kdrepro.store import Missing, build
 
 ON_VALIDATION = "validation_conditional_accuracy"  # in a specialist's history
 
@@ -84,10 +83,9 @@ class SpecialistExperiment(ImageExperiment):
         configs = [self._specialist_config(plan, generalist, subset) for subset in subsets]
         names = [f"{label} {i}, seed {generalist.seed}" for i in range(len(subsets))]
 
-        def train_many(missing: Sequence[int], networks: Sequence[nn.Module], checkpoints: Sequence[Checkpoint]):
-            self._fit_specialists(
-                networks, plan, generalist, [subsets[i] for i in missing], checkpoints, [names[i] for i in missing]
-            )
+        def train_many(missing: Missing) -> None:
+            which = missing.positions
+            self._fit_specialists(missing, plan, generalist, [subsets[i] for i in which], [names[i] for i in which])
 
         networks, trained = self.store.train_or_load_many(configs, train_many, self._cut_down(generalist))
         members = [self._trained(n, c, generalist.seed, plan) for n, c in zip(networks, configs, strict=True)]
@@ -125,15 +123,16 @@ class SpecialistExperiment(ImageExperiment):
 
         return cut_down
 
-    def _fit_specialists(self, networks, plan: Specialist, generalist: Trained, subsets, checkpoints, names) -> None:
-        count = len(networks)
+    def _fit_specialists(self, missing: Missing, plan: Specialist, generalist: Trained, subsets, names) -> None:
+        count = len(subsets)
         training.fit_many(
-            [network.to(self.device) for network in networks],
+            [network.to(self.device) for network in missing.networks],
             [self._specialist_batches(plan, generalist, subset) for subset in subsets],
             [self._specialist_objective(plan, subset) for subset in subsets],
             [plan.recipe] * count,
             seeds=[generalist.seed] * count,
-            checkpoints=checkpoints,
+            checkpoints=missing.checkpoints,
+            finished=missing.finished,
             evaluate=[self._validation(plan, subset) for subset in subsets] if plan.curve else None,
             evaluate_every=max(1, plan.curve),
             keep_best=ON_VALIDATION if plan.early_stopping else None,

@@ -188,7 +188,10 @@ def cost(run: SpecialistExperiment, committee: Committee, top_n: int) -> dict[st
 
 
 def work_of(run: SpecialistExperiment, trained: Trained) -> int:
-    """Operations of a network's layers for one image, in eval mode; a multiplication and its addition are two."""
+    """Operations of a network's convolutions and matrix products for one image; a multiplication and addition are two.
+
+    Not for `SpecialistExperiment.as_teacher`, whose work depends on the image.
+    """
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         trained.network(as_inputs(run.data.test_images[:1]))
     return counter.get_total_flops()

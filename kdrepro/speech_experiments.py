@@ -14,13 +14,12 @@ import torch
 from torch import nn
 
 from kdrepro import frames, paths, training
-from kdrepro.checkpoints import Checkpoint
 from kdrepro.experiments import Experiment, Trained
 from kdrepro.frames import FrameBatches, SoftTargets, Speech
 from kdrepro.presets import Preset, SpeechTraining
 from kdrepro.recognition import Recognizer
 from kdrepro.speech.corpus import Corpus
-from kdrepro.store import Store
+from kdrepro.store import Missing, Store
 
 CURVE_FRAMES = 30_000  # at most so many frames of a split are looked at for a learning curve
 
@@ -120,9 +119,9 @@ class SpeechExperiment(Experiment):
         configs = [self._config(plan, seed, matched[seed], fold) for seed in seeds]
         names = [f"{self._place(fold)}{label} seed {seed}" for seed in seeds]
 
-        def train_many(missing: Sequence[int], networks: Sequence[nn.Module], checkpoints: Sequence[Checkpoint]):
-            of = [(seeds[i], matched[seeds[i]], names[i]) for i in missing]
-            self._fit_many(networks, plan, of, fold, checkpoints)
+        def train_many(missing: Missing) -> None:
+            of = [(seeds[i], matched[seeds[i]], names[i]) for i in missing.positions]
+            self._fit_many(missing, plan, of, fold)
 
         networks, trained = self.store.train_or_load_many(configs, train_many)
         found = [self._trained(n, c, s, plan) for n, c, s in zip(networks, configs, seeds, strict=True)]
@@ -131,14 +130,14 @@ class SpeechExperiment(Experiment):
             self.log(f"{names[i]}: {done}")
         return found
 
-    def _fit_many(self, networks, plan, members, fold: int, checkpoints) -> None:
+    def _fit_many(self, missing: Missing, plan, members, fold: int) -> None:
         """Train these networks of one plan together; `members` has each one's seed, teachers and name."""
         objective = (
             training.hard_targets if plan.loss == "hard" else training.soft_targets(plan.temperature, plan.soft_weight)
         )
         shares = [self.transfer_set(plan, seed, fold) for seed, _, _ in members]
         training.fit_many(
-            [network.to(self.device) for network in networks],
+            [network.to(self.device) for network in missing.networks],
             [
                 FrameBatches(
                     self.data.parts[fold].train,
@@ -152,7 +151,8 @@ class SpeechExperiment(Experiment):
             [objective] * len(members),
             [plan.recipe] * len(members),
             seeds=[seed for seed, _, _ in members],
-            checkpoints=checkpoints,
+            checkpoints=missing.checkpoints,
+            finished=missing.finished,
             evaluate=[self._curve(fold, which) for which in shares] if plan.curve else None,
             evaluate_every=max(1, plan.curve),
             keep_best="validation_frame_accuracy" if plan.early_stopping else None,

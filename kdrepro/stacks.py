@@ -9,6 +9,8 @@ from torch import nn
 
 from kdrepro.networks import MLP, Dropout, draw_bytes, scaled_mask
 
+FEW_ROWS = 64  # of a product, so few that its threads may get parts that are computed in different ways
+
 
 def shape_of(network: MLP) -> tuple:
     """What networks must share to be stacked: their layers' sizes and their dropout rates."""
@@ -93,4 +95,15 @@ class _Linear(torch.autograd.Function):
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
         x, weight = ctx.saved_tensors
         to_x = torch.bmm(grad, weight) if ctx.needs_input_grad[0] else None
-        return to_x, torch.bmm(grad.transpose(1, 2), x).float(), grad.sum(1).float()
+        return to_x, _product(grad.transpose(1, 2), x).float(), grad.sum(1).float()
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """As `torch.bmm`, but of a lone network just what it would be among others.
+
+    A lone product is shared out among the processor's threads, several ones one by one; where there are few rows, their
+    sums then differ in the last digit. So of few rows a lone product is computed twice.
+    """
+    if len(a) > 1 or a.shape[1] > FEW_ROWS:
+        return torch.bmm(a, b)
+    return torch.bmm(a.expand(2, -1, -1), b.expand(2, -1, -1))[:1]

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -40,14 +41,36 @@ def _teachers(runs: Sequence[Run]) -> dict[int, _Teacher]:
 
 
 def _taught(runs: Sequence[Run], batches: Sequence[Batch], teachers: Mapping[int, _Teacher]) -> list[Batch]:
-    """The runs' batches with the logits of their online teachers; students that share one ask it together."""
+    """The runs' batches with the logits of their online teachers.
+
+    On a GPU students that share a teacher ask it together. On a CPU, where that gains next to nothing, each asks it
+    alone: of more rows at once another kernel may compute some, in the last digit differently.
+    """
     taught = list(batches)
     for name, teacher in teachers.items():
         students = [m for m, run in enumerate(runs) if id(run.batches.teacher) == name]
-        found = teacher(torch.cat([batches[m].inputs for m in students])).split(len(batches[0].inputs))
+        asked = [batches[m].inputs for m in students]
+        on_cpu = runs[0].device.type == "cpu"
+        found = map(teacher, asked) if on_cpu else teacher(torch.cat(asked)).split(len(asked[0]))
         for m, v in zip(students, found, strict=True):
             taught[m] = replace(batches[m], teacher_logits=v)
     return taught
+
+
+def _losses(runs: Sequence[Run], output: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
+    """The loss of one network's logits [B, C], or of several ones' [M, B, C].
+
+    Raises InputError where a network has diverged, ValueError for whatever else is wrong with the logits.
+    """
+    try:
+        if output.dim() == 2:
+            return runs[0].objective(output, batches[0])
+        return of_many([run.objective for run in runs], output, batches)
+    except ValueError:
+        for run, logits in zip(runs, output if output.dim() == 3 else [output], strict=True):
+            if not logits.isfinite().all():
+                raise run.diverged("network's logits are not finite") from None
+        raise
 
 
 class Alone:
@@ -59,12 +82,11 @@ class Alone:
         self.optimizer = _optimizer([{"params": parameters}], run.recipe, run.moments)
         self.teachers = _teachers([run]) if isinstance(run.batches, Batches) else {}
 
-    def epoch(self) -> Iterator[list[Batch]]:
+    def epoch(self, first: int) -> Iterator[list[Batch]]:
+        """The batches of an epoch from step `first` on."""
         run = self.run
-        if not isinstance(run.batches, Batches):
-            yield from ([batch] for batch in run.batches.epoch(run.order))
-            return
-        for batch in run.batches.views(run.order):
+        plain = isinstance(run.batches, Batches)
+        for batch in islice((run.batches.views if plain else run.batches.epoch)(run.order), first, None):
             yield _taught([run], [batch], self.teachers)
 
     def take(self, batches: Sequence[Batch], step: int) -> torch.Tensor:
@@ -72,7 +94,7 @@ class Alone:
         run, batch = self.run, batches[0]
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.dtype == torch.bfloat16):
             output = run.network(as_inputs(batch.inputs, run.dtype))
-        loss = run.objective(output, batch)
+        loss = _losses([run], output, batches)
         loss.backward()
         _descend(self.optimizer, [run.rate(step)])
         if run.recipe.max_norm and (step + 1) % MAX_NORM_EVERY == 0:
@@ -125,8 +147,10 @@ class Together:
             for k, (i, m) in enumerate(self.pieces)
         }
 
-    def epoch(self) -> Iterator[list[Batch]]:
-        for batches in zip(*(run.batches.views(run.order) for run in self.runs), strict=True):
+    def epoch(self, first: int) -> Iterator[list[Batch]]:
+        """The batches of an epoch from step `first` on, one a network."""
+        views = [islice(run.batches.views(run.order), first, None) for run in self.runs]
+        for batches in zip(*views, strict=True):
             yield _taught(self.runs, batches, self.teachers)
 
     def take(self, batches: Sequence[Batch], step: int) -> torch.Tensor:
@@ -134,7 +158,7 @@ class Together:
         self.stack.train()
         inputs = torch.stack([batch.inputs for batch in batches])
         output = self.stack(as_inputs(inputs, self.dtype))
-        losses = of_many([run.objective for run in self.runs], output, batches)
+        losses = _losses(self.runs, output, batches)
         losses.sum().backward()
         for i, m in self.apart:
             self.own[m][i].grad = self.parameters[i].grad[m]

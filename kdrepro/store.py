@@ -13,6 +13,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from kdrepro.files import atomic_write, read_if_there, remove_stale, set_aside, 
 from kdrepro.mixtures import MixtureOfExperts
 from kdrepro.networks import MLP, ConvNet
 
-# Raised whenever the same configuration would train to something else (a fixed bug, another order of
-# random draws), so that no run loads a network that today's code would not make.
+# Raised whenever the same configuration would train to something else than rounding explains (a fixed bug, another
+# order of random draws), so that no run loads a network that today's code would not make.
 RECIPE_VERSION = 1
 
 
@@ -43,6 +44,20 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     generator = torch.Generator().manual_seed(config.get("seed", 0))
     kind = MixtureOfExperts if "experts" in arguments else ConvNet if "channels" in arguments else MLP
     return kind(**arguments, generator=generator)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Networks that a store has not got.
+
+    positions: among the configurations that were asked for. networks: untrained, on the CPU. checkpoints: theirs.
+    finished: to be called with the number of each network, counted among these, when it is trained: then it is saved.
+    """
+
+    positions: list[int]
+    networks: list[nn.Module]
+    checkpoints: list[Checkpoint]
+    finished: Callable[[int], None]
 
 
 class Store:
@@ -90,26 +105,30 @@ class Store:
     def train_or_load_many(
         self,
         configs: Sequence[Mapping[str, Any]],
-        train_many: Callable[[Sequence[int], Sequence[nn.Module], Sequence[Checkpoint]], Any],
+        train_many: Callable[["Missing"], Any],
         build: Callable[[Mapping[str, Any]], nn.Module] = build,
     ) -> tuple[list[nn.Module], list[int]]:
         """Load the networks of these configurations; those that are not there are trained together.
 
-        train_many: called once, with the positions in `configs` of the missing ones, their untrained networks and
-            their checkpoints, to hand to `training.fit_many`; not called when nothing is missing.
+        A configuration that comes twice is one network.
+        train_many: called with what is missing, to hand to `training.fit_many`; not called when nothing is.
         Returns the networks, on the CPU and in eval mode, and the positions of those that were trained.
         Raises InputError when the store cannot be written; what was saved so far is kept.
         """
-        networks = [build(config) for config in configs]
-        missing = [i for i, c in enumerate(configs) if not self._load_into(networks[i], c)]
-        checkpoints = {i: self._checkpoint(configs[i]) for i in missing}
-        if missing:
-            self._check_writable(configs[missing[0]])
-            train_many(missing, [networks[i] for i in missing], list(checkpoints.values()))
-            for i in missing:
-                networks[i] = networks[i].cpu()
-                self._save(networks[i], configs[i], checkpoints[i])
-        return [network.eval() for network in networks], missing
+        keys = [self.key(config) for config in configs]
+        once = [keys.index(key) for key in dict.fromkeys(keys)]
+        networks = {keys[i]: build(configs[i]) for i in once}
+        positions = [i for i in once if not self._load_into(networks[keys[i]], configs[i])]
+        if positions:
+            self._check_writable(configs[positions[0]])
+            missing = [networks[keys[i]] for i in positions]
+            checkpoints = [self._checkpoint(configs[i]) for i in positions]
+
+            def finished(n: int) -> None:
+                self._save(missing[n].cpu().eval(), configs[positions[n]], checkpoints[n])
+
+            train_many(Missing(positions, missing, checkpoints, finished))
+        return [networks[key].eval() for key in keys], positions
 
     def compute_or_load(
         self, config: Mapping[str, Any], compute: Callable[[], Mapping[str, np.ndarray]]

@@ -4,10 +4,12 @@
 one seed, so that on a CPU the same seed gives the same weights bit for bit, also after an interruption.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,7 +69,8 @@ def fit(
     progress: called with each finished row.
     A row: epoch (from 1), loss (mean over the epoch), cases_per_second, seconds (since the start,
     interruptions left out), and what evaluate gave.
-    Raises InputError when the loss is no longer finite; the last checkpoint stays.
+    Raises InputError when the loss is no longer finite; the last checkpoint stays. Raises ValueError for a `keep_best`
+    without `evaluate`.
     """
     run = Run(network, batches, objective, recipe, seed, checkpoint, evaluate, progress, evaluate_every, keep_best)
     _train([run], Alone(run))
@@ -84,12 +87,14 @@ def fit_many(
     checkpoints: Sequence[Checkpoint | None] | None = None,
     evaluate: Sequence[Callable[[nn.Module], dict[str, Any]]] | None = None,
     progress: Sequence[Callable[[dict[str, Any]], None]] | None = None,
+    finished: Callable[[int], None] | None = None,
     evaluate_every: int = 1,
     keep_best: str | None = None,
 ) -> list[list[dict[str, Any]]]:
     """Train several networks, each with its own cases, objective, recipe and seed; returns their histories.
 
     checkpoints, evaluate, progress: one a network; these and what else is given are as in `fit`.
+    finished: called with a network's position as soon as it is trained, while others may still wait for their turn.
     Each member gets what `fit` alone would give it, to rounding, and on a CPU the same bits whatever it is trained
     with. `MLP`s of one shape, with as many cases each, and with recipes that differ in nothing but the learning rate,
     train together as batched matrix products, as many at once as memory holds; a row's seconds are then the member's
@@ -111,6 +116,8 @@ def fit_many(
     runs = [Run(*member, evaluate_every, keep_best) for member in members]
     for group in _groups(runs):
         _train(group, Together(group) if group[0].stackable else Alone(group[0]))
+        for run in group if finished else ():
+            finished(runs.index(run))
     return [run.history for run in runs]
 
 
@@ -129,8 +136,17 @@ def _groups(runs: Sequence[Run]) -> list[list[Run]]:
 def memory_budget(device: torch.device) -> int:
     """Bytes that networks which train together may take: half of a GPU's free memory, a quarter of a machine's."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own, but free
+        return (torch.cuda.mem_get_info(device)[0] + kept) // 2
+    return int(min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), _memory_limit())) // 4
+
+
+def _memory_limit(file: Path = Path("/sys/fs/cgroup/memory.max")) -> float:
+    """What a container allows its processes, in bytes; infinite where there is no limit, or no container."""
+    try:
+        return float(file.read_text())
+    except (OSError, ValueError):  # the file of no limit says "max"
+        return math.inf
 
 
 def _train(runs: Sequence[Run], steps: Alone | Together) -> None:
@@ -155,17 +171,16 @@ def _train_epoch(runs: Sequence[Run], steps: Alone | Together, epoch: int) -> No
     began, count, first = time.monotonic(), len(runs[0].batches), runs[0].step
     losses = torch.zeros(len(runs), device=runs[0].device)
     saved_at = began
-    for i, batches in enumerate(steps.epoch()):
-        if i < first:  # done before the interruption
-            continue
+    for i, batches in enumerate(steps.epoch(first), start=first):  # what was done before an interruption left out
         losses += steps.take(batches, epoch * count + i)
         now = time.monotonic()
         if now - saved_at > CHECKPOINT_SECONDS:
             for run, loss in zip(runs, losses.tolist(), strict=True):
                 run.save_within(steps, i + 1, loss, (now - began) / len(runs))
             saved_at = now
+    sums = losses.tolist()  # waits for a GPU to be done, so before the clock is read
     took = (time.monotonic() - began) / len(runs)
-    for run, loss in zip(runs, losses.tolist(), strict=True):
+    for run, loss in zip(runs, sums, strict=True):
         run.note_epoch(epoch, loss, took, share=(count - first) / count)
 
 

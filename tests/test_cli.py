@@ -203,7 +203,7 @@ def stub(tmp_path, monkeypatch):
     ("code", "said"),
     [
         (FULL, "Cannot write to the store .*No space left on device.*: make room or choose a folder that is writable"),
-        (NAN, "(training loss is|weights that are) .* after epoch 1: lower the learning rate"),
+        (NAN, "(training loss is|weights that are) .* in epoch 1: lower the learning rate"),
         (DYING, "The kernel of chapter 02-mnist died.*: free some and give the same command again"),
     ],
     ids=["full disk", "NaN", "killed kernel"],

@@ -77,13 +77,39 @@ def test_many_at_once_are_the_networks_that_are_asked_for_one_by_one(run, tmp_pa
 
 def test_a_network_that_is_asked_for_twice_is_trained_once(run, monkeypatch):
     trained = []
-    monkeypatch.setattr(run, "_fit_many", lambda wanted, *rest: trained.extend(wanted) or real(wanted, *rest))
+    monkeypatch.setattr(run, "_fit_many", lambda wanted, missing: trained.extend(wanted) or real(wanted, missing))
     real = type(run)._fit_many.__get__(run)
     first, second, third = run.train_many([Wanted(PLAN, 0), Wanted(PLAN, 1), Wanted(PLAN, 0)])
-    assert first is third
+    assert first.network is third.network
     assert [one.seed for one in trained] == [0, 1]
     assert [net.key for net in run.train_many([Wanted(PLAN, 1), Wanted(PLAN, 0)])] == [second.key, first.key]
     assert len(trained) == 2
+
+
+def test_what_has_finished_is_kept_when_another_network_diverges(run):
+    apart = PLAN.but(hidden=[4], learning_rate=1e30)
+    with pytest.raises(InputError, match="lower the learning rate"):
+        run.train_many([Wanted(PLAN, 0), Wanted(apart, 0)])
+    assert run.store.entry(run._config(Wanted(PLAN, 0))) is not None
+
+
+def test_fewer_teachers_than_seeds_are_refused(run):
+    teachers = run.train_seeds(PLAN)
+    with pytest.raises(ValueError, match="2 seeds but only 1 teachers"):
+        run.train_seeds(PLAN.but(loss="soft"), teachers[:1])
+    with pytest.raises(ValueError, match="2 seeds but only 1 starts"):
+        run.train_seeds(PLAN, starts=teachers[:1])
+
+
+def test_the_time_left_is_by_the_clock(run, monkeypatch):
+    """Not by a network's own seconds, which among others are its share of them."""
+    clock = iter([100.0, 130.0, 150.0])
+    monkeypatch.setattr(experiments.time, "monotonic", lambda: next(clock))
+    progress = run._progress("student", 4)
+    for epoch in (1, 2, 3):
+        progress({"epoch": epoch, "loss": 1.0, "cases_per_second": 10, "seconds": 2.0 * epoch})
+    lines = experiments.log_path(run.chapter, run.preset.name).read_text().splitlines()
+    assert [line.rsplit(", ", 1)[1] for line in lines[-3:]] == ["6 s left", "60 s left", "20 s left"]
 
 
 def test_students_of_different_teachers_differ(run):

@@ -189,7 +189,7 @@ def test_a_loss_that_is_no_number(tmp_path, monkeypatch, digits, undisturbed, ba
         steps += 1
         return training.hard_targets(student_logits, batch) * (bad if steps > 4 else 1)
 
-    said = "The training loss is (nan|inf) after epoch 3: lower the learning rate"
+    said = "The training loss is (nan|inf) in epoch 3: lower the learning rate"
     stops(tmp_path, trainer(digits, objective=turning), said, epoch=2)
     assert torch.equal(weights(Store(tmp_path).train_or_load(CONFIG, trainer(digits))), undisturbed)
 
@@ -212,7 +212,7 @@ def test_weights_that_are_no_numbers_behind_a_loss_that_is_one(tmp_path, digits,
         steps += 1
         return training.hard_targets(Spoiled.apply(student_logits) if steps == 8 else student_logits, batch)
 
-    said = "The network has weights that are not finite after epoch 4: lower the learning rate"
+    said = "The network has weights that are not finite in epoch 4: lower the learning rate"
     stops(tmp_path, trainer(digits, objective=turning), said, epoch=3)
     assert torch.equal(weights(Store(tmp_path).train_or_load(CONFIG, trainer(digits))), undisturbed)
 

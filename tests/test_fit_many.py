@@ -133,6 +133,72 @@ def test_no_member_feels_its_company(digits, precision):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("mine", [training.hard_targets, training.soft_targets(3.3, 0.7), training.soft_targets(3.3)])
+def test_no_member_feels_the_others_losses(digits, mine):
+    """Bit for bit the same, beside whatever other kinds of loss."""
+    teacher = network(10, (64, 20, 10))
+    training.fit(teacher, cases(digits), training.hard_targets, RECIPE)
+    batches = cases(digits, teacher_logits=training.logits(teacher, digits.train_images[:600]))
+    unlabelled = Batches(batches.inputs, batch_size=64, teacher_logits=batches.teacher_logits)
+    others = [
+        training.matched_logits,
+        training.hard_targets,
+        training.soft_targets(8.0, 0.5),
+        training.soft_targets(2.0),
+    ]
+    found = []
+    for company in ([], *([other] for other in others), others):
+        nets = [network(m) for m in range(1 + len(company))]
+        of = [batches] * len(nets)
+        training.fit_many(nets, of, [mine, *company], [RECIPE] * len(nets), seeds=range(len(nets)))
+        found.append(weights(nets[0]))
+    training.fit_many(
+        nets := [network(0), network(1)], [batches, unlabelled], [mine, others[-1]], [RECIPE] * 2, seeds=(0, 1)
+    )
+    assert all(torch.equal(found[0], other) for other in [*found[1:], weights(nets[0])])
+
+
+def test_no_member_feels_who_shares_its_online_teacher(digits):
+    """Sixteen others and a batch of 241: together just more cases than a network is asked about at once."""
+    teacher, found = network(10, (64, 20, 10)), []
+    for company in (1, 17):
+        nets = [network(m) for m in range(company)]
+        batches = [Batches(digits.train_images[:241], batch_size=241, teacher=teacher)] * company
+        objectives = [training.soft_targets(4.0)] * company
+        training.fit_many(nets, batches, objectives, [RECIPE] * company, seeds=range(company))
+        found.append(weights(nets[0]))
+    assert torch.equal(*found)
+
+
+def test_frozen_layers_stay_and_other_precisions_are_fits(digits, monkeypatch):
+    """Such networks are not stacked."""
+    sizes = stacked_sizes(monkeypatch)
+    frozen, free = network(0), network(1)
+    before = frozen.hidden[0].weight.detach().clone()
+    frozen.hidden[0].weight.requires_grad_(False)
+    recipe = RECIPE.model_copy(update={"max_norm": None})
+    training.fit_many([frozen, free], [cases(digits)] * 2, [training.hard_targets] * 2, [recipe] * 2, seeds=(0, 1))
+    assert sizes == [1]
+    assert torch.equal(frozen.hidden[0].weight, before)
+    assert not torch.equal(frozen.hidden[0].bias, network(0).hidden[0].bias)
+
+
+def test_finished_is_said_as_soon_as_a_network_is(digits):
+    said, nets = [], [network(0), network(1, (64, 8, 10)), network(2)]
+    shown = [lambda row, m=m: said.append((m, row["epoch"])) for m in range(3)]
+    training.fit_many(
+        nets,
+        [cases(digits)] * 3,
+        [training.hard_targets] * 3,
+        [RECIPE] * 3,
+        seeds=range(3),
+        progress=shown,
+        finished=lambda m: said.append((m, "finished")),
+    )
+    assert said.index((0, "finished")) < said.index((2, "finished")) < said.index((1, 1)) < len(said) - 1
+    assert said[-1] == (1, "finished")
+
+
 def test_what_differs_in_shape_is_trained_apart_and_comes_back_in_order(digits, monkeypatch):
     widths = [(64, 12, 10), (64, 8, 10), (64, 12, 10), (64, 8, 10), (64, 5, 5, 10)]
 
@@ -163,9 +229,10 @@ def test_other_cases_or_recipes_are_trained_apart(digits, monkeypatch):
 
 def test_a_group_that_memory_would_not_hold_is_cut(digits, monkeypatch):
     net, batches = network(), cases(digits, jitter=1)
-    # Three copies of 600 images of 64 bytes; weights, gradient and two moments of 910 parameters, of 4 bytes each.
+    # Of 600 cases three copies of 64 bytes, a label and 10 logits; weights, gradient and two moments of 910 parameters;
+    # outputs of both layers for a batch of 64, three times over.
     needed = training.Run(net, batches, training.hard_targets, RECIPE, 0, None, None, None, 1, None).bytes_needed()
-    assert needed == 3 * 600 * 64 + 4 * 4 * 910
+    assert needed == 600 * (3 * 64 + 8 + 4 * 10) + 4 * 4 * 910 + 3 * 4 * 22 * 64
     monkeypatch.setattr(training, "memory_budget", lambda device: 2 * needed + 1)
     sizes = stacked_sizes(monkeypatch)
     nets = [network(m) for m in range(5)]
@@ -306,7 +373,7 @@ def test_a_members_loss_that_is_nan_stops_all_and_keeps_the_checkpoints(digits, 
 
     checkpoints = [Checkpoint(tmp_path / f"{m}.safetensors") for m in range(2)]
     nets = [network(m) for m in range(2)]
-    with pytest.raises(InputError, match="loss is nan after epoch 2"):
+    with pytest.raises(InputError, match="loss is nan in epoch 2"):
         training.fit_many(
             nets,
             [cases(digits)] * 2,
@@ -415,6 +482,29 @@ def test_losses_of_many_refuse_bad_input(change, message):
     }
     with pytest.raises(ValueError, match=message):
         distillation_losses(**given)
+
+
+def test_labels_that_are_not_needed_are_not_looked_at():
+    """One network's soft targets alone, with labels that are none, beside another that needs its own."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(2, 3, 4, generator=generator) for _ in range(2))
+    labels = torch.tensor([[-1, -1, -1], [0, 3, 2]], dtype=torch.int16)
+    found = distillation_losses(student, teacher, labels, temperatures=[2.0, 2.0], soft_weights=[1.0, 0.5])
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_soft_targets_that_diverge_are_one_sentence(digits, at_once):
+    recipe = RECIPE.model_copy(update={"learning_rate": 1e30, "max_norm": None})
+    batches, objective = cases(digits, teacher=network(10, (64, 20, 10))), training.soft_targets(4.0)
+
+    def train():
+        if at_once:
+            return training.fit_many([network()], [batches], [objective], [recipe], seeds=[0])
+        return training.fit(network(), batches, objective, recipe)
+
+    with pytest.raises(InputError, match=r"in epoch 1: lower the learning rate \(1e\+30\)"):
+        train()
 
 
 @pytest.mark.parametrize("at_once", [False, True])

@@ -132,6 +132,19 @@ def test_cross_entropies_are_those_of_torch(seed, scale):
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_cross_entropies_take_labels_of_any_integer_type(dtype):
+    assert cross_entropies(torch.zeros(2, 4), torch.tensor([0, 3], dtype=dtype)).tolist() == pytest.approx(
+        [math.log(4)] * 2
+    )
+
+
+@pytest.mark.parametrize("labels", [[0, 4], [0, -100], [0, 1, 2], [0.0, 1.0]])
+def test_cross_entropies_refuse_labels_that_do_not_fit(labels):
+    with pytest.raises(ValueError, match="labels"):
+        cross_entropies(torch.zeros(2, 4), torch.tensor(labels))
+
+
 def test_cross_entropies_where_a_logit_is_infinite():
     logits = torch.tensor([[0.0, -torch.inf, 1.0]], requires_grad=True)
     loss = cross_entropies(logits, torch.tensor([0]))

@@ -125,10 +125,11 @@ def test_the_first_to_finish_keeps_its_network(store):
 def test_the_first_of_several_to_finish_keeps_its_network(store):
     configs, theirs = [working.config(seed) for seed in (0, 1)], []
 
-    def overtaken(missing, networks, checkpoints):
+    def overtaken(missing):
         theirs.append(store.train_or_load(configs[1], working.train_with(1)))
-        for network, checkpoint in zip(networks, checkpoints, strict=True):
+        for n, (network, checkpoint) in enumerate(zip(missing.networks, missing.checkpoints, strict=True)):
             shifted(network, checkpoint)
+            missing.finished(n)
 
     (first, second), trained = store.train_or_load_many(configs, overtaken)
     assert trained == [0, 1]

@@ -152,10 +152,11 @@ class ManyTrainer(Trainer):
         super().__init__(digits)
         self.asked = []
 
-    def many(self, missing, networks, checkpoints):
-        self.asked.append(list(missing))
-        for network, checkpoint in zip(networks, checkpoints, strict=True):
+    def many(self, missing):
+        self.asked.append(missing.positions)
+        for n, (network, checkpoint) in enumerate(zip(missing.networks, missing.checkpoints, strict=True)):
             self(network, checkpoint)
+            missing.finished(n)
 
 
 def of_seeds(*seeds):
@@ -199,12 +200,34 @@ def test_a_damaged_one_of_many_alone_is_retrained(tmp_path, digits):
     assert all(torch.equal(weights(a), weights(b)) for a, b in zip(first, again, strict=True))
 
 
+def test_a_configuration_that_comes_twice_is_one_network(tmp_path, digits):
+    trainer, store = ManyTrainer(digits), Store(tmp_path)
+    networks, trained = store.train_or_load_many(of_seeds(2, 3, 2), trainer.many)
+    assert trainer.asked == [trained] == [[0, 1]]
+    assert networks[0] is networks[2]
+    assert trainer.calls == 2
+
+
+def test_what_has_finished_before_another_fails_is_kept(tmp_path, digits):
+    trainer, store = ManyTrainer(digits), Store(tmp_path)
+
+    def failing(missing):
+        trainer(missing.networks[1], missing.checkpoints[1])
+        missing.finished(1)
+        raise InputError("The training loss is nan.")
+
+    with pytest.raises(InputError):
+        store.train_or_load_many(of_seeds(0, 1), failing)
+    store.train_or_load_many(of_seeds(0, 1), trainer.many)
+    assert trainer.asked == [[0]]
+
+
 def test_many_that_were_interrupted_go_on(tmp_path, digits, monkeypatch):
     """The first has finished and is not saved yet, the second not begun."""
     trainer, store = ManyTrainer(digits), Store(tmp_path)
 
-    def stopping(missing, networks, checkpoints):
-        trainer(networks[0], checkpoints[0])
+    def stopping(missing):
+        trainer(missing.networks[0], missing.checkpoints[0])
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

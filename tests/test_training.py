@@ -239,7 +239,7 @@ def test_nan_loss_stops_with_a_sentence_and_keeps_the_checkpoint(digits, tmp_pat
         return training.hard_targets(logits, batch) * (math.nan if calls > 100 else 1)
 
     batches = Batches(digits.train_images, digits.train_labels, batch_size=16)
-    with pytest.raises(InputError, match="loss is nan after epoch 2"):
+    with pytest.raises(InputError, match="loss is nan in epoch 2"):
         training.fit(network(), batches, turning_bad, RECIPE, checkpoint=checkpoint)
     _, state = checkpoint.load()
     assert state["epoch"] == 1
@@ -408,8 +408,52 @@ def test_best_weights_survive_an_interruption(digits, tmp_path, monkeypatch, fig
     assert [row["figure"] for row in again] == [row["figure"] for row in history]
 
 
+def test_keep_best_without_evaluate_is_refused_before_the_training(digits):
+    with pytest.raises(ValueError, match="keep_best names 'figure', a figure of evaluate, which is not given"):
+        fit(network(), digits, keep_best="figure", progress=pytest.fail)
+
+
+def test_a_checkpoint_of_another_device_is_said_and_left_alone(digits, tmp_path):
+    """Its generators' states cannot be loaded here."""
+    warned = []
+    checkpoint, first, again = Checkpoint(tmp_path / "c.safetensors", warn=warned.append), network(), network()
+    fit(first, digits, checkpoint=checkpoint)
+    tensors, state = checkpoint.load()
+    assert state["device"] == "cpu"
+    tensors |= {"generator.noise": torch.zeros(16, dtype=torch.uint8), "network.output.bias": torch.ones(10)}
+    checkpoint.save(tensors, state | {"device": "cuda"})
+    fit(again, digits, checkpoint=checkpoint)
+    assert torch.equal(weights(first), weights(again))
+    assert warned == [
+        "The checkpoint c.safetensors was made on cuda and cannot be continued on cpu: "
+        "this network is trained from its start."
+    ]
+
+
+def test_an_online_teacher_is_not_asked_again_for_steps_that_are_done(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    teacher, asked = network(seed=7), []
+    teacher.register_forward_hook(lambda *_: asked.append(1))
+    batches = Batches(digits.train_images[:400], digits.train_labels[:400], batch_size=40, teacher=teacher)
+    checkpoint, steps = Checkpoint(tmp_path / "c.safetensors"), []
+
+    def stopping(logits, batch):
+        steps.append(1)
+        if len(steps) == 8:
+            raise KeyboardInterrupt
+        return training.matched_logits(logits, batch)
+
+    recipe = Recipe(epochs=1, precision="fp32")
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(network(), batches, stopping, recipe, checkpoint=checkpoint)
+    asked.clear()
+    training.fit(network(), batches, training.matched_logits, recipe, checkpoint=checkpoint)
+    assert len(asked) == 10 - 7
+
+
 def test_a_finished_checkpoint_gives_the_best_weights(digits, tmp_path):
     checkpoint, first, again = Checkpoint(tmp_path / "c.safetensors"), network(), network(seed=4)
     fit(first, digits, recipe=UNCONSTRAINED, checkpoint=checkpoint, evaluate=Figures(0.3, 0.2, 0.1), keep_best="figure")
-    fit(again, digits, recipe=UNCONSTRAINED, checkpoint=checkpoint, keep_best="figure")
+    never = Figures()
+    fit(again, digits, recipe=UNCONSTRAINED, checkpoint=checkpoint, evaluate=never, keep_best="figure")
     assert torch.equal(weights(first), weights(again))
