@@ -108,9 +108,10 @@ def get(claim_id: str) -> Claim:
 
 
 # How a metric is written, by how its name begins: a count, a share of 1, or a plain figure.
-COUNTS = ("errors", "parameters")
+COUNTS = ("errors", "parameters", "synchronisations")
 PERCENT = ("error_rate", "recovered", "accuracy", "frame_accuracy", "train_frame_accuracy", "relative_gain",
-           "conditional_accuracy", "phone_error_rate", "word_error_rate", "share", "spread", "right_on_3")  # fmt: skip
+           "conditional_accuracy", "phone_error_rate", "word_error_rate", "share", "spread", "right_on_3",
+           "gain_over_dustbin", "gain_over_unstopped", "gain_over_labels")  # fmt: skip
 
 
 def written(metric: str, value: float | None, digits: int | None = None) -> str:
@@ -118,7 +119,7 @@ def written(metric: str, value: float | None, digits: int | None = None) -> str:
     if value is None:
         return "–"
     if metric.startswith(COUNTS):
-        return f"{value:.{digits if digits is not None else (0 if value == int(value) else 1)}f}"
+        return f"{value:,.{digits if digits is not None else (0 if value == int(value) else 1)}f}"
     if metric.startswith(PERCENT):
         return f"{100 * value:.1f} %"
     return f"{value:.3g}"

@@ -187,6 +187,14 @@ def cost(run: SpecialistExperiment, committee: Committee, top_n: int) -> dict[st
     }
 
 
+def heard(run: SpecialistExperiment, committee: Committee, top_n: int) -> float:
+    """Share of the special test cases, over all specialists, in which their specialist is active (step 1 of 5.2)."""
+    active = specialists.active(run.logits(committee.generalist).softmax(1), committee.subsets, top_n)
+    labels = run.data.test_labels
+    own = torch.stack([torch.isin(labels, subset.to(labels.device)) for subset in committee.subsets], dim=1)
+    return ((active & own).sum() / own.sum()).item()
+
+
 def work_of(run: SpecialistExperiment, trained: Trained) -> int:
     """Operations of a network's convolutions and matrix products for one image; a multiplication and addition are two.
 

@@ -239,6 +239,18 @@ def test_cost(run, committee):
     assert found["parameters"] == pytest.approx(4, abs=0.3)
 
 
+def test_heard_counts_special_cases_whose_specialist_is_active(run, generalist, committee):
+    found = {n: specialist_results.heard(run, committee, n) for n in (1, CLASSES)}
+    best, labels = run.logits(generalist).argmax(1).tolist(), run.data.test_labels.tolist()
+    pairs = [
+        (b in s, y in s)
+        for s in (subset.tolist() for subset in committee.subsets)
+        for b, y in zip(best, labels, strict=True)
+    ]
+    assert found[1] == pytest.approx(sum(b and y for b, y in pairs) / sum(y for _, y in pairs))
+    assert found[CLASSES] == 1  # every specialist has one of all classes
+
+
 def test_work_is_that_of_the_layers(run, generalist):
     """Three layers of 3 x 3 a stage, on an image of half the side each time, and the output layer."""
     side = run.data.test_images.shape[-1]
