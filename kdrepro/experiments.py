@@ -134,13 +134,21 @@ class Experiment:
             with path.open("a", encoding="utf-8") as file:
                 file.write(f"{datetime.datetime.now():%H:%M:%S} {line}\n")
 
+    def _log_each(self, names: Sequence[str], found: Sequence[Trained], trained: Sequence[int]) -> None:
+        """Say of each network whether it was loaded or, at these positions, trained."""
+        for i, (name, network) in enumerate(zip(names, found, strict=True)):
+            done = f"trained in {network.seconds:.1f} s" if i in trained else f"loaded {network.key}"
+            self.log(f"{name}: {done}")
+
     def _progress(self, name: str, epochs: int) -> Callable[[dict[str, Any]], None]:
-        ended: list[float] = []  # when the last epoch did
+        ended: float | None = None  # when the last epoch did
 
         def progress(row: dict[str, Any]) -> None:
+            nonlocal ended
             # By the clock, from epoch to epoch: among others, a network's own seconds are only its share of them.
-            ended.append(time.monotonic())
-            took = ended[-1] - ended.pop(0) if len(ended) > 1 else row["seconds"]
+            now = time.monotonic()
+            took = row["seconds"] / row["epoch"] if ended is None else now - ended
+            ended = now
             extra = f", {row['errors']} test errors" if "errors" in row else ""
             self.log(
                 f"{name}: epoch {row['epoch']}/{epochs}, loss {row['loss']:.4g}{extra}, "

@@ -105,9 +105,7 @@ class ImageExperiment(Experiment):
 
         networks, trained = self.store.train_or_load_many(configs, train_missing, built)
         found = [self._trained(n, c, w.seed, w.plan) for n, c, w in zip(networks, configs, wanted, strict=True)]
-        for i, (one, network) in enumerate(zip(wanted, found, strict=True)):
-            done = f"trained in {network.seconds:.1f} s" if i in trained else f"loaded {network.key}"
-            self.log(f"{one.name}: {done}")
+        self._log_each([one.name for one in wanted], found, trained)
         return found
 
     def untrained(self, plan: Training, seed: int) -> nn.Module:

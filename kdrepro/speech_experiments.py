@@ -125,9 +125,7 @@ class SpeechExperiment(Experiment):
 
         networks, trained = self.store.train_or_load_many(configs, train_many)
         found = [self._trained(n, c, s, plan) for n, c, s in zip(networks, configs, seeds, strict=True)]
-        for i, network in enumerate(found):
-            done = f"trained in {network.seconds:.1f} s" if i in trained else f"loaded {network.key}"
-            self.log(f"{names[i]}: {done}")
+        self._log_each(names, found, trained)
         return found
 
     def _fit_many(self, missing: Missing, plan, members, fold: int) -> None:

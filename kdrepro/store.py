@@ -92,14 +92,12 @@ class Store:
         Returns the network on the CPU, in eval mode.
         Raises InputError when the store cannot be written; what was saved so far is kept.
         """
-        network = build(config)
-        if self._load_into(network, config):
-            return network.eval()
-        checkpoint = self._checkpoint(config)
-        self._check_writable(config)
-        train(network, checkpoint)
-        network = network.cpu().eval()
-        self._save(network, config, checkpoint)
+
+        def train_one(missing: Missing) -> None:
+            train(missing.networks[0], missing.checkpoints[0])
+            missing.finished(0)
+
+        (network,), _ = self.train_or_load_many([config], train_one, build)
         return network
 
     def train_or_load_many(
