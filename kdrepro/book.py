@@ -109,7 +109,10 @@ def verdict_tables(results: Sequence[dict[str, Any]], link: bool) -> str:
         name = f"{{ref}}`{row['claim']} <{figure}>`" if link and figure else f"`{row['claim']}`"
         ours = f"{row['metric']} {row['ours']} ({row['data']})"
         claim = f"{name}: {row['statement']}"
-        lines.append(f"| **{row['verdict']}** | {claim} | {row['paper']} | {ours} | {row['section']} |")
+        mark = " †" if described[row["claim"]].amended else ""
+        lines.append(f"| **{row['verdict']}**{mark} | {claim} | {row['paper']} | {ours} | {row['section']} |")
+    if any(described[row["claim"]].amended for row in decided):
+        lines += ["", "† Something was changed when a result was known; the chapter says what."]
     if decided and waiting:
         lines += ["", "Not decided by a published run yet:", ""]
     if waiting:

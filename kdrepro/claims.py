@@ -1,6 +1,6 @@
 """The claims of the paper, the rule that decides each, and the one verdict table.
 
-`book/claims.yaml` holds the rules, written before the runs that they judge.
+`book/claims.yaml` holds the rules, written before the runs that they judge; where one was not, it says so.
 """
 
 import difflib
@@ -71,6 +71,7 @@ class Claim(BaseModel):
     metric: str  # the one shown in the table
     data: str  # the data set that decides
     rule: Rule
+    amended: str = ""  # what was changed, in the rule or in what it judges, when a result was known
     figure: str = ""  # label of the figure that shows it
     note: str = ""
 
@@ -107,11 +108,24 @@ def get(claim_id: str) -> Claim:
     raise InputError(f"There is no claim {claim_id!r}: {hint}")
 
 
-# How a metric is written, by how its name begins: a count, a share of 1, or a plain figure.
+# How a metric is written, by how its name begins: a count, a share of 1, a difference of shares in points (hundredths),
+# or a plain figure.
 COUNTS = ("errors", "parameters", "synchronisations")
 PERCENT = ("error_rate", "recovered", "accuracy", "frame_accuracy", "train_frame_accuracy", "relative_gain",
-           "conditional_accuracy", "phone_error_rate", "word_error_rate", "share", "spread", "right_on_3",
-           "gain_over_dustbin", "gain_over_unstopped", "gain_over_labels")  # fmt: skip
+           "conditional_accuracy", "phone_error_rate", "word_error_rate", "share", "spread", "right_on_3")  # fmt: skip
+POINTS = (
+    "gain_over_dustbin",
+    "gain_over_unstopped",
+    "gain_over_labels",
+    "gain_of_ensemble",
+    "gain_over_hard3",
+    "overfit",
+)
+
+
+def label(metric: str) -> str:
+    """A metric's name for a reader, with its unit where its values do not show it."""
+    return metric.replace("_", " ") + (", points" if metric.startswith(POINTS) else "")
 
 
 def written(metric: str, value: float | None, digits: int | None = None) -> str:
@@ -122,6 +136,8 @@ def written(metric: str, value: float | None, digits: int | None = None) -> str:
         return f"{value:,.{digits if digits is not None else (0 if value == int(value) else 1)}f}"
     if metric.startswith(PERCENT):
         return f"{100 * value:.1f} %"
+    if metric.startswith(POINTS):
+        return f"{100 * value:.1f}"
     return f"{value:.3g}"
 
 
@@ -159,7 +175,7 @@ def verdict_rows(claims: Iterable[Claim], records: Iterable[Mapping[str, Any]]) 
                 "section": claim.section,
                 "chapter": claim.chapter,
                 "statement": claim.statement,
-                "metric": claim.metric.replace("_", " "),
+                "metric": label(claim.metric),
                 "paper": written(claim.metric, claim.paper.get(claim.metric)),
                 "ours": written_mean(claim.metric, entry) if entry else "–",
                 "verdict": entry["verdict"] if entry else "not run",

@@ -98,7 +98,7 @@ def reproduce(
                 claims.written_mean(metric, entry),
                 entry["verdict"],
             )
-            table.add_row(claim, data, metric.replace("_", " "), *(c.replace("[", r"\[") for c in cells))
+            table.add_row(claim, data, claims.label(metric), *(c.replace("[", r"\[") for c in cells))
     _console().print(table)
 
 

@@ -1,6 +1,6 @@
 """What a chapter shows of its record: the line on top, a claim with its verdict, a number in the text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from IPython.display import Markdown, display
@@ -28,12 +28,13 @@ def claim(run: Experiment, claim_id: str) -> Markdown:
     """A claim as measured: statement, paper, this run with its seeds, verdict and rule, command, minutes."""
     described, entry = claims.get(claim_id), run.record["claims"][claim_id]
     rows = [
-        f"| {name.replace('_', ' ')} | {claims.written(name, described.paper.get(name))} | "
+        f"| {claims.label(name)} | {claims.written(name, described.paper.get(name))} | "
         f"{claims.written_mean(name, entry)} | {_values(name, entry['metrics'].get(name, ()))} |"
         for name in entry["mean"]
     ]
     rule = " and ".join(str(condition) for condition in described.rule.reproduced)
     pending = f" ({described.data} decides)" if entry["verdict"] == "not run" else ""
+    when = "set before the run" if not described.amended else described.amended
     lines = [
         f"**`{described.id}`** {described.statement}",
         "",
@@ -41,11 +42,23 @@ def claim(run: Experiment, claim_id: str) -> Markdown:
         "|---|---|---|---|",
         *rows,
         "",
-        f"Verdict: **{entry['verdict']}**{pending}. The rule, set before the run: {rule}.  ",
+        f"Verdict: **{entry['verdict']}**{pending}. The rule, {when}: {rule}.  ",
         f"Command: `kdrepro reproduce {described.id} --preset {run.preset.name}` "
         f"({duration(entry['seconds'])} of training on {run.record['provenance']['device']}).",
     ]
     return Markdown("\n".join(lines))
+
+
+def elsewhere(runs: Iterable[Experiment], claim_id: str) -> Markdown:
+    """What a claim comes to on the data sets that do not decide it, and the verdict that its rule would give there."""
+    described, lines = claims.get(claim_id), []
+    for run in runs:
+        entry = run.record["claims"][claim_id]
+        if run.data.name != described.data:
+            verdict = described.verdict(entry["mean"], entry["ci95"], described.data)
+            figure = f"{claims.label(described.metric)} {claims.written_mean(described.metric, entry)}"
+            lines.append(f"On {run.data.name}, which does not decide, {figure}: by the same rule, **{verdict}**.")
+    return Markdown("  \n".join(lines))
 
 
 def threads(provenance: Mapping[str, Any]) -> str:

@@ -24,7 +24,8 @@ from kdrepro.errors import InputError
 from kdrepro.figures import COLOURS, STYLE
 from kdrepro.files import atomic_write
 
-OURS = ("fit", "fit-fp32", "in-turn", "fit-many", "stored-in-turn", "stored-many")
+STORED = ("stored-in-turn", "stored-many")  # without a teacher's work, so not to be compared with those that do it
+OURS = ("fit", "fit-fp32", "in-turn", "fit-many", *STORED)
 OTHERS = ("dataloader", "in-memory", "torchdistill")  # that ours are compared with
 COLUMNS = (
     "arm",
@@ -77,7 +78,8 @@ def rows(workload: Mapping[str, Any], matrix: Mapping[str, Any]) -> list[list[st
             found.append([arm["title"], f"absent: {arm['absent']}", *[""] * (len(COLUMNS) - 2)])
             continue
         rates, median = arm["images_per_second"], medians[arm["arm"]]
-        ratios = [f"{median / medians[other]:.2f}" if other in medians else "–" for other in OTHERS]
+        compared = () if arm["arm"] in STORED else medians
+        ratios = [f"{median / medians[other]:.2f}" if other in compared else "–" for other in OTHERS]
         share = median * arm["flops_per_image"] / 1e9 / statistics.median(matrix[arm["precision"]])
         spread = f"{_rounded(median)} [{_rounded(min(rates))} to {_rounded(max(rates))}]"
         found.append([arm["title"], arm["precision"], spread, *ratios, f"{share:.0%}", _signed(arm["loss_difference"])])

@@ -1,10 +1,12 @@
 """The claims file, the verdict that a rule gives, and the table."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdrepro import claims, paths, presets, records
+from kdrepro import claims, display, paths, presets, records
 from kdrepro.claims import Claim
 from kdrepro.data.tiny_imagenet import NAME as TINY_IMAGENET
 from kdrepro.errors import InputError
@@ -145,11 +147,47 @@ def test_entry_and_table():
         ("errors", 74.25, "74.2"),
         ("recovered", 0.911, "91.1 %"),
         ("exponent", -1.9876, "-1.99"),
+        ("gain_over_dustbin", -0.0081, "-0.8"),
         ("errors", None, "–"),
     ],
 )
 def test_written(metric, value, text):
     assert claims.written(metric, value) == text
+
+
+def test_a_difference_of_shares_is_labelled_as_points():
+    assert claims.label("gain_over_dustbin") == "gain over dustbin, points"
+    assert claims.label("gain_over_lower") == "gain over lower"  # test errors
+    assert claims.label("relative_gain") == "relative gain"
+
+
+def shown(claim_id: str, data: str, metrics: dict[str, list[float]]) -> SimpleNamespace:
+    """As much of an experiment as a page shows of a claim."""
+    record = {
+        "claims": {claim_id: records.claim_entry(claim_id, data, 60.0, metrics)},
+        "provenance": {"device": "cpu"},
+    }
+    return SimpleNamespace(record=record, data=SimpleNamespace(name=data), preset=SimpleNamespace(name="full"))
+
+
+def test_pages_say_what_was_changed_after_a_result():
+    back = "beyond.distil_back"
+    run = shown(back, TINY_IMAGENET, {"recovered": [0.9, 1.0], "gain_over_labels": [0.001, 0.002]})
+    assert claims.get(back).amended in display.claim(run, back).data
+    teacher = shown("mnist.plain", "mnist", {"errors": [146, 147]})
+    assert "set before the run: " in display.claim(teacher, "mnist.plain").data
+
+
+def test_another_data_set_gets_the_verdict_of_the_same_rule():
+    claim = "speech.recovered"
+    deciding, other = (shown(claim, data, {"recovered": [0.3, 0.32]}) for data in ("synthetic", "timit-sample"))
+    assert other.record["claims"][claim]["verdict"] == "not run"
+    text = display.elsewhere([deciding, other], claim).data
+    assert text == (
+        "On timit-sample, which does not decide, recovered 31.0 % [18.3 %, 43.7 %], n = 2: "
+        "by the same rule, **not reproduced**."
+    )
+    assert display.elsewhere([deciding], claim).data == ""
 
 
 def test_a_pooled_metric_is_one_value_for_all_seeds():
