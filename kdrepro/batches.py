@@ -41,7 +41,7 @@ class Batches:
         other views than the student sees.
     teacher: a network whose logits are computed on the very view that the student gets. In a training, its hidden
         layers multiply in the precision that the student's do (`training.Recipe`).
-    Raises ValueError for lengths that differ and for both kinds of teacher at once.
+    Raises ValueError for lengths or devices that differ and for both kinds of teacher at once.
     """
 
     def __init__(
@@ -59,6 +59,8 @@ class Batches:
         for name, other in (("labels", labels), ("teacher_logits", teacher_logits)):
             if other is not None and len(other) != len(inputs):
                 raise ValueError(f"{name} has {len(other)} cases but inputs has {len(inputs)}.")
+            if other is not None and other.device != inputs.device:
+                raise ValueError(f"{name} is on {other.device} but inputs is on {inputs.device}: move one of them.")
         if len(inputs) == 0:
             raise ValueError("inputs is empty: there is nothing to train on.")
         if teacher is not None and teacher_logits is not None:

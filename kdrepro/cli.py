@@ -13,6 +13,8 @@ from rich.table import Table
 from kdrepro.errors import InputError
 from kdrepro.files import UNWRITABLE
 
+OF_EXTRAS = ("nbformat", "nbclient", "papermill", "IPython", "jupyter_book")  # not needed to import the package
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -220,6 +222,11 @@ def main() -> None:
         app(standalone_mode=True)
     except InputError as error:
         print(f"kdrepro: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in OF_EXTRAS:
+            raise
+        print(f"kdrepro: {error.name} is not installed: pip install 'kdrepro[notebooks,book]'.", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno not in UNWRITABLE:

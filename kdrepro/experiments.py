@@ -19,9 +19,9 @@ from torch import nn
 
 from kdrepro import data, paths, presets, records
 from kdrepro.errors import InputError
-from kdrepro.files import writing
+from kdrepro.files import remove_stale, writing
 from kdrepro.networks import parameter_count
-from kdrepro.presets import Preset, Specialised, Training
+from kdrepro.presets import AcousticEnsemble, Preset, Specialised, Training
 from kdrepro.speech import espeak, timit
 from kdrepro.store import Store
 
@@ -188,6 +188,7 @@ def start(
 
     chapter, loaded, seed_list, where, found = check(chapter, preset, seeds, first_seed, device, data_root)
     store = Store(paths.runs(loaded.name) / "store", warn=lambda line: print(line, file=sys.stderr))
+    remove_stale(store.root, ".*")  # what killed runs left half written
     common = {"chapter": chapter, "preset": loaded, "seeds": seed_list, "device": where, "store": store}
     if presets.is_speech(chapter):
         return SpeechChapter.of(found, **common)
@@ -212,8 +213,14 @@ def check(
     root = paths.data_root(data_root)
     sizes = loaded.chapters[chapter]
     if presets.is_speech(chapter):
+        if isinstance(sizes, AcousticEnsemble) and first + count > sizes.members:
+            raise InputError(
+                f"Each seed of {chapter} is a member of one ensemble of {sizes.members}, so seeds can't go up to "
+                f"{first + count - 1}: ask for fewer, or raise `members` in notebooks/presets/{loaded.name}.yaml."
+            )
         found = _corpora(sizes, root)
     elif isinstance(sizes, Specialised):
+        loaded = presets.with_seeds(loaded, chapter, count)
         found = _images(sizes.images, root, paths.runs(loaded.name) / "images")
     else:
         found = data.digits() if loaded.data == "digits" else data.mnist(root)
@@ -261,9 +268,20 @@ def check_device(name: str) -> torch.device:
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
     }
     if not there.get(device.type, False):
-        raise InputError(f"The device {name!r} is not there: this machine has {_devices()}; use one of these.")
+        raise InputError(
+            f"The device {name!r} is not there: this machine has {_devices()}; use one of these{_why_no_gpu()}."
+        )
     return device
 
 
 def _devices() -> str:
     return " and ".join(["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())])
+
+
+def _why_no_gpu() -> str:
+    """What may keep a GPU that is there from PyTorch."""
+    if torch.cuda.is_available():
+        return ""
+    if torch.version.cuda is None:
+        return " (this PyTorch is built for the processor alone; a GPU needs another build)"
+    return f" (a GPU that is there needs a driver for CUDA {torch.version.cuda}, or a PyTorch for the driver it has)"

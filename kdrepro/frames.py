@@ -370,6 +370,7 @@ def store_soft_targets(
         del values, indices  # written out
         np.save(part / "prior.npy", (prior / count).float().numpy())
         (part / "classes").write_text(str(classes))
+        part.chmod(0o755)  # mkdtemp's 0700 would keep a group out
         _put(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -394,7 +395,12 @@ def _in_training_precision(networks, split: Frames, which, how: str, device: tor
 
 
 def _array(path: Path, dtype: type, shape: tuple[int, int]) -> np.ndarray:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    """A new array on disk. Raises OSError where it does not fit: writing to a mapped file would kill the process."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _log_probabilities(networks, split: Frames, which: torch.Tensor | None, how: str, device) -> Iterator[torch.Tensor]:

@@ -124,7 +124,7 @@ def logit_matching_loss(student_logits: torch.Tensor, teacher_logits: torch.Tens
     Raises ValueError, naming the argument, for a shape mismatch or a NaN.
     """
     _check_pair(student_logits, teacher_logits)
-    z, v = _wide(student_logits), _wide(teacher_logits.detach())
+    z, v = _wide(student_logits), _wide(teacher_logits.detach().to(student_logits.device))
     difference = (z - z.mean(-1, keepdim=True)) - (v - v.mean(-1, keepdim=True))
     return difference.square().sum(-1).mean() / (2 * z.shape[-1])
 
@@ -137,7 +137,8 @@ def soft_target_gradient(
     student_logits, teacher_logits: [B, C]. Returns [B, C].
     """
     _check_pair(student_logits, teacher_logits)
-    return (soften(student_logits, temperature) - soften(teacher_logits, temperature)) / temperature
+    target = soften(teacher_logits.to(student_logits.device), temperature)
+    return (soften(student_logits, temperature) - target) / temperature
 
 
 class _SoftTargets(torch.autograd.Function):

@@ -26,7 +26,7 @@ class Dropout(nn.Module):
         super().__init__()
         if not 0 <= rate < 1:
             raise ValueError(f"A dropout rate must lie in [0, 1), not {rate}.")
-        self.dropped = round(256 * rate)  # of 256 byte values
+        self.dropped = min(255, round(256 * rate))  # of 256 byte values
         self.generator: torch.Generator | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ README = ROOT / "README.md"
 
 def runs(preset: str) -> Path:
     """The only folder that a run at this preset writes to; KDREPRO_RUNS moves it."""
-    return Path(os.environ.get("KDREPRO_RUNS", ROOT / "runs")) / preset
+    return Path(os.environ.get("KDREPRO_RUNS") or ROOT / "runs").expanduser() / preset
 
 
 def data_root(given: str | None = None) -> Path:

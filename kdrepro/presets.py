@@ -371,9 +371,19 @@ def load(name: str) -> Preset:
     return preset.model_copy(update={"chapters": chapters})
 
 
+def with_seeds(preset: Preset, chapter: str, count: int) -> Preset:
+    """The preset for a run of that many seeds: no sweep or control of the chapter on specialists has more of them."""
+    sizes = preset.chapters[chapter]
+    fewer = {
+        name: min(getattr(sizes, name), count) for name in ("sweep_seeds", "control_seeds") if hasattr(sizes, name)
+    }
+    return preset.model_copy(update={"chapters": {**preset.chapters, chapter: sizes.model_copy(update=fewer)}})
+
+
 def check_chapter(chapter: str) -> str:
-    """The chapter's full name; a number or an unambiguous part will do. Raises InputError."""
-    matches = [name for name in CHAPTERS if name == chapter or name.startswith(f"{chapter}-")]
+    """The chapter's full name; its number or an unambiguous part of it will do. Raises InputError."""
+    matches = [name for name in CHAPTERS if chapter == name or chapter.zfill(2) == name.split("-")[0]]
+    matches = matches or [name for name in CHAPTERS if chapter and chapter in name]
     if len(matches) != 1:
         raise InputError(
             f"There is no chapter {chapter!r}{_nearest(chapter, CHAPTERS)}: choose from {', '.join(CHAPTERS)}."
@@ -382,6 +392,11 @@ def check_chapter(chapter: str) -> str:
 
 
 def _merged(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    if not names():
+        raise InputError(
+            f"There are no presets in {paths.PRESETS}: chapters need the project's folder, so clone it and "
+            "`pip install -e .` there."
+        )
     if name not in names():
         raise InputError(
             f"There is no preset {name!r}{_nearest(str(name), names())}: choose from {', '.join(names())}."

@@ -4,6 +4,7 @@ import datetime
 import importlib.metadata
 import io
 import json
+import math
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -65,9 +66,13 @@ def claim_entry(
 
     metrics: name -> one value per seed. seconds: training time behind it, on this run's device.
     pooled: name -> one value for all seeds together, without an interval.
+    A metric with a value that is not finite (the share of a gap that is 0, say) is left out, and a rule that asks for
+    it is not decided.
     """
     values = {name: [_plain(v) for v in series] for name, series in metrics.items()}
+    values = {name: series for name, series in values.items() if all(math.isfinite(v) for v in series)}
     single = {name: _plain(value) for name, value in (pooled or {}).items()}
+    single = {name: value for name, value in single.items() if math.isfinite(value)}
     summary = {name: stats.mean_ci(series) for name, series in values.items()}
     mean = {name: m for name, (m, _) in summary.items()} | single
     ci95 = {name: list(interval) if interval else None for name, (_, interval) in summary.items()}
@@ -102,7 +107,7 @@ def write(path: Path, record: Mapping[str, Any], predictions: Mapping[str, np.nd
             content = io.BytesIO()
             np.savez_compressed(content, **predictions)
             atomic_write(path.with_suffix(".npz"), content.getvalue())
-        atomic_write(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+        atomic_write(path, (json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     remove_stale(path.parent, f".{path.stem}.*.part")
 
 

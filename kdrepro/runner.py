@@ -41,7 +41,7 @@ def checked(
         "seeds": None if seeds is None else int(seeds),
         "first_seed": int(first_seed),
         "device": device,
-        "data_root": None if data_root is None else str(Path(data_root).resolve()),
+        "data_root": None if data_root is None else str(Path(data_root).expanduser().resolve()),
     }
 
 

@@ -1,7 +1,10 @@
 """The training of one network: what it is made of, how far it is, and how that is saved and restored."""
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -39,8 +42,10 @@ class Run:
         keep_best: str | None,
     ):
         self.network, self.batches, self.objective, self.recipe = network, batches, objective, recipe
-        self.checkpoint, self.evaluate, self.progress = checkpoint, evaluate, progress
+        self.seed, self.checkpoint, self.evaluate, self.progress = seed, checkpoint, evaluate, progress
         self.evaluate_every, self.keep_best = evaluate_every, keep_best
+        if recipe.max_norm and not isinstance(network, MLP):
+            raise ValueError(f"max_norm limits the weights of an MLP's units; this is a {type(network).__name__}.")
         if keep_best is not None and evaluate is None:
             raise ValueError(f"keep_best names {keep_best!r}, a figure of evaluate, which is not given.")
         self.device = batches.device
@@ -84,7 +89,8 @@ class Run:
         An epoch's moved images, labels and soft targets; weights, gradients and moments; a step's activations.
         """
         batches, moved = self.batches, self.batches.jitter or self.batches.flip
-        one_case = 3 * batches.inputs[0].numel() * batches.inputs.element_size() if moved else 0
+        copies = 3 if moved else 0 if self.device.type == "cpu" else 1  # of the cases; see `Batches._inputs`
+        one_case = copies * batches.inputs[0].numel() * batches.inputs.element_size()
         sizes = [len(p) for p in self.network.parameters() if p.dim() == 1]  # of the layers
         one_case += 8 + 4 * sizes[-1]
         weights = 4 * 4 * sum(p.numel() for p in self.network.parameters())
@@ -165,13 +171,26 @@ class Run:
             tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items() if v is not None}
         tensors |= {"generator.order": self.order_at_start, "generator.noise": self.noise.get_state()}
         state = {"epoch": self.epoch, "step": step, "loss_sum": loss_sum, "seconds": seconds, "history": self.history}
-        self.checkpoint.save(tensors, state | {"device": self.device.type})
+        self.checkpoint.save(tensors, state | {"device": self.device.type, "training": self._training})
+
+    @cached_property
+    def _training(self) -> str:
+        """What a checkpoint must have in common with this training to be gone on from."""
+        shapes = [list(p.shape) for p in self.network.parameters()]
+        made_of = [self.recipe.model_dump(), self.seed, self.batches.cases, len(self.batches), shapes]
+        return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
     def _resume(self) -> None:
         saved = self.checkpoint.load() if self.checkpoint else None
         if saved is None:
             return
         tensors, state = saved
+        if state.get("training", self._training) != self._training:
+            self.checkpoint.warn(
+                f"The checkpoint {self.checkpoint.path.name} is that of another training (another recipe, seed, number "
+                "of cases or network): this network is trained from its start."
+            )
+            return
         made_on = state.get("device", self.device.type)
         if made_on != self.device.type:  # the states of its generators mean nothing here
             self.checkpoint.warn(

@@ -1,5 +1,6 @@
 """Chapters on specialists: a generalist, its specialists, and what Eq. 5 makes of their predictions."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -194,7 +195,9 @@ class SpecialistExperiment(ImageExperiment):
         found = []
         for i, (trained, subset) in enumerate(zip(committee.specialists, committee.subsets, strict=True)):
             which = active[:, i]
-            config = {"logits": trained.key, "split": split, "of": committee.generalist.key, "top_n": top_n}
+            # Which cases these are depends on the generalist's logits, which another device has in another last digit.
+            cases = hashlib.sha256(which.cpu().numpy().tobytes()).hexdigest()
+            config = {"logits": trained.key, "split": split, "of": committee.generalist.key, "cases": cases}
             computed = self.store.compute_or_load(
                 config, lambda t=trained, w=which: {"logits": training.logits(t.network, images[w]).cpu().numpy()}
             )

@@ -48,7 +48,7 @@ def decoded_utterance(run: SpeechExperiment, systems: Mapping[str, Sequence[Fold
     shown = min(int(100 * seconds), utterance["frames"])
     reference = [(w, a, b) for w, _, a, b in utterance["words"]] if recognizer.words else utterance["phones"]
     lines = {"reference": reference}
-    inputs = _windows(split, utterance)
+    inputs = _windows(split, utterance).to(run.device)
     for name, members in systems.items():
         found = frames.mean_log_probabilities([folded[0].network for folded in members], inputs)
         lines[name] = [tuple(one) for one in recognizer.recognize([found])[0]]
@@ -70,9 +70,8 @@ def boundary(
     """The ensemble's soft targets around a boundary within a word, one panel a temperature; fold 0's test frames."""
     speech = run.data.parts[0]
     utterance, at = _a_boundary(speech.test, set(speech.corpus.silences), margin)
-    found = frames.mean_log_probabilities(
-        [folded[0].network for folded in members], _windows(speech.test, utterance)[at - margin : at + margin]
-    )
+    inputs = _windows(speech.test, utterance)[at - margin : at + margin].to(run.device)
+    found = frames.mean_log_probabilities([folded[0].network for folded in members], inputs).cpu()
     names = speech.states.names()
     figure, axes = plt.subplots(1, len(temperatures), figsize=(7.6, 3.2), sharey=True, squeeze=False)
     top = found.exp().max(0).values.topk(states).indices.tolist()

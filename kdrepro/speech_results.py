@@ -2,7 +2,8 @@
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -255,17 +256,23 @@ def cost(net: Trained, repeats: int = 21) -> dict[str, float]:
 @torch.no_grad()
 def _seconds(compute: Callable[[int], Any], count: int, repeats: int = 11) -> float:
     """The median time of compute(count) on one thread, the first time left out."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     taken = []
-    try:
+    with _one_thread():
         for _ in range(repeats + 1):
             began = time.perf_counter()
             compute(count)
             taken.append(time.perf_counter() - began)
+    return float(np.median(taken[1:]))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
         torch.set_num_threads(threads)
-    return float(np.median(taken[1:]))
 
 
 def top_k_table(
@@ -275,8 +282,8 @@ def top_k_table(
 
     The last row computes them from the networks each time. Times are those of one thread for a batch of 256.
     """
-    networks = [folded[0].network for folded in members]
-    inputs = next(run.data.parts[0].validation.windows(run.device, chunk=4096))
+    networks = [copy.deepcopy(folded[0].network).cpu() for folded in members]
+    inputs = next(run.data.parts[0].validation.windows("cpu", chunk=4096))
     whole = frames.mean_log_probabilities(networks, inputs)
     classes = whole.shape[1]
     lines = []
@@ -305,9 +312,12 @@ def decoding_speed(run: SpeechExperiment, net: Folded) -> float:
     """Seconds that decoding an hour of speech takes, one thread, without the net; on test utterances of fold 0."""
     recognizer, split = run.recognizer(0), run.data.parts[0].test
     utterances, found = next(frames.by_utterance([net[0].network], split, "arithmetic", run.device))
-    began = time.perf_counter()
-    recognizer.recognize(found)
-    return (time.perf_counter() - began) * 360_000 / sum(u["frames"] for u in utterances)
+    found = [one.cpu() for one in found]
+    with _one_thread():
+        began = time.perf_counter()
+        recognizer.recognize(found)
+        took = time.perf_counter() - began
+    return took * 360_000 / sum(u["frames"] for u in utterances)
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -190,6 +190,14 @@ def test_another_data_set_gets_the_verdict_of_the_same_rule():
     assert display.elsewhere([deciding], claim).data == ""
 
 
+def test_a_metric_that_is_not_finite_is_left_out_and_decides_nothing(tmp_path):
+    """The share of a gap that is 0, say, as a tiny run may have it."""
+    metrics = {"errors": [70, 76], "recovered": [0.9, float("inf")]}
+    entry = records.claim_entry("mnist.distilled", "mnist", 60.0, metrics, {"p": float("nan")})
+    assert list(entry["mean"]) == ["errors"]
+    assert entry["verdict"] == "not run"
+
+
 def test_a_pooled_metric_is_one_value_for_all_seeds():
     """It counts for the rule, and is not shown as a run of one seed."""
     pooled = {"spread": 0.05, "friedman_p": 0.3}

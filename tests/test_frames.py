@@ -1,5 +1,7 @@
 """Frames as cases: windows, epochs, shares of the data, stored soft targets, and training on them."""
 
+import os
+import resource
 from collections import Counter
 
 import numpy as np
@@ -310,6 +312,19 @@ def test_soft_targets_interrupted_leave_nothing(tiny, teachers, tmp_path):
 
     with pytest.raises(InterruptedError):
         frames.store_soft_targets(tmp_path / "soft", [Stopping()], tiny.test)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="not on this system")
+def test_soft_targets_that_do_not_fit_are_an_error_and_leave_nothing(tiny, teachers, tmp_path):
+    """Written to a mapped file on a full disk, they would kill the process."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            frames.store_soft_targets(tmp_path / "soft", teachers, tiny.test)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -151,9 +151,17 @@ def test_only_input_errors_come_out_of_any_text(written, text):
 def test_chapters_by_number():
     assert presets.check_chapter("02") == "02-mnist"
     assert presets.check_chapter("01-dark-knowledge") == "01-dark-knowledge"
-    for bad in ("99", "0", "", "mnist2"):
+    assert presets.check_chapter("2") == presets.check_chapter("mnist") == "02-mnist"
+    for bad in ("99", "0", "", "mnist2", "s"):
         with pytest.raises(InputError, match="choose from"):
             presets.check_chapter(bad)
+
+
+def test_no_sweep_has_more_seeds_than_the_run():
+    whole = presets.load("full")
+    fewer = presets.with_seeds(whole, "05-specialists", 1).chapters["05-specialists"]
+    assert (fewer.sweep_seeds, fewer.control_seeds) == (1, 1)
+    assert presets.with_seeds(whole, "05-specialists", 9) == whole
 
 
 def test_but_reaches_the_network_and_the_recipe():

@@ -122,6 +122,14 @@ def test_only_active_cases_are_looked_at(run, generalist, committee):
         assert (found[~active[:, i]] == 0).all()
 
 
+def test_stored_logits_are_of_the_cases_that_are_active_now(run, generalist, committee, monkeypatch):
+    """The generalist's logits differ a little from device to device, and so may what it finds most probable."""
+    run.specialist_logits(committee, "test", 2)
+    others = {(generalist.key, "test"): run.logits(generalist).roll(1, 0)}  # as many cases are active, but others
+    monkeypatch.setattr(run, "_logits", others)
+    test_only_active_cases_are_looked_at(run, generalist, committee)
+
+
 def test_combined_is_eq_5_of_every_specialists_corrected_opinion(run, generalist, committee):
     p = run.logits(generalist).double().softmax(1)
     others = []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kdrepro import training
 from kdrepro.checkpoints import Checkpoint
 from kdrepro.errors import InputError
-from kdrepro.networks import MLP, clip_max_norm
+from kdrepro.networks import MLP, ConvNet, clip_max_norm
 from kdrepro.runs import _mix
 from kdrepro.training import Batches, Recipe
 
@@ -428,6 +428,30 @@ def test_a_checkpoint_of_another_device_is_said_and_left_alone(digits, tmp_path)
         "The checkpoint c.safetensors was made on cuda and cannot be continued on cpu: "
         "this network is trained from its start."
     ]
+
+
+def test_a_checkpoint_of_another_training_is_said_and_left_alone(digits, tmp_path):
+    warned = []
+    checkpoint, alone, after = Checkpoint(tmp_path / "c.safetensors", warn=warned.append), network(), network()
+    fit(network(), digits, seed=1, checkpoint=checkpoint)
+    assert fit(after, digits, seed=2, checkpoint=checkpoint) != []
+    fit(alone, digits, seed=2)
+    assert torch.equal(weights(after), weights(alone))
+    assert warned == [
+        "The checkpoint c.safetensors is that of another training (another recipe, seed, number of cases or network): "
+        "this network is trained from its start."
+    ]
+
+
+def test_max_norm_is_for_mlps(digits):
+    convolutional = ConvNet([4], in_channels=1, classes=10, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="max_norm limits the weights of an MLP's units; this is a ConvNet"):
+        fit(convolutional, digits, recipe=RECIPE.model_copy(update={"max_norm": 2.0}))
+
+
+def test_labels_on_another_device_are_refused():
+    with pytest.raises(ValueError, match="labels is on meta but inputs is on cpu: move one of them"):
+        Batches(torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64, device="meta"))
 
 
 def test_an_online_teacher_is_not_asked_again_for_steps_that_are_done(digits, tmp_path, monkeypatch):

@@ -57,13 +57,26 @@ def fetch_tiny_imagenet(
 ) -> Path:
     """Download the zip into `root` unless it, or the folder unpacked from it, is there; returns which is.
 
+    A zip that cannot be opened is downloaded again.
+
     Raises InputError, see `downloads.download`; what has come so far is kept, and the next call goes on from there.
     """
     root = Path(root).expanduser()
     there = [path for path in (root / f"{NAME}.zip", root / NAME) if path.exists()]
-    if there:
+    if there and _opens(there[0]):
         return there[0]
     return download(url, root / f"{NAME}.zip", md5=MD5, what="Tiny ImageNet", progress=progress)
+
+
+def _opens(path: Path) -> bool:
+    """Whether a folder is there, or a zip that can be opened."""
+    if path.is_dir():
+        return True
+    try:
+        Zip(path, within=NAME)
+    except InputError:
+        return False
+    return True
 
 
 def tiny_imagenet_wnids(root: Path | str) -> tuple[str, ...]:

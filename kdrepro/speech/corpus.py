@@ -39,7 +39,7 @@ class Utterance:
 
 
 class Corpus(Protocol):
-    """What `frames.prepare` asks of a kind of speech. Picklable: shards are prepared in processes of their own."""
+    """What `shards.prepare` asks of a kind of speech. Picklable: shards are prepared in processes of their own."""
 
     name: str
     phones: tuple[str, ...]  # every label that an utterance may hold

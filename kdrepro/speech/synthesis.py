@@ -155,7 +155,7 @@ def synthetic_speech(
     snr: tuple[float, float] = (0.0, 15.0),
     name: str = "synthetic",
 ) -> SyntheticSpeech:
-    """Speech from text, of any length, without a download; `frames.prepare` makes it.
+    """Speech from text, of any length, without a download; `shards.prepare` makes it.
 
     hours: of training speech. validation_hours, test_hours: a tenth of it if not given. words_per_class: a smaller
     vocabulary. snr: the range of the signal-to-noise ratio in dB. Voices (accent and variant) and sentences of the
