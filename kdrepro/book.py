@@ -109,7 +109,7 @@ def verdict_tables(results: Sequence[dict[str, Any]], link: bool) -> str:
         name = f"{{ref}}`{row['claim']} <{figure}>`" if link and figure else f"`{row['claim']}`"
         ours = f"{row['metric']} {row['ours']} ({row['data']})"
         claim = f"{name}: {row['statement']}"
-        mark = " †" if described[row["claim"]].amended else ""
+        mark = "\N{NO-BREAK SPACE}†" if described[row["claim"]].amended else ""
         lines.append(f"| **{row['verdict']}**{mark} | {claim} | {row['paper']} | {ours} | {row['section']} |")
     if any(described[row["claim"]].amended for row in decided):
         lines += ["", "† Something was changed when a result was known; the chapter says what."]

@@ -494,10 +494,3 @@ def _distances(reference: Sequence[str], hypothesis: Sequence[str]) -> list[list
             row.append(min(above[j] + (symbol != other), above[j + 1] + 1, row[j] + 1))
         rows.append(row)
     return rows
-
-
-def error_counts(references: Sequence[Sequence[str]], hypotheses: Sequence[Sequence[str]]) -> list[ErrorCounts]:
-    """`align` for every pair of sentences. Raises ValueError if there are not as many of both."""
-    if len(references) != len(hypotheses):
-        raise ValueError(f"references has {len(references)} sentences but hypotheses has {len(hypotheses)}.")
-    return [align(*pair) for pair in zip(references, hypotheses, strict=True)]
