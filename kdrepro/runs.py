@@ -13,7 +13,7 @@ from torch import nn
 from kdrepro.batches import Batches
 from kdrepro.checkpoints import Checkpoint
 from kdrepro.errors import InputError
-from kdrepro.networks import MLP, clip_max_norm, use_generator
+from kdrepro.networks import MLP, clip_max_norm, parameter_count, use_generator
 from kdrepro.objectives import Objective
 from kdrepro.recipes import Recipe, gains_from_bf16
 from kdrepro.stacks import shape_of
@@ -93,8 +93,12 @@ class Run:
         one_case = copies * batches.inputs[0].numel() * batches.inputs.element_size()
         sizes = [len(p) for p in self.network.parameters() if p.dim() == 1]  # of the layers
         one_case += 8 + 4 * sizes[-1]
-        weights = 4 * 4 * sum(p.numel() for p in self.network.parameters())
-        return one_case * batches.cases + weights + 3 * 4 * sum(sizes) * batches.batch_size
+        return one_case * batches.cases + 4 * 4 * self.weights + 3 * 4 * sum(sizes) * batches.batch_size
+
+    @property
+    def weights(self) -> int:
+        """How many the network has."""
+        return parameter_count(self.network)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from the first epoch's first."""

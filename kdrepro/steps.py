@@ -24,10 +24,10 @@ class _Teacher:
     """A network that is asked for its logits in every step, its hidden layers' products in the students' precision."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype):
-        self.network, self.dtype = network, dtype
+        # A copy of its own: other threads may ask the same network, and its weights are converted once, where autocast
+        # would convert them in every step.
+        self.network, self.dtype = copy.deepcopy(network), dtype
         if isinstance(network, MLP) and dtype == torch.bfloat16:
-            # Its weights do not change: converted once, where autocast would convert them in every step.
-            self.network = copy.deepcopy(network)
             self.network.hidden.to(dtype)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:

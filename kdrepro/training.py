@@ -17,6 +17,7 @@ from torch import nn
 
 from kdrepro.batches import Batch, Batches, Sampler, as_inputs, flip_images, logits, shift_images
 from kdrepro.checkpoints import Checkpoint
+from kdrepro.lanes import LEAST_WEIGHTS, Lane, side_by_side
 from kdrepro.networks import use_generator
 from kdrepro.objectives import Objective, hard_targets, matched_logits, soft_targets
 from kdrepro.recipes import Recipe, gains_from_bf16
@@ -73,7 +74,7 @@ def fit(
     without `evaluate`.
     """
     run = Run(network, batches, objective, recipe, seed, checkpoint, evaluate, progress, evaluate_every, keep_best)
-    _train([run], Alone(run))
+    _train([run], Alone(run), Lane())
     return run.history
 
 
@@ -97,8 +98,9 @@ def fit_many(
     finished: called with a network's position as soon as it is trained, while others may still wait for their turn.
     Each member gets what `fit` alone would give it, to rounding, and on a CPU the same bits whatever it is trained
     with. `MLP`s of one shape, with as many cases each, and with recipes that differ in nothing but the learning rate,
-    train together as batched matrix products, as many at once as memory holds; a row's seconds are then the member's
-    share of the time. All others train one after the other.
+    train together as batched matrix products, as many at once as memory holds, and on a CPU in as many groups side by
+    side as PyTorch has threads, one thread a group; a row's seconds are then the member's share of the time. All others
+    train one after the other. evaluate, progress and finished are called from the threads of the groups.
     Raises ValueError when the sequences differ in length, and InputError as `fit` does.
     """
     none = [None] * len(networks)
@@ -114,23 +116,38 @@ def fit_many(
         strict=True,
     )
     runs = [Run(*member, evaluate_every, keep_best) for member in members]
-    for group in _groups(runs):
-        _train(group, Together(group) if group[0].stackable else Alone(group[0]))
+
+    def train(group: list[Run], lane: Lane) -> None:
+        _train(group, Together(group) if group[0].stackable else Alone(group[0]), lane)
         for run in group if finished else ():
             finished(runs.index(run))
+
+    for groups in _rounds(runs):
+        side_by_side(train, groups)
     return [run.history for run in runs]
 
 
-def _groups(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that can train together, in the order of their first members."""
+def _rounds(runs: Sequence[Run]) -> list[list[list[Run]]]:
+    """Groups of runs that train together, in rounds of groups that train side by side; as their first members come."""
     alike: dict[Any, list[Run]] = {}
     for run in runs:
         alike.setdefault(run.kind(), []).append(run)
-    groups = []
-    for members in alike.values():
-        most = max(1, memory_budget(members[0].device) // members[0].bytes_needed()) if len(members) > 1 else 1
-        groups += [members[i : i + most] for i in range(0, len(members), most)]
-    return groups
+    return [groups for members in alike.values() for groups in _rounds_of_one_kind(members)]
+
+
+def _rounds_of_one_kind(members: list[Run]) -> Iterator[list[list[Run]]]:
+    """As many groups at once as there are threads, of equal size; what is left over, as one group, has all threads."""
+    one = members[0]
+    most = max(1, memory_budget(one.device) // one.bytes_needed()) if len(members) > 1 else 1
+    lanes = (
+        torch.get_num_threads() if one.device.type == "cpu" and one.stackable and one.weights >= LEAST_WEIGHTS else 1
+    )
+    while lanes > 1 and min(len(members), most) >= lanes:
+        size = min(len(members), most) // lanes
+        yield [members[i * size : (i + 1) * size] for i in range(lanes)]
+        members = members[lanes * size :]
+    for i in range(0, len(members), most):
+        yield [members[i : i + most]]
 
 
 def memory_budget(device: torch.device) -> int:
@@ -149,12 +166,12 @@ def _memory_limit(file: Path = Path("/sys/fs/cgroup/memory.max")) -> float:
         return math.inf
 
 
-def _train(runs: Sequence[Run], steps: Alone | Together) -> None:
+def _train(runs: Sequence[Run], steps: Alone | Together, lane: Lane) -> None:
     """Train one network, or several in step with each other."""
     try:
         with _denormals_flushed():
             for epoch in range(runs[0].epoch, runs[0].recipe.epochs):
-                _train_epoch(runs, steps, epoch)
+                _train_epoch(runs, steps, epoch, lane)
                 for run in runs:
                     run.finish_epoch(steps)
     finally:
@@ -165,21 +182,23 @@ def _train(runs: Sequence[Run], steps: Alone | Together) -> None:
         run.network.eval()
 
 
-def _train_epoch(runs: Sequence[Run], steps: Alone | Together, epoch: int) -> None:
+def _train_epoch(runs: Sequence[Run], steps: Alone | Together, epoch: int, lane: Lane) -> None:
     for run in runs:
         run.start_epoch()
     began, count, first = time.monotonic(), len(runs[0].batches), runs[0].step
+    sharing = len(runs) * lane.count  # of the time
     losses = torch.zeros(len(runs), device=runs[0].device)
     saved_at = began
     for i, batches in enumerate(steps.epoch(first), start=first):  # what was done before an interruption left out
+        lane.check()
         losses += steps.take(batches, epoch * count + i)
         now = time.monotonic()
         if now - saved_at > CHECKPOINT_SECONDS:
             for run, loss in zip(runs, losses.tolist(), strict=True):
-                run.save_within(steps, i + 1, loss, (now - began) / len(runs))
+                run.save_within(steps, i + 1, loss, (now - began) / sharing)
             saved_at = now
     sums = losses.tolist()  # waits for a GPU to be done, so before the clock is read
-    took = (time.monotonic() - began) / len(runs)
+    took = (time.monotonic() - began) / sharing
     for run, loss in zip(runs, sums, strict=True):
         run.note_epoch(epoch, loss, took, share=(count - first) / count)
 
