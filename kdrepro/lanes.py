@@ -46,7 +46,7 @@ def side_by_side(train: Callable[[Any, Lane], None], groups: Sequence[Any]) -> N
         torch.set_num_threads(1)  # of this thread's operations
         train(group, Lane(len(groups), stop))
 
-    with _threads_restored(), ThreadPoolExecutor(len(groups)) as pool:
+    with threads(), ThreadPoolExecutor(len(groups)) as pool:
         running = [pool.submit(on_one_thread, group) for group in groups]
         try:
             while not _over(running):
@@ -65,9 +65,12 @@ def _over(running: Sequence[Future]) -> bool:
 
 
 @contextmanager
-def _threads_restored() -> Iterator[None]:
-    threads = torch.get_num_threads()
+def threads(count: int | None = None) -> Iterator[None]:
+    """In here PyTorch's operations run on `count` threads, None for as they are; afterwards on as many as before."""
+    before = torch.get_num_threads()
     try:
+        if count is not None:
+            torch.set_num_threads(count)
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)

@@ -2,8 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kdrepro import claims, frames, stats
+from kdrepro import claims, frames, lanes, stats
 from kdrepro.experiments import Trained
 from kdrepro.frames import COEFFICIENTS, WINDOW
 from kdrepro.networks import parameter_count
@@ -257,22 +256,12 @@ def cost(net: Trained, repeats: int = 21) -> dict[str, float]:
 def _seconds(compute: Callable[[int], Any], count: int, repeats: int = 11) -> float:
     """The median time of compute(count) on one thread, the first time left out."""
     taken = []
-    with _one_thread():
+    with lanes.threads(1):
         for _ in range(repeats + 1):
             began = time.perf_counter()
             compute(count)
             taken.append(time.perf_counter() - began)
     return float(np.median(taken[1:]))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def top_k_table(
@@ -313,7 +302,7 @@ def decoding_speed(run: SpeechExperiment, net: Folded) -> float:
     recognizer, split = run.recognizer(0), run.data.parts[0].test
     utterances, found = next(frames.by_utterance([net[0].network], split, "arithmetic", run.device))
     found = [one.cpu() for one in found]
-    with _one_thread():
+    with lanes.threads(1):
         began = time.perf_counter()
         recognizer.recognize(found)
         took = time.perf_counter() - began

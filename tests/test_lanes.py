@@ -10,18 +10,16 @@ from test_fit_many import RECIPE, cases, network, stacked_sizes, weights
 from kdrepro import training
 from kdrepro.checkpoints import Checkpoint
 from kdrepro.errors import InputError
-from kdrepro.lanes import Lane, StoppedError, side_by_side
+from kdrepro.lanes import Lane, StoppedError, side_by_side, threads
 
 
 @pytest.fixture
 def two_threads(monkeypatch):
     """Two lanes, for networks of any size."""
     monkeypatch.setattr(training, "LEAST_WEIGHTS", 0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(threads)
+    with threads(2):
+        yield
+        assert torch.get_num_threads() == 2
 
 
 def fit_many(nets, batches, **options):
