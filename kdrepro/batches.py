@@ -1,7 +1,7 @@
 """Cases as a training sees them: on the device, shuffled and moved anew for each epoch, with a teacher's logits."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -85,6 +85,18 @@ class Batches:
 
     def __len__(self) -> int:
         return math.ceil(self.cases / self.batch_size)
+
+    @property
+    def kind(self) -> Hashable:
+        """What the batches of networks that train in step with each other have in common."""
+        return self.cases, len(self), tuple(self.inputs.shape[1:]), self.inputs.dtype, self.labels is None
+
+    @property
+    def bytes_a_case(self) -> int:
+        """Memory that an epoch takes for a case: its moved copies and its place in the order."""
+        moved = self.jitter or self.flip
+        copies = 3 if moved else 0 if self.device.type == "cpu" else 1  # see `_inputs`
+        return copies * self.inputs[0].numel() * self.inputs.element_size() + 8
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """The steps of one epoch; all of the generator's draws happen before the first."""

@@ -8,7 +8,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -41,6 +42,7 @@ class Frames:
     def __init__(self, parts: Sequence[Shard], states: States):
         self.shards, self.states = list(parts), states
         self._pooled: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._pooling = threading.Lock()  # networks may train side by side
         self.targets = torch.from_numpy(np.concatenate([shard.targets(states) for shard in self.shards]))  # int32
 
     def __len__(self) -> int:
@@ -69,10 +71,11 @@ class Frames:
         The last pool asked for is kept: a set that fits into one is read once, for however many networks.
         """
         key = (tuple(which), str(device))
-        if key not in self._pooled:
-            self._pooled = {}  # let go of the old one first
-            self._pooled = {key: self._read(which, device)}
-        return self._pooled[key]
+        with self._pooling:
+            if key not in self._pooled:
+                self._pooled = {}  # let go of the old one first
+                self._pooled = {key: self._read(which, device)}
+            return self._pooled[key]
 
     def _read(self, which: Sequence[int], device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
         rows, features, first = [], [], 0
@@ -295,6 +298,19 @@ class FrameBatches:
     def __len__(self) -> int:
         return sum(math.ceil((end - start) / self.batch_size) for _, start, end in self.pools)
 
+    @property
+    def kind(self) -> Hashable:
+        """What the batches of networks that train in step with each other have in common.
+
+        None where the frames stream from disk, in an order of shards that each network has for itself.
+        """
+        return (self.cases, len(self), self.pools[0]) if len(self.pools) == 1 else None
+
+    @property
+    def bytes_a_case(self) -> int:
+        """Memory that an epoch takes for a case: its place in the order. Features are there once for all networks."""
+        return 8
+
     def _pools(self, which: torch.Tensor, pool_frames: int) -> list[tuple[tuple[int, ...], int, int]]:
         """Runs of shards that fit into memory together, each with where its frames begin and end in `which`."""
         offsets = self.frames.offsets
@@ -309,6 +325,10 @@ class FrameBatches:
         cuts = self.frames.cuts(which)
         pools = [(tuple(run), int(cuts[run[0]]), int(cuts[run[-1] + 1])) for run in runs]
         return [pool for pool in pools if pool[2] > pool[1]]
+
+    def views(self, generator: torch.Generator) -> Iterator[Batch]:
+        """As `epoch`: a `teacher` here is asked by each network alone."""
+        return self.epoch(generator)
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """The steps of one epoch; the generator is drawn from at the start of each pool only."""

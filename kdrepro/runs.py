@@ -66,7 +66,7 @@ class Run:
     @property
     def stackable(self) -> bool:
         """Whether this network can train as one of many: a float32 `MLP` of which no layer is frozen."""
-        if not isinstance(self.network, MLP) or type(self.batches) is not Batches:
+        if not isinstance(self.network, MLP) or self.batches.kind is None:
             return False
         return all(p.requires_grad and p.dtype == torch.float32 for p in self.network.parameters())
 
@@ -74,11 +74,10 @@ class Run:
         """What networks that train together have in common."""
         if not self.stackable:
             return id(self)
-        cases, inputs = self.batches.cases, self.batches.inputs
         recipe = self.recipe.model_copy(update={"learning_rate": 1.0})
         return (
             shape_of(self.network),
-            (cases, len(self.batches), tuple(inputs.shape[1:]), inputs.dtype, self.batches.labels is None),
+            self.batches.kind,
             (recipe, self.dtype, str(self.device)),
             (self.epoch, self.step),
         )
@@ -88,11 +87,9 @@ class Run:
 
         An epoch's moved images, labels and soft targets; weights, gradients and moments; a step's activations.
         """
-        batches, moved = self.batches, self.batches.jitter or self.batches.flip
-        copies = 3 if moved else 0 if self.device.type == "cpu" else 1  # of the cases; see `Batches._inputs`
-        one_case = copies * batches.inputs[0].numel() * batches.inputs.element_size()
+        batches = self.batches
         sizes = [len(p) for p in self.network.parameters() if p.dim() == 1]  # of the layers
-        one_case += 8 + 4 * sizes[-1]
+        one_case = batches.bytes_a_case + 4 * sizes[-1]
         return one_case * batches.cases + 4 * 4 * self.weights + 3 * 4 * sum(sizes) * batches.batch_size
 
     @property

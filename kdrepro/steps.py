@@ -36,7 +36,8 @@ class _Teacher:
 
 def _teachers(runs: Sequence[Run]) -> dict[int, _Teacher]:
     """The online teachers of networks that train together, by the id of the network that `Batches` was given."""
-    asked = {id(batches.teacher): batches.teacher for batches in (run.batches for run in runs)}
+    plain = [run.batches for run in runs if isinstance(run.batches, Batches)]  # others ask theirs themselves
+    asked = {id(batches.teacher): batches.teacher for batches in plain}
     return {name: _Teacher(network, runs[0].dtype) for name, network in asked.items() if network is not None}
 
 
@@ -80,14 +81,12 @@ class Alone:
         self.run = run
         parameters = [p for p in run.network.parameters() if p.requires_grad]
         self.optimizer = _optimizer([{"params": parameters}], run.recipe, run.moments)
-        self.teachers = _teachers([run]) if isinstance(run.batches, Batches) else {}
+        self.teachers = _teachers([run])
 
     def epoch(self, first: int) -> Iterator[list[Batch]]:
         """The batches of an epoch from step `first` on."""
-        run = self.run
-        plain = isinstance(run.batches, Batches)
-        for batch in islice((run.batches.views if plain else run.batches.epoch)(run.order), first, None):
-            yield _taught([run], [batch], self.teachers)
+        for batch in islice(self.run.batches.views(self.run.order), first, None):
+            yield _taught([self.run], [batch], self.teachers)
 
     def take(self, batches: Sequence[Batch], step: int) -> torch.Tensor:
         """One step, counted from the first epoch's first; returns the loss."""

@@ -411,6 +411,35 @@ def test_log_probabilities_by_utterance(tiny, teachers):
 # --- training -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_acoustic_models_train_together_as_each_alone(tiny, teachers, soft, monkeypatch):
+    stacked = []
+
+    class Noted(training.Together):
+        def __init__(self, runs):
+            stacked.append(len(runs))
+            super().__init__(runs)
+
+    monkeypatch.setattr(training, "Together", Noted)
+    asked = {"teacher": lambda x: frames.mean_log_probabilities(teachers, x)} if soft else {}
+    objective = training.soft_targets(2.0, 0.5) if soft else training.hard_targets
+    batches = [FrameBatches(tiny.train, chosen(tiny.train, 6), batch_size=128, **asked) for _ in range(3)]
+    assert batches[0].kind is not None
+    alone, together = ([network(tiny.states, seed, hidden_dropout=0.3) for seed in range(3)] for _ in range(2))
+    for seed, net in enumerate(alone):
+        training.fit(net, batches[seed], objective, RECIPE, seed=seed)
+    training.fit_many(together, batches, [objective] * 3, [RECIPE] * 3, seeds=range(3))
+    assert stacked == [3]
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(weights(one), weights(other), rtol=1e-3, atol=1e-4)
+
+
+def test_acoustic_models_whose_frames_stream_train_one_after_the_other(tiny):
+    batches = FrameBatches(tiny.train, chosen(tiny.train, 6), pool_frames=1)
+    assert len(batches.pools) > 1
+    assert batches.kind is None
+
+
 @pytest.mark.parametrize("every_step", [False, True])
 @pytest.mark.parametrize("stop", [5, 24, 40])
 def test_interrupted_training_ends_bit_for_bit_the_same(tiny, teachers, tmp_path, monkeypatch, stop, every_step):
