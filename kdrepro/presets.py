@@ -126,6 +126,7 @@ class AcousticEnsemble(Speech):
 
     members: int = Field(ge=2)  # of the ensemble; at least as many as seeds
     sweep_fraction: Fraction  # share of the training utterances that the nets of all sweeps are trained on
+    sweep_epochs: int = Field(ge=1)  # of the sweeps' distilled nets
     temperatures: list[Temperature]
     equal_soft_weight: float = Field(gt=0, lt=1)  # the other reading of the paper's relative weight
     small: list[list[Annotated[int, Field(ge=1)]]]  # hidden layers of the students smaller than a member
