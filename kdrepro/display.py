@@ -49,8 +49,11 @@ def claim(run: Experiment, claim_id: str) -> Markdown:
     return Markdown("\n".join(lines))
 
 
-def elsewhere(runs: Iterable[Experiment], claim_id: str) -> Markdown:
-    """What a claim comes to on the data sets that do not decide it, and the verdict that its rule would give there."""
+def elsewhere(runs: Iterable[Experiment], claim_id: str) -> Markdown | None:
+    """What a claim comes to on the data sets that do not decide it, and the verdict that its rule would give there.
+
+    None where there are no such data sets.
+    """
     described, lines = claims.get(claim_id), []
     for run in runs:
         entry = run.record["claims"][claim_id]
@@ -58,7 +61,7 @@ def elsewhere(runs: Iterable[Experiment], claim_id: str) -> Markdown:
             verdict = described.verdict(entry["mean"], entry["ci95"], described.data)
             figure = f"{claims.label(described.metric)} {claims.written_mean(described.metric, entry)}"
             lines.append(f"On {run.data.name}, which does not decide, {figure}: by the same rule, **{verdict}**.")
-    return Markdown("  \n".join(lines))
+    return Markdown("  \n".join(lines)) if lines else None
 
 
 def threads(provenance: Mapping[str, Any]) -> str:

@@ -43,6 +43,8 @@ def test_pages_are_executed_and_clean(path):
             assert output.output_type != "error"
             assert output.get("name") != "stderr"
         figures = [o for o in cell.outputs if "image/svg+xml" in o.get("data", {}) or "image/png" in o.get("data", {})]
+        if "remove-cell" in cell.metadata.get("tags", []):
+            assert all("scrapbook" in o.get("metadata", {}) for o in cell.outputs), "shown to nobody"
         if figures:
             assert len(figures) == 1
             assert cell.metadata["mystnb"]["figure"]["caption"]
