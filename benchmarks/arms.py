@@ -292,7 +292,6 @@ ARMS = (
     Arm("fit-fp32", "fit, float32", _fit),
     Arm("in-turn", "fit, {n} in turn", _fit_in_turn, "auto", several=True),
     Arm("fit-many", "fit_many, {n} at once", _fit_many, "auto", several=True),
-    Arm("fit-many-fp32", "fit_many, {n} at once, float32", _fit_many, several=True),
     Arm("stored-in-turn", "fit, {n} in turn, stored logits", _stored(_fit_in_turn), "auto", several=True, stored=True),
     Arm("stored-many", "fit_many, {n} at once, stored logits", _stored(_fit_many), "auto", several=True, stored=True),
     Arm("dataloader", "loop, DataLoader", _dataloader),

@@ -25,7 +25,7 @@ from kdrepro.figures import COLOURS, STYLE
 from kdrepro.files import atomic_write
 
 STORED = ("stored-in-turn", "stored-many")  # without a teacher's work, so not to be compared with those that do it
-OURS = ("fit", "fit-fp32", "in-turn", "fit-many", "fit-many-fp32", *STORED)
+OURS = ("fit", "fit-fp32", "in-turn", "fit-many", *STORED)
 OTHERS = ("dataloader", "in-memory", "torchdistill")  # that ours are compared with
 COLUMNS = (
     "arm",
