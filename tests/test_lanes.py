@@ -1,6 +1,7 @@
 """Trainings side by side: the same networks bit for bit, and one end for all when one fails."""
 
 import _thread
+import signal
 import threading
 
 import pytest
@@ -73,7 +74,15 @@ def test_a_failing_lane_ends_the_others_which_go_on_from_their_checkpoints(digit
     assert torch.equal(weights(alone), weights(resumed))
 
 
-def test_an_interruption_ends_all_lanes(digits, two_threads):
+@pytest.fixture
+def ctrl_c():
+    """Python's answer to Ctrl-C, which a process that was started in the background has not: the test would not end."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interruption_ends_all_lanes(digits, two_threads, ctrl_c):
     rows = []
 
     def interrupt(row):
