@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_fit_many import stacked_sizes
 
 from kdrepro import ensembles, frames, training
 from kdrepro.checkpoints import Checkpoint
@@ -413,14 +414,7 @@ def test_log_probabilities_by_utterance(tiny, teachers):
 
 @pytest.mark.parametrize("soft", [False, True])
 def test_acoustic_models_train_together_as_each_alone(tiny, teachers, soft, monkeypatch):
-    stacked = []
-
-    class Noted(training.Together):
-        def __init__(self, runs):
-            stacked.append(len(runs))
-            super().__init__(runs)
-
-    monkeypatch.setattr(training, "Together", Noted)
+    stacked = stacked_sizes(monkeypatch)
     asked = {"teacher": lambda x: frames.mean_log_probabilities(teachers, x)} if soft else {}
     objective = training.soft_targets(2.0, 0.5) if soft else training.hard_targets
     batches = [FrameBatches(tiny.train, chosen(tiny.train, 6), batch_size=128, **asked) for _ in range(3)]
