@@ -26,7 +26,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kdrepro import paths, records, speed, training
+from kdrepro import paths, training
+from kdrepro.publishing import speed
+from kdrepro.verdicts import records
 
 TOLERANCE = 1e-4  # nats between an arm's loss and ours
 TEACHER = (1200, 1200)

@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from kdrepro.combining import TOLERANCE, active, combine, objective
+from kdrepro.specialists.combining import active, combine, objective
+from kdrepro.specialists.solvers import TOLERANCE
 
 
 def problem(cases: int, n_classes: int, n_specialists: int, special: int, seed: int, at_odds: float):

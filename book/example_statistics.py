@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from kdrepro import data, paths, stats
+from kdrepro import data, paths
+from kdrepro.verdicts import stats
 
 labels = data.mnist(paths.data_root()).test_labels.numpy()
 answers = np.load(paths.RESULTS / "02-mnist.npz")  # what there is: answers.files

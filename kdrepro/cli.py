@@ -43,7 +43,8 @@ def run(
     quiet: QuietOption = False,
 ) -> None:
     """Run a chapter with papermill; networks that the store holds are loaded instead of trained."""
-    from kdrepro import presets, runner
+    from kdrepro.chapters import presets
+    from kdrepro.publishing import runner
 
     chosen = list(runner.in_order()) if chapter == "all" else [presets.check_chapter(chapter)]
     asked = runner.checked(chosen, preset, seeds, first_seed, device, data_root)
@@ -57,7 +58,9 @@ def claims_command(
     preset: Annotated[str | None, typer.Option(help="Show this preset's run instead of what is published.")] = None,
 ) -> None:
     """Print the verdict table."""
-    from kdrepro import claims, paths, presets, records
+    from kdrepro import paths
+    from kdrepro.chapters import presets
+    from kdrepro.verdicts import claims, records
 
     if preset is not None:
         presets.load(preset)
@@ -80,7 +83,9 @@ def reproduce(
     quiet: QuietOption = False,
 ) -> None:
     """Run a claim's chapter and print one row: paper, published, this run, verdict."""
-    from kdrepro import claims, paths, records, runner
+    from kdrepro import paths
+    from kdrepro.publishing import runner
+    from kdrepro.verdicts import claims, records, wording
 
     described = claims.get(claim)
     asked = runner.checked([described.chapter], preset, seeds, first_seed, device, data_root)
@@ -95,12 +100,12 @@ def reproduce(
         published = theirs.get(data) or theirs.get(described.data)
         for metric in entry["mean"]:
             cells = (
-                claims.written(metric, described.paper.get(metric)),
-                claims.written_mean(metric, published) if published else "–",
-                claims.written_mean(metric, entry),
+                wording.written(metric, described.paper.get(metric)),
+                wording.written_mean(metric, published) if published else "–",
+                wording.written_mean(metric, entry),
                 entry["verdict"],
             )
-            table.add_row(claim, data, claims.label(metric), *(c.replace("[", r"\[") for c in cells))
+            table.add_row(claim, data, wording.label(metric), *(c.replace("[", r"\[") for c in cells))
     _console().print(table)
 
 
@@ -110,7 +115,8 @@ def book(
     published: Annotated[bool, typer.Option("--published", help="Build the published book in place.")] = False,
 ) -> None:
     """Build the site, failing on a single warning, and print the page to open."""
-    from kdrepro import book, presets
+    from kdrepro.chapters import presets
+    from kdrepro.publishing import book
 
     if published == (preset is not None):
         raise InputError("Say which book: either --preset smoke (a run) or --published.")
@@ -123,7 +129,8 @@ def book(
 @app.command()
 def publish(preset: PresetOption = "full") -> None:
     """Copy a run's notebooks and records into the book; refuses smoke."""
-    from kdrepro import book, paths
+    from kdrepro import paths
+    from kdrepro.publishing import book
 
     for path in book.publish(preset):
         print(f"published {path.relative_to(paths.ROOT)}")
@@ -132,7 +139,7 @@ def publish(preset: PresetOption = "full") -> None:
 @app.command()
 def notebooks() -> None:
     """Re-execute the chapters' sources at smoke, so that nbval's reference is fresh."""
-    from kdrepro import runner
+    from kdrepro.publishing import runner
 
     for chapter in runner.in_order():
         runner.refresh_source(chapter)
@@ -163,7 +170,7 @@ def fetch(
 
 def _run_shown(chapter: str, asked: dict, quiet: bool) -> Path:
     """Run a chapter while showing the end of its log: a status line on a terminal, else finished networks."""
-    from kdrepro import runner
+    from kdrepro.publishing import runner
 
     try:
         return runner.run(chapter, asked) if quiet else _run_with_status(chapter, asked)
@@ -185,7 +192,7 @@ def _kept(chapter: str, preset: str) -> str:
 
 
 def _run_with_status(chapter: str, asked: dict) -> Path:
-    from kdrepro import runner
+    from kdrepro.publishing import runner
 
     console, done = _console(stderr=True), threading.Event()
     log = runner.Log(chapter, asked["preset"])

@@ -176,6 +176,45 @@ def _linear(fan_in: int, fan_out: int, gain: float, generator: torch.Generator |
     return layer
 
 
+class MixtureOfExperts(nn.Module):
+    """Several convolutional experts and a gate, itself a small one: images to float32 log-probabilities [B, classes].
+
+    p(class) = sum over experts of gate(expert) p_expert(class), every factor a softmax of its own, so that
+    cross-entropy with these "logits" is the mixture's negative log-likelihood (softmax leaves log p as it is).
+    experts: how many. channels: stages of each expert; gate_channels: of the gate. generator: draws initial weights.
+    Raises ValueError for fewer than two experts.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        *,
+        experts: int,
+        gate_channels: Sequence[int],
+        in_channels: int,
+        classes: int,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        if experts < 2:
+            raise ValueError(f"A mixture needs at least 2 experts, not {experts}.")
+        common = {"in_channels": in_channels, "generator": generator}
+        self.experts = nn.ModuleList(
+            ConvNet(channels, classes=classes, dropout=dropout, **common) for _ in range(experts)
+        )
+        self.gate = ConvNet(gate_channels, classes=experts, **common)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate = self.gate(x).log_softmax(1)  # [B, experts]
+        opinions = torch.stack([expert(x).log_softmax(1) for expert in self.experts], dim=1)  # [B, experts, classes]
+        return (gate.unsqueeze(2) + opinions).logsumexp(1)
+
+    def shares(self, x: torch.Tensor) -> torch.Tensor:
+        """How much the gate trusts each expert, [B, experts]."""
+        return self.gate(x).softmax(1)
+
+
 def use_generator(network: nn.Module, generator: torch.Generator | None) -> None:
     """Give every Dropout of the network the generator that its masks come from."""
     for module in network.modules():

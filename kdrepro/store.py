@@ -23,10 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from kdrepro.checkpoints import Checkpoint
 from kdrepro.files import atomic_write, read_if_there, remove_stale, set_aside, try_folder, writing
-from kdrepro.mixtures import MixtureOfExperts
-from kdrepro.networks import MLP, ConvNet
+from kdrepro.networks import MLP, ConvNet, MixtureOfExperts
+from kdrepro.training.checkpoint import Checkpoint
 
 # Raised whenever the same configuration would train to something else than rounding explains (a fixed bug, another
 # order of random draws), so that no run loads a network that today's code would not make.

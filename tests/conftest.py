@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from kdrepro import data, frames, paths
+from kdrepro import data, paths
+from kdrepro.acoustic import frames
 from kdrepro.speech import shards
 
 # No deadline: a busy machine is not a bug. The same examples every time: a red run can be run again.

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-from kdrepro import book, claims, data, paths, presets, records
+from kdrepro import data, paths
+from kdrepro.chapters import presets
+from kdrepro.publishing import book
+from kdrepro.verdicts import claims, records
 
 PARAMETERS = {"preset": "smoke", "seeds": None, "first_seed": 0, "device": "cpu", "data_root": None}
 SOURCES = [paths.NOTEBOOKS / f"{chapter}.ipynb" for chapter in presets.CHAPTERS]

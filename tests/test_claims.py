@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdrepro import claims, display, paths, presets, records
-from kdrepro.claims import Claim
+from kdrepro import paths
+from kdrepro.chapters import display, presets
 from kdrepro.data.tiny_imagenet import NAME as TINY_IMAGENET
 from kdrepro.errors import InputError
+from kdrepro.verdicts import claims, records, wording
+from kdrepro.verdicts.claims import Claim
 
 # The ids of the paper's claims.
 IDS = [
@@ -152,13 +154,13 @@ def test_entry_and_table():
     ],
 )
 def test_written(metric, value, text):
-    assert claims.written(metric, value) == text
+    assert wording.written(metric, value) == text
 
 
 def test_a_difference_of_shares_is_labelled_as_points():
-    assert claims.label("gain_over_dustbin") == "gain over dustbin, points"
-    assert claims.label("gain_over_lower") == "gain over lower"  # test errors
-    assert claims.label("relative_gain") == "relative gain"
+    assert wording.label("gain_over_dustbin") == "gain over dustbin, points"
+    assert wording.label("gain_over_lower") == "gain over lower"  # test errors
+    assert wording.label("relative_gain") == "relative gain"
 
 
 def shown(claim_id: str, data: str, metrics: dict[str, list[float]]) -> SimpleNamespace:
@@ -203,6 +205,6 @@ def test_a_pooled_metric_is_one_value_for_all_seeds():
     pooled = {"spread": 0.05, "friedman_p": 0.3}
     entry = records.claim_entry("mnist.temperature.wide", "mnist", 1.0, {}, pooled)
     assert entry["verdict"] == "reproduced"
-    assert claims.written_mean("spread", entry) == "5.0 %, all seeds together"
+    assert wording.written_mean("spread", entry) == "5.0 %, all seeds together"
     worse = records.claim_entry("mnist.temperature.wide", "mnist", 1.0, {}, pooled | {"friedman_p": 0.01})
     assert worse["verdict"] == "partly"

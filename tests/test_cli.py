@@ -13,8 +13,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from kdrepro import claims, cli, paths, presets, runner
+from kdrepro import cli, paths
+from kdrepro.chapters import presets
 from kdrepro.errors import InputError
+from kdrepro.publishing import runner
+from kdrepro.verdicts import claims
 
 KDREPRO = [sys.executable, "-c", "from kdrepro.cli import main; main()"]
 
@@ -261,7 +264,7 @@ def test_what_cannot_be_written_elsewhere_is_one_sentence_too(main, monkeypatch,
     def refuse(*_):
         raise OSError(number, os.strerror(number), "some/file")
 
-    monkeypatch.setattr("kdrepro.book.publish", refuse)
+    monkeypatch.setattr("kdrepro.publishing.book.publish", refuse)
     code, out, err = main("publish")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"kdrepro: some/file cannot be written ({os.strerror(number)}): make room")

@@ -10,19 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdrepro.decoding import (
-    LOG_HALF,
-    Decoded,
-    Entry,
-    ErrorCounts,
-    Graph,
-    align,
-    decode,
-    phone_loop,
-    scaled_log_likelihoods,
-    viterbi,
-    word_graph,
-)
+from kdrepro.acoustic.error_rates import ErrorCounts, align
+from kdrepro.acoustic.graphs import LOG_HALF, Entry, Graph, phone_loop, word_graph
+from kdrepro.acoustic.viterbi import Decoded, decode, scaled_log_likelihoods, viterbi
 
 SEEDS = st.integers(0, 2**31 - 1)
 INF = math.inf

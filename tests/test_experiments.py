@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 
-from kdrepro import ensembles, experiments
+from kdrepro import chapters, ensembles
+from kdrepro.chapters import experiment
+from kdrepro.chapters.images import Request
+from kdrepro.chapters.sizes import Network, Training
+from kdrepro.chapters.start import check_device
 from kdrepro.errors import InputError
-from kdrepro.image_experiments import Wanted
-from kdrepro.presets import Network, Training
 from kdrepro.training import Recipe
 
 PLAN = Training(
@@ -18,11 +20,11 @@ PLAN = Training(
 
 @pytest.fixture
 def run():
-    return experiments.start("02-mnist", seeds=2)
+    return chapters.start("02-mnist", seeds=2)
 
 
 def test_seeds_and_first_seed():
-    assert experiments.start("02-mnist", seeds=3, first_seed=5).seeds == [5, 6, 7]
+    assert chapters.start("02-mnist", seeds=3, first_seed=5).seeds == [5, 6, 7]
 
 
 def test_same_plan_and_seed_is_one_network(run):
@@ -34,11 +36,11 @@ def test_same_plan_and_seed_is_one_network(run):
 
 def test_a_later_setting_leaves_earlier_names_alone(run):
     """What was trained before beta2 and classes existed is found again; other values are other nets."""
-    config = run._config(Wanted(PLAN, 0))
+    config = run._config(Request(PLAN, 0))
     assert "classes" not in config
     assert "beta2" not in config["recipe"]
     others = [PLAN.but(beta2=0.9), PLAN.but(classes=[1, 2])]
-    keys = {run.store.key(run._config(Wanted(plan, 0))) for plan in [PLAN, *others]}
+    keys = {run.store.key(run._config(Request(plan, 0))) for plan in [PLAN, *others]}
     assert len(keys) == 3
 
 
@@ -58,15 +60,15 @@ def test_many_at_once_are_the_networks_that_are_asked_for_one_by_one(run, tmp_pa
     teachers = run.train_seeds(PLAN)
     soft = PLAN.but(loss="soft", temperature=4.0)
     wanted = [
-        *(Wanted(soft.but(temperature=t), seed, teachers[seed]) for t in (1.0, 8.0) for seed in run.seeds),
-        Wanted(PLAN.but(fraction=0.5), 1),
-        Wanted(soft.but(classes=[7, 8]), 0, teachers[0]),
-        Wanted(PLAN.but(loss="logits"), 0, teachers),
-        Wanted(PLAN.but(curve=1, epochs=2), 1),
-        Wanted(PLAN.but(jitter=1, hidden=[4]), 0),
+        *(Request(soft.but(temperature=t), seed, teachers[seed]) for t in (1.0, 8.0) for seed in run.seeds),
+        Request(PLAN.but(fraction=0.5), 1),
+        Request(soft.but(classes=[7, 8]), 0, teachers[0]),
+        Request(PLAN.but(loss="logits"), 0, teachers),
+        Request(PLAN.but(curve=1, epochs=2), 1),
+        Request(PLAN.but(jitter=1, hidden=[4]), 0),
     ]
     monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path / "one by one"))
-    other = experiments.start("02-mnist", seeds=2)
+    other = chapters.start("02-mnist", seeds=2)
     alone = [other.train(one.plan, one.seed, one.teacher) for one in wanted]
     together = run.train_many(wanted)
     assert [net.key for net in together] == [net.key for net in alone]
@@ -79,18 +81,18 @@ def test_a_network_that_is_asked_for_twice_is_trained_once(run, monkeypatch):
     trained = []
     monkeypatch.setattr(run, "_fit_many", lambda wanted, missing: trained.extend(wanted) or real(wanted, missing))
     real = type(run)._fit_many.__get__(run)
-    first, second, third = run.train_many([Wanted(PLAN, 0), Wanted(PLAN, 1), Wanted(PLAN, 0)])
+    first, second, third = run.train_many([Request(PLAN, 0), Request(PLAN, 1), Request(PLAN, 0)])
     assert first.network is third.network
     assert [one.seed for one in trained] == [0, 1]
-    assert [net.key for net in run.train_many([Wanted(PLAN, 1), Wanted(PLAN, 0)])] == [second.key, first.key]
+    assert [net.key for net in run.train_many([Request(PLAN, 1), Request(PLAN, 0)])] == [second.key, first.key]
     assert len(trained) == 2
 
 
 def test_what_has_finished_is_kept_when_another_network_diverges(run):
     apart = PLAN.but(hidden=[4], learning_rate=1e30)
     with pytest.raises(InputError, match="lower the learning rate"):
-        run.train_many([Wanted(PLAN, 0), Wanted(apart, 0)])
-    assert run.store.entry(run._config(Wanted(PLAN, 0))) is not None
+        run.train_many([Request(PLAN, 0), Request(apart, 0)])
+    assert run.store.entry(run._config(Request(PLAN, 0))) is not None
 
 
 def test_fewer_teachers_than_seeds_are_refused(run):
@@ -104,11 +106,11 @@ def test_fewer_teachers_than_seeds_are_refused(run):
 def test_the_time_left_is_by_the_clock(run, monkeypatch):
     """Not by a network's own seconds, which among others are its share of them."""
     clock = iter([100.0, 130.0, 150.0])
-    monkeypatch.setattr(experiments.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(experiment.time, "monotonic", lambda: next(clock))
     progress = run._progress("student", 4)
     for epoch in (1, 2, 3):
         progress({"epoch": epoch, "loss": 1.0, "cases_per_second": 10, "seconds": 2.0 * epoch})
-    lines = experiments.log_path(run.chapter, run.preset.name).read_text().splitlines()
+    lines = experiment.log_path(run.chapter, run.preset.name).read_text().splitlines()
     assert [line.rsplit(", ", 1)[1] for line in lines[-3:]] == ["6 s left", "60 s left", "20 s left"]
 
 
@@ -181,7 +183,7 @@ def test_record_and_predictions(run):
 
 
 def test_devices_are_checked():
-    assert experiments.check_device("cpu").type == "cpu"
+    assert check_device("cpu").type == "cpu"
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="'cuda' is not there"):
-            experiments.check_device("cuda")
+            check_device("cuda")

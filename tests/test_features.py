@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kdrepro.speech import features
 from kdrepro.speech.corpus import RATE
-from kdrepro.speech.features import COEFFICIENTS, FFT, STEP, WINDOW, log_mel
+from kdrepro.speech.features import COEFFICIENTS, FFT, STEP, WINDOW_SAMPLES, log_mel
 
 
 def reference(waveform: np.ndarray) -> np.ndarray:
@@ -17,10 +17,12 @@ def reference(waveform: np.ndarray) -> np.ndarray:
     edges = features.hertz(np.linspace(features.mel(60.0), features.mel(7600.0), COEFFICIENTS + 2))
     rows = []
     for i in range(len(waveform) // STEP):
-        first = i * STEP + STEP // 2 - WINDOW // 2
-        samples = np.array([emphasised[t] if 0 <= t < len(emphasised) else 0.0 for t in range(first, first + WINDOW)])
-        hamming = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(WINDOW) / (WINDOW - 1))
-        angles = np.outer(np.arange(FFT // 2 + 1), np.arange(WINDOW)) * 2 * np.pi / FFT
+        first = i * STEP + STEP // 2 - WINDOW_SAMPLES // 2
+        samples = np.array(
+            [emphasised[t] if 0 <= t < len(emphasised) else 0.0 for t in range(first, first + WINDOW_SAMPLES)]
+        )
+        hamming = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(WINDOW_SAMPLES) / (WINDOW_SAMPLES - 1))
+        angles = np.outer(np.arange(FFT // 2 + 1), np.arange(WINDOW_SAMPLES)) * 2 * np.pi / FFT
         power = (np.cos(angles) @ (samples * hamming)) ** 2 + (np.sin(angles) @ (samples * hamming)) ** 2
         row = []
         for low, peak, high in zip(edges, edges[1:], edges[2:], strict=False):
@@ -49,7 +51,7 @@ def test_spectrogram_is_torchaudios():
     transforms = pytest.importorskip("torchaudio.transforms")
     waveform = np.random.default_rng(1).normal(0, 0.1, 8000).astype(np.float32)
     made = transforms.MelSpectrogram(
-        RATE, FFT, WINDOW, STEP, 60.0, 7600.0, n_mels=COEFFICIENTS, mel_scale="htk", center=False, power=2.0,
+        RATE, FFT, WINDOW_SAMPLES, STEP, 60.0, 7600.0, n_mels=COEFFICIENTS, mel_scale="htk", center=False, power=2.0,
         window_fn=lambda n: torch.hamming_window(n, periodic=False),
     )  # fmt: skip
     emphasised = np.append(waveform[:1], waveform[1:] - np.float32(0.97) * waveform[:-1])

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from kdrepro import files, records, training
-from kdrepro.checkpoints import Checkpoint
+from kdrepro import files, training
 from kdrepro.errors import InputError
 from kdrepro.files import atomic_write, read_if_there, remove_stale, set_aside
 from kdrepro.store import Store
-from kdrepro.training import Batches, Recipe
+from kdrepro.training import Batches, Recipe, loop
+from kdrepro.training.checkpoint import Checkpoint
+from kdrepro.verdicts import records
 
 resource = pytest.importorskip("resource")
 
@@ -181,7 +182,7 @@ def test_a_disk_that_is_full_when_the_network_is_finished(tmp_path, monkeypatch,
 @pytest.mark.parametrize("every_step", [True, False])
 def test_a_loss_that_is_no_number(tmp_path, monkeypatch, digits, undisturbed, bad, every_step):
     """The checkpoint that is left is from before, also where it is saved within an epoch."""
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1 if every_step else 60)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1 if every_step else 60)
     steps = 0
 
     def turning(student_logits, batch):

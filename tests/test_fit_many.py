@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdrepro import training
-from kdrepro.checkpoints import Checkpoint
 from kdrepro.errors import InputError
 from kdrepro.losses import distillation_loss, distillation_losses
 from kdrepro.networks import MLP, clip_max_norm, use_generator
-from kdrepro.stacks import Stack
-from kdrepro.training import Batches, Recipe
+from kdrepro.training import Batches, Recipe, loop, state, steps
+from kdrepro.training.checkpoint import Checkpoint
+from kdrepro.training.stack import Stack
 
 RECIPE = Recipe(epochs=3, batch_size=64, learning_rate=1e-2, precision="fp32", max_norm=1.5)
 
@@ -33,12 +33,12 @@ def stacked_sizes(monkeypatch):
     """How many networks each training that follows has at once."""
     sizes = []
 
-    class Noted(training.Together):
+    class Noted(steps.Together):
         def __init__(self, runs):
             sizes.append(len(runs))
             super().__init__(runs)
 
-    monkeypatch.setattr(training, "Together", Noted)
+    monkeypatch.setattr(loop, "Together", Noted)
     return sizes
 
 
@@ -231,9 +231,11 @@ def test_a_group_that_memory_would_not_hold_is_cut(digits, monkeypatch):
     net, batches = network(), cases(digits, jitter=1)
     # Of 600 cases three copies of 64 bytes, a label and 10 logits; weights, gradient and two moments of 910 parameters;
     # outputs of both layers for a batch of 64, three times over.
-    needed = training.Run(net, batches, training.hard_targets, RECIPE, 0, None, None, None, 1, None).bytes_needed()
+    needed = state.TrainingState(
+        net, batches, training.hard_targets, RECIPE, 0, None, None, None, 1, None
+    ).bytes_needed()
     assert needed == 600 * (3 * 64 + 8 + 4 * 10) + 4 * 4 * 910 + 3 * 4 * 22 * 64
-    monkeypatch.setattr(training, "memory_budget", lambda device: 2 * needed + 1)
+    monkeypatch.setattr(loop, "memory_budget", lambda device: 2 * needed + 1)
     sizes = stacked_sizes(monkeypatch)
     nets = [network(m) for m in range(5)]
     objectives = [training.hard_targets] * 5
@@ -243,7 +245,7 @@ def test_a_group_that_memory_would_not_hold_is_cut(digits, monkeypatch):
 
 
 def test_the_memory_budget_is_a_part_of_the_machine():
-    assert 2**20 < training.memory_budget(torch.device("cpu")) < 2**50
+    assert 2**20 < loop.memory_budget(torch.device("cpu")) < 2**50
 
 
 # --- histories, checkpoints, errors ---------------------------------------------------------------
@@ -316,7 +318,7 @@ def test_the_best_rows_weights_are_kept_for_each_member(digits):
 def test_interrupted_members_end_bit_for_bit_the_same(digits, tmp_path, monkeypatch, stop, every_step, rates):
     """Stopped at any step of any member, also where some have been saved at a step and others not yet."""
     if every_step:
-        monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+        monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     recipes = [RECIPE.model_copy(update={"learning_rate": rate}) for rate in rates]
     nets = [network(m, hidden_dropout=0.3) for m in range(3)]
     batches = [cases(digits, jitter=1)] * 3

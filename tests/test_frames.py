@@ -11,15 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_fit_many import stacked_sizes
 
-from kdrepro import ensembles, frames, training
-from kdrepro.checkpoints import Checkpoint
-from kdrepro.frames import FrameBatches, SoftTargets
+from kdrepro import ensembles, training
+from kdrepro.acoustic import frames, posteriors, soft_targets
+from kdrepro.acoustic.batches import FrameBatches
+from kdrepro.acoustic.soft_targets import SoftTargets
 from kdrepro.networks import MLP
 from kdrepro.speech.features import COEFFICIENTS
 from kdrepro.speech.shards import LEFT, RIGHT
-from kdrepro.training import Recipe
+from kdrepro.training import Recipe, loop
+from kdrepro.training.checkpoint import Checkpoint
 
-INPUTS = frames.WINDOW * COEFFICIENTS
+INPUTS = frames.WINDOW_FRAMES * COEFFICIENTS
 RECIPE = Recipe(epochs=3, batch_size=128, learning_rate=3e-3, precision="fp32")
 
 
@@ -57,7 +59,7 @@ def test_windows_are_26_rows_one_after_the_other(seed, rows, count):
 
 
 def test_a_window_holds_20_frames_before_its_own_and_5_after(tiny, windows):
-    assert (LEFT, RIGHT, frames.WINDOW, INPUTS) == (20, 5, 26, 1040)
+    assert (LEFT, RIGHT, frames.WINDOW_FRAMES, INPUTS) == (20, 5, 26, 1040)
     (shard,) = tiny.test.shards
     utterance = tiny.test.utterances[1]
     own = torch.from_numpy(
@@ -166,7 +168,7 @@ def test_frames_of_one_shard_only(tiny):
 
 
 def test_bad_batches(tiny, tmp_path):
-    frames.store_soft_targets(tmp_path / "soft", [network(tiny.states)], tiny.test, torch.arange(10))
+    soft_targets.store_soft_targets(tmp_path / "soft", [network(tiny.states)], tiny.test, torch.arange(10))
     soft = SoftTargets(tmp_path / "soft")
     with pytest.raises(ValueError, match="not both"):
         FrameBatches(tiny.test, torch.arange(10), soft_targets=soft, teacher=lambda x: x)
@@ -247,25 +249,25 @@ def teachers(tiny):
 
 def test_a_network_learns_from_frames(tiny, teachers):
     most = torch.bincount(tiny.test.targets).max().item() / len(tiny.test)
-    found = frames.accuracy(teachers[0], tiny.test, torch.arange(len(tiny.test)))
+    found = posteriors.accuracy(teachers[0], tiny.test, torch.arange(len(tiny.test)))
     assert found > 1.5 * most
-    assert frames.accuracy(network(tiny.states, 5), tiny.test, torch.arange(len(tiny.test))) < most + 0.1
+    assert posteriors.accuracy(network(tiny.states, 5), tiny.test, torch.arange(len(tiny.test))) < most + 0.1
 
 
 def test_accuracy_of_some_frames(tiny, teachers, windows):
     right = teachers[0](windows.float()).argmax(1) == tiny.test.targets
     for which in (torch.arange(len(windows)), chosen(tiny.test, 7), torch.tensor([3])):
-        assert frames.accuracy(teachers[0], tiny.test, which) == pytest.approx(right[which].float().mean().item())
+        assert posteriors.accuracy(teachers[0], tiny.test, which) == pytest.approx(right[which].float().mean().item())
 
 
 @pytest.mark.parametrize("how", ["arithmetic", "geometric"])
 def test_mean_of_networks_is_the_ensembles(teachers, windows, how):
     some = windows[:200]
     logits = torch.stack([net(some.float()) for net in teachers]).detach()
-    found = frames.mean_log_probabilities(teachers, some, how)
+    found = posteriors.mean_log_probabilities(teachers, some, how)
     torch.testing.assert_close(found.exp(), ensembles.average(logits, how), rtol=1e-4, atol=1e-6)
     assert torch.isfinite(found).all()
-    one = frames.mean_log_probabilities(teachers[:1], some, how)
+    one = posteriors.mean_log_probabilities(teachers[:1], some, how)
     torch.testing.assert_close(one, logits[0].log_softmax(1), rtol=1e-4, atol=1e-4)
 
 
@@ -274,20 +276,20 @@ def test_mean_of_very_sure_networks_is_finite(windows):
         def forward(self, x):
             return torch.tensor([[0.0, -500.0]]).expand(len(x), 2)
 
-    found = frames.mean_log_probabilities([Sure(), Sure()], windows[:3])
+    found = posteriors.mean_log_probabilities([Sure(), Sure()], windows[:3])
     assert torch.isfinite(found).all()
     with pytest.raises(ValueError, match=r"how must be .* not 'mean'"):
-        frames.mean_log_probabilities([Sure()], windows[:3], "mean")
+        posteriors.mean_log_probabilities([Sure()], windows[:3], "mean")
 
 
 @pytest.mark.parametrize("part", [False, True])
 @pytest.mark.parametrize("how", ["arithmetic", "geometric"])
 def test_stored_soft_targets_are_the_networks_mean(tiny, teachers, windows, tmp_path, monkeypatch, how, part):
-    monkeypatch.setattr(frames, "gains_from_bf16", lambda device: False)
+    monkeypatch.setattr(soft_targets, "gains_from_bf16", lambda device: False)
     which = chosen(tiny.test, 5) if part else None
-    expected = frames.mean_log_probabilities(teachers, windows if which is None else windows[which], how)
-    frames.store_soft_targets(tmp_path / "all", teachers, tiny.test, which, how=how)
-    frames.store_soft_targets(tmp_path / "some", teachers, tiny.test, which, how=how, top_k=10)
+    expected = posteriors.mean_log_probabilities(teachers, windows if which is None else windows[which], how)
+    soft_targets.store_soft_targets(tmp_path / "all", teachers, tiny.test, which, how=how)
+    soft_targets.store_soft_targets(tmp_path / "some", teachers, tiny.test, which, how=how, top_k=10)
     whole, some = SoftTargets(tmp_path / "all"), SoftTargets(tmp_path / "some")
     assert len(whole) == len(some) == len(expected)
     assert (whole.values.dtype, some.values.dtype, some.indices.dtype) == (np.float16, np.float16, np.uint16)
@@ -312,7 +314,7 @@ def test_soft_targets_interrupted_leave_nothing(tiny, teachers, tmp_path):
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        frames.store_soft_targets(tmp_path / "soft", [Stopping()], tiny.test)
+        soft_targets.store_soft_targets(tmp_path / "soft", [Stopping()], tiny.test)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -323,7 +325,7 @@ def test_soft_targets_that_do_not_fit_are_an_error_and_leave_nothing(tiny, teach
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            frames.store_soft_targets(tmp_path / "soft", teachers, tiny.test)
+            soft_targets.store_soft_targets(tmp_path / "soft", teachers, tiny.test)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
@@ -332,19 +334,19 @@ def test_soft_targets_that_do_not_fit_are_an_error_and_leave_nothing(tiny, teach
 def test_bf16_soft_targets_are_close(tiny, teachers, tmp_path, monkeypatch):
     found = []
     for gains in (False, True):
-        monkeypatch.setattr(frames, "gains_from_bf16", lambda device, gains=gains: gains)
-        frames.store_soft_targets(tmp_path / str(gains), teachers, tiny.test, torch.arange(300))
+        monkeypatch.setattr(soft_targets, "gains_from_bf16", lambda device, gains=gains: gains)
+        soft_targets.store_soft_targets(tmp_path / str(gains), teachers, tiny.test, torch.arange(300))
         found.append(SoftTargets(tmp_path / str(gains)).logits(np.arange(300)).exp())
     assert not torch.equal(*found)
     assert (found[0] - found[1]).abs().max() < 0.02
 
 
 def test_more_kept_is_closer_to_all(teachers, windows):
-    whole = frames.mean_log_probabilities(teachers, windows[:300])
+    whole = posteriors.mean_log_probabilities(teachers, windows[:300])
     distances = []
     for k in (1, 4, 16, 64, 200):
         values, indices = whole.topk(k, dim=1)
-        kept = frames.spread_rest(values, indices, 200).log_softmax(1)
+        kept = soft_targets.spread_rest(values, indices, 200).log_softmax(1)
         distances.append((whole.exp() * (whole - kept)).sum(1).mean().item())
     assert distances == sorted(distances, reverse=True)
     assert distances[0] > 0.1 > 1e-3 > distances[-1]
@@ -356,7 +358,7 @@ def test_the_rest_is_spread_evenly(seed, classes, drawn, spread):
     logits = spread * torch.randn(5, classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     whole = logits.log_softmax(1)
     values, indices = whole.topk(k, dim=1)
-    found = frames.spread_rest(values, indices, classes)
+    found = soft_targets.spread_rest(values, indices, classes)
     assert found.shape == (5, classes)
     torch.testing.assert_close(found.exp().sum(1), torch.ones(5, dtype=torch.float64), rtol=0, atol=2e-6)
     assert torch.equal(found.gather(1, indices), values)
@@ -372,7 +374,7 @@ def test_the_rest_is_spread_as_states_are_frequent():
     logits = 3 * torch.randn(200, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     whole, prior = logits.log_softmax(1), torch.logspace(-4, -1, 30, dtype=torch.float64)
     values, indices = whole.topk(10, dim=1)
-    found = frames.spread_rest(values, indices, 30, prior)
+    found = soft_targets.spread_rest(values, indices, 30, prior)
     torch.testing.assert_close(found.exp().sum(1), torch.ones(200, dtype=torch.float64), rtol=0, atol=2e-6)
     rest = torch.ones_like(found, dtype=torch.bool).scatter(1, indices, False)
     others, shares = found.exp()[rest].view(200, 20), (found.exp() / prior)[rest].view(200, 20)
@@ -382,12 +384,12 @@ def test_the_rest_is_spread_as_states_are_frequent():
 
 
 def test_a_teacher_computed_on_the_fly_gives_what_is_stored(tiny, teachers, tmp_path, monkeypatch):
-    monkeypatch.setattr(frames, "gains_from_bf16", lambda device: False)
+    monkeypatch.setattr(soft_targets, "gains_from_bf16", lambda device: False)
     which = chosen(tiny.train, 4)
-    frames.store_soft_targets(tmp_path / "soft", teachers, tiny.train, which)
+    soft_targets.store_soft_targets(tmp_path / "soft", teachers, tiny.train, which)
     stored = FrameBatches(tiny.train, which, soft_targets=SoftTargets(tmp_path / "soft"), pool_frames=1)
     computed = FrameBatches(
-        tiny.train, which, teacher=lambda x: frames.mean_log_probabilities(teachers, x), pool_frames=1
+        tiny.train, which, teacher=lambda x: posteriors.mean_log_probabilities(teachers, x), pool_frames=1
     )
     epochs = [batches.epoch(torch.Generator().manual_seed(1)) for batches in (stored, computed)]
     for a, b in zip(*epochs, strict=True):
@@ -400,8 +402,8 @@ def test_a_teacher_computed_on_the_fly_gives_what_is_stored(tiny, teachers, tmp_
 
 def test_log_probabilities_by_utterance(tiny, teachers):
     seen = []
-    every = frames.mean_log_probabilities(teachers, torch.cat(list(tiny.train.windows())))
-    for utterances, found in frames.by_utterance(teachers, tiny.train):
+    every = posteriors.mean_log_probabilities(teachers, torch.cat(list(tiny.train.windows())))
+    for utterances, found in posteriors.by_utterance(teachers, tiny.train):
         for utterance, one in zip(utterances, found, strict=True):
             seen.append(utterance["index"])
             rows = slice(utterance["first"], utterance["first"] + utterance["frames"])
@@ -415,7 +417,7 @@ def test_log_probabilities_by_utterance(tiny, teachers):
 @pytest.mark.parametrize("soft", [False, True])
 def test_acoustic_models_train_together_as_each_alone(tiny, teachers, soft, monkeypatch):
     stacked = stacked_sizes(monkeypatch)
-    asked = {"teacher": lambda x: frames.mean_log_probabilities(teachers, x)} if soft else {}
+    asked = {"teacher": lambda x: posteriors.mean_log_probabilities(teachers, x)} if soft else {}
     objective = training.soft_targets(2.0, 0.5) if soft else training.hard_targets
     batches = [FrameBatches(tiny.train, chosen(tiny.train, 6), batch_size=128, **asked) for _ in range(3)]
     assert batches[0].kind is not None
@@ -439,12 +441,12 @@ def test_acoustic_models_whose_frames_stream_train_one_after_the_other(tiny):
 def test_interrupted_training_ends_bit_for_bit_the_same(tiny, teachers, tmp_path, monkeypatch, stop, every_step):
     """Over several pools, with a teacher that answers batch by batch."""
     if every_step:
-        monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+        monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     which = chosen(tiny.train, 4)
 
     def fit(net, objective, **options):
         batches = FrameBatches(
-            tiny.train, which, batch_size=128, teacher=lambda x: frames.mean_log_probabilities(teachers, x),
+            tiny.train, which, batch_size=128, teacher=lambda x: posteriors.mean_log_probabilities(teachers, x),
             pool_frames=1,
         )  # fmt: skip
         assert len(batches) == 18

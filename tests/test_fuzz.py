@@ -16,14 +16,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_speech_corpora import riff, sphere
 
-from kdrepro import claims, data, paths, presets, records
-from kdrepro.checkpoints import Checkpoint
+from kdrepro import data, paths
+from kdrepro.chapters import presets
 from kdrepro.data.image_cache import ImageRows, load_or_make
 from kdrepro.data.mnist import read_idx
 from kdrepro.errors import InputError
-from kdrepro.speech import folder, shards, timit
+from kdrepro.speech import folder, label_files, shards
 from kdrepro.speech.audio import read_audio
 from kdrepro.store import Store
+from kdrepro.training.checkpoint import Checkpoint
+from kdrepro.verdicts import claims, records
 
 FUZZ = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 # What has broken parsers before: bounds of integers, deep nesting, YAML's tags and anchors, signs of other formats.
@@ -112,8 +114,8 @@ PARSERS: dict[str, tuple[bytes, Callable[[Path], object], str]] = {
     "idx": (IDX, read_idx, "f"),
     "zip": (zip_of_text(), lambda path: data.tiny_imagenet_wnids(path.parent), "tiny-imagenet-200.zip"),
     "record": (RECORD, shown, "r.json"),
-    "phn": (PHN, lambda path: timit.read_times(path, 8000), "a.phn"),
-    "phn at 16 kHz": (PHN, lambda path: timit.read_times(path, 16000), "a.phn"),
+    "phn": (PHN, lambda path: label_files.read_times(path, 8000), "a.phn"),
+    "phn at 16 kHz": (PHN, lambda path: label_files.read_times(path, 16000), "a.phn"),
     "csv": (CSV, lambda path: folder._read_segments(path, 16000), "a.csv"),
     "sphere": (sphere(), read_audio, "a.wav"),
     "riff": (riff(), read_audio, "a.wav"),
@@ -227,7 +229,7 @@ def test_a_checkpoint_with_one_thing_changed_is_not_believed(tmp_path, old, new)
 def test_a_checkpoint_from_before_its_state_was_counted_is_gone_on_from(tmp_path):
     from safetensors.torch import save
 
-    from kdrepro.checkpoints import _digest_of_values
+    from kdrepro.training.checkpoint import _digest_of_values
 
     metadata = {"state": json.dumps(STATE), "sha256": _digest_of_values(TENSORS)}
     (tmp_path / "c").write_bytes(save(TENSORS, metadata))

@@ -9,15 +9,16 @@ import torch
 from test_fit_many import RECIPE, cases, network, stacked_sizes, weights
 
 from kdrepro import training
-from kdrepro.checkpoints import Checkpoint
 from kdrepro.errors import InputError
-from kdrepro.lanes import Lane, StoppedError, side_by_side, threads
+from kdrepro.training import loop, state
+from kdrepro.training.checkpoint import Checkpoint
+from kdrepro.training.lanes import Lane, StoppedError, side_by_side, threads
 
 
 @pytest.fixture
 def two_threads(monkeypatch):
     """Two lanes, for networks of any size."""
-    monkeypatch.setattr(training, "LEAST_WEIGHTS", 0)
+    monkeypatch.setattr(loop, "LEAST_WEIGHTS", 0)
     with threads(2):
         yield
         assert torch.get_num_threads() == 2
@@ -46,7 +47,7 @@ def test_lanes_give_the_bits_of_each_network_alone(digits, monkeypatch, two_thre
 
 
 def test_small_networks_are_not_worth_a_lane(digits, monkeypatch, two_threads):
-    monkeypatch.setattr(training, "LEAST_WEIGHTS", 1000)
+    monkeypatch.setattr(loop, "LEAST_WEIGHTS", 1000)
     noted = stacked_sizes(monkeypatch)
     fit_many([network(m) for m in range(4)], [cases(digits)] * 4)
     assert noted == [4]
@@ -54,8 +55,8 @@ def test_small_networks_are_not_worth_a_lane(digits, monkeypatch, two_threads):
 
 def test_lanes_together_keep_within_memory(digits, monkeypatch, two_threads):
     nets, noted = [network(m) for m in range(6)], stacked_sizes(monkeypatch)
-    one = training.Run(nets[0], cases(digits), training.hard_targets, RECIPE, 0, None, None, None, 1, None)
-    monkeypatch.setattr(training, "memory_budget", lambda device: 5 * one.bytes_needed())
+    one = state.TrainingState(nets[0], cases(digits), training.hard_targets, RECIPE, 0, None, None, None, 1, None)
+    monkeypatch.setattr(loop, "memory_budget", lambda device: 5 * one.bytes_needed())
     fit_many(nets, [cases(digits)] * 6)
     assert noted == [2, 2, 1, 1]
 

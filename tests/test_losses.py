@@ -9,13 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from kdrepro.losses import (
-    cross_entropies,
-    distillation_loss,
-    logit_matching_loss,
-    soft_target_gradient,
-    soften,
-)
+from kdrepro.losses import cross_entropies, distillation_loss, logit_matching_loss, soft_target_gradient, soften
 
 SEEDS = st.integers(0, 2**31 - 1)
 TEMPERATURES = st.floats(math.log(0.5), math.log(500)).map(math.exp)

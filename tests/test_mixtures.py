@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from kdrepro import mixtures, store, training
-from kdrepro.mixtures import MixtureOfExperts
-from kdrepro.networks import parameter_count
+from kdrepro import store, training
+from kdrepro.chapters import ch06_mixtures
+from kdrepro.networks import MixtureOfExperts, parameter_count
 
 NETWORK = {"channels": [4, 8], "experts": 3, "gate_channels": [4], "in_channels": 1, "classes": 5}
 
@@ -55,9 +55,9 @@ def test_a_mixture_of_one_is_none():
 
 
 def test_what_is_exchanged():
-    found = mixtures.exchange_of_mixture(mixture(), steps=10, batch_size=32)
+    found = ch06_mixtures.exchange_of_mixture(mixture(), steps=10, batch_size=32)
     # There and back: a number from each of three experts and three from the gate, for every case.
-    assert found == mixtures.Exchange(20, 10 * 2 * 32 * (3 + 3) * 4)
+    assert found == ch06_mixtures.Exchange(20, 10 * 2 * 32 * (3 + 3) * 4)
     generalist = mixture().experts[0]
-    alone = mixtures.exchange_of_specialists(generalist, specialists=7, classes_per_specialist=2)
-    assert alone == mixtures.Exchange(0, 7 * 4 * (parameter_count(generalist) + 2))
+    alone = ch06_mixtures.exchange_of_specialists(generalist, specialists=7, classes_per_specialist=2)
+    assert alone == ch06_mixtures.Exchange(0, 7 * 4 * (parameter_count(generalist) + 2))

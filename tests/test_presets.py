@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from kdrepro import paths, presets
+from kdrepro import paths
+from kdrepro.chapters import presets
 from kdrepro.errors import InputError
 
 

@@ -17,9 +17,9 @@ import pytest
 import torch
 import working_processes as working
 
-from kdrepro import records
-from kdrepro.checkpoints import Checkpoint
 from kdrepro.store import Store
+from kdrepro.training.checkpoint import Checkpoint
+from kdrepro.verdicts import records
 
 KILLS = int(os.environ.get("KDREPRO_KILLS", "5"))
 STORED = {"network.safetensors", "entry.json", "checkpoint.safetensors", "arrays.npz", "arrays.json"}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdrepro import frames
-from kdrepro.frames import Frames, Speech
-from kdrepro.recognition import PENALTIES, SCALES, Recognizer
+from kdrepro.acoustic import frames
+from kdrepro.acoustic.frames import Frames, Speech
+from kdrepro.acoustic.recognition import PENALTIES, SCALES, Recognizer
 from kdrepro.speech import shards
 from kdrepro.speech.corpus import Segment, Utterance
 from kdrepro.speech.states import monophone_states

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from kdrepro.acoustic.frames import load_speech
 from kdrepro.errors import InputError
-from kdrepro.frames import load_speech
 from kdrepro.speech import shards
 from kdrepro.speech.corpus import RATE, Segment, Utterance
 from kdrepro.speech.features import COEFFICIENTS, log_mel

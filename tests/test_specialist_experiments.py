@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from kdrepro import presets, specialist_results, specialists, training
+from kdrepro import specialists, training
+from kdrepro.chapters import ch05_specialists, committees, presets
+from kdrepro.chapters.committees import ON_VALIDATION, SpecialistExperiment
+from kdrepro.chapters.sizes import Specialists
 from kdrepro.data import ImageData, families
-from kdrepro.specialist_experiments import ON_VALIDATION, SpecialistExperiment
 from kdrepro.store import Store
 
 CLASSES = 8
@@ -34,10 +36,10 @@ def images() -> ImageData:
 
 
 @pytest.fixture(scope="module")
-def sizes() -> presets.Specialists:
+def sizes() -> Specialists:
     whole = presets.load("smoke").chapters["05-specialists"].model_dump()
     plan = {"recipe": {"epochs": 4, "batch_size": 32, "learning_rate": 3e-3, "precision": "fp32"}, "jitter": 1}
-    return presets.Specialists(
+    return Specialists(
         **{
             **whole,
             "generalist": {"network": {"channels": [4, 8]}, **plan},
@@ -201,15 +203,15 @@ def test_conditional_accuracy(run, committee):
 
 
 def test_gains(run, committee):
-    found = specialist_results.gains(run, [committee])
+    found = committees.gains(run, [committee])
     before = (run.logits(committee.generalist).argmax(1) == run.data.test_labels).double().mean().item()
     assert found.loc[0, "accuracy"] == pytest.approx(before)
     assert found.loc[0, "relative gain"] == pytest.approx(found.loc[0, "accuracy +"] / before - 1)
-    assert "+" in specialist_results.table3(found).loc["accuracy", ("this run", "relative")]
+    assert "+" in ch05_specialists.table3(found).loc["accuracy", ("this run", "relative")]
 
 
 def test_coverage_rows_add_up(run, committee):
-    table = specialist_results.by_coverage(run, committee)
+    table = ch05_specialists.by_coverage(run, committee)
     labels = run.data.test_labels
     assert table["cases"].sum() == len(labels)
     right = run.right(run.combined(committee)).sum() - run.right(run.logits(committee.generalist)).sum()
@@ -218,7 +220,7 @@ def test_coverage_rows_add_up(run, committee):
     assert table["cases"].to_dict() == {
         int(n): int((counts[labels] == n).sum()) for n in counts.unique() if (counts[labels] == n).any()
     }
-    assert len(specialist_results.table4([table, table])) == len(table)
+    assert len(ch05_specialists.table4([table, table])) == len(table)
 
 
 @pytest.mark.parametrize(
@@ -226,21 +228,21 @@ def test_coverage_rows_add_up(run, committee):
 )
 def test_rank_correlation(relative, expected):
     table = pd.DataFrame({"cases": [100] * 4, "relative": relative}, index=[0, 1, 2, 3])
-    assert specialist_results.rank_correlation(table) == pytest.approx(expected)
+    assert ch05_specialists.rank_correlation(table) == pytest.approx(expected)
     few = pd.concat([table, pd.DataFrame({"cases": [1], "relative": [-9.0]}, index=[4])])
-    assert specialist_results.rank_correlation(few, least=50) == pytest.approx(expected)
+    assert ch05_specialists.rank_correlation(few, least=50) == pytest.approx(expected)
 
 
 def test_within_over_between():
     families = ["a", "a", "b", "b"]  # a third of all pairs are of one family
-    assert specialist_results.within_over_between([torch.tensor([0, 1]), torch.tensor([2, 3])], families) == 3
-    assert specialist_results.within_over_between([torch.tensor([0, 2])], families) == 0
+    assert ch05_specialists.within_over_between([torch.tensor([0, 1]), torch.tensor([2, 3])], families) == 3
+    assert ch05_specialists.within_over_between([torch.tensor([0, 2])], families) == 0
     with pytest.raises(ValueError, match="No two classes share a family"):
-        specialist_results.within_over_between([torch.tensor([0, 1])], ["a", "b"])
+        ch05_specialists.within_over_between([torch.tensor([0, 1])], ["a", "b"])
 
 
 def test_cost(run, committee):
-    found = specialist_results.cost(run, committee, top_n=1)
+    found = committees.cost(run, committee, top_n=1)
     # 4 specialists x 3 of 8 classes, as many others: 4 x 6 / 8 of the images, twice instead of four times.
     assert found["images seen"] == pytest.approx(4 * 6 / 8 * 2 / 4)
     assert 1 <= found["nets a case"] <= 5
@@ -248,7 +250,7 @@ def test_cost(run, committee):
 
 
 def test_heard_counts_special_cases_whose_specialist_is_active(run, generalist, committee):
-    found = {n: specialist_results.heard(run, committee, n) for n in (1, CLASSES)}
+    found = {n: ch05_specialists.heard(run, committee, n) for n in (1, CLASSES)}
     best, labels = run.logits(generalist).argmax(1).tolist(), run.data.test_labels.tolist()
     pairs = [
         (b in s, y in s)
@@ -266,12 +268,12 @@ def test_work_is_that_of_the_layers(run, generalist):
     for stage, (inputs, channels) in enumerate([(1, a), (a, b)], start=1):
         places = (-(-side // 2**stage)) ** 2
         products += places * 9 * (inputs * channels + 2 * channels * channels)
-    assert specialist_results.work_of(run, generalist) == 2 * (products + b * CLASSES)
+    assert committees.work_of(run, generalist) == 2 * (products + b * CLASSES)
 
 
 def test_paired_tests_of_equal_systems():
     right = [np.array([True, False, True, True])] * 2
-    row = specialist_results.paired_tests({"a − b": (right, right)}).loc["a − b"]
+    row = committees.paired_tests({"a − b": (right, right)}).loc["a − b"]
     assert row["points"] == "+0.00"
 
 

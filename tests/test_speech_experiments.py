@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from kdrepro import ensembles, experiments, frames, presets, records, speech_figures, speech_results, store, training
+from kdrepro import chapters, ensembles, store, training
+from kdrepro.acoustic import batches, frames, posteriors, soft_targets
+from kdrepro.acoustic.recognition import Recognizer
+from kdrepro.chapters import ch03_acoustic_ensemble, ch04_soft_targets, presets, speech
+from kdrepro.chapters.speech import CURVE_FRAMES, Folds, Score, SpeechExperiment, _evenly
 from kdrepro.errors import InputError
-from kdrepro.recognition import Recognizer
-from kdrepro.speech_experiments import CURVE_FRAMES, Folds, Score, SpeechExperiment, _evenly
+from kdrepro.verdicts import records
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +25,7 @@ def runs(tmp_path_factory):
 def start(runs, chapter, seeds=2):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDREPRO_RUNS", str(runs))
-        return experiments.start(chapter, seeds=seeds)
+        return chapters.start(chapter, seeds=seeds)
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +69,9 @@ def never(monkeypatch):
         raise AssertionError("computed again")
 
     def arm():
-        monkeypatch.setattr(frames, "by_utterance", refuse)
+        monkeypatch.setattr(posteriors, "by_utterance", refuse)
         monkeypatch.setattr(store.Store, "_save", refuse)
-        monkeypatch.setattr(frames, "store_soft_targets", refuse)
+        monkeypatch.setattr(soft_targets, "store_soft_targets", refuse)
 
     return arm
 
@@ -149,7 +152,7 @@ def test_soft_targets_are_the_teachers_mean_stored_once(run, members, never):
     folder = run.soft_targets([m[0] for m in members], "arithmetic", 0, 24)
     expected = log_probabilities(run, *members, split="train")
     best = expected.topk(24, dim=1)
-    got = frames.SoftTargets(folder).logits(np.arange(len(expected)))
+    got = soft_targets.SoftTargets(folder).logits(np.arange(len(expected)))
     torch.testing.assert_close(got.gather(1, best.indices).exp(), best.values.exp(), rtol=0, atol=0.02)
     assert (got.argmax(1) == expected.argmax(1)).float().mean() > 0.97  # bf16 and float16 may swap the first two
     never()
@@ -176,7 +179,7 @@ def test_distillation_without_stored_soft_targets(run, plan, members, monkeypatc
     stored = run.score(run.train(soft, [0], members)[0]).frame_accuracy
     chapters = {**run.preset.chapters, run.chapter: run.sizes.but(top_k=None)}
     other = replace(run, preset=run.preset.model_copy(update={"chapters": chapters}), record={})
-    monkeypatch.setattr(frames, "store_soft_targets", None)
+    monkeypatch.setattr(soft_targets, "store_soft_targets", None)
     computed = other.train(soft, [0], members)[0]
     assert computed[0].key != run.train(soft, [0], members)[0][0].key
     assert other.score(computed).frame_accuracy == pytest.approx(stored, abs=0.03)
@@ -256,7 +259,7 @@ def test_another_baseline_decodes_anew(run, members):
 
 
 def test_ensembles_of_every_size(run, members):
-    alone, growing = speech_results.ensemble_sizes(run, members)
+    alone, growing = ch03_acoustic_ensemble.ensemble_sizes(run, members)
     assert alone.tolist() == pytest.approx([run.score(member).frame_accuracy for member in members])
     assert growing[0] == alone[0]
     assert growing[1] == pytest.approx(run.score(members).frame_accuracy, abs=1e-3)
@@ -286,7 +289,7 @@ def test_curves_look_at_all_three_splits(run, plan, members):
     assert "validation_frame_accuracy" not in members[0][0].history[0]  # every second epoch
     for split in ("train", "validation", "test"):
         chosen = run.data.parts[0].split(split)
-        found = frames.accuracy(members[0][0].network, chosen, torch.arange(len(chosen)))
+        found = posteriors.accuracy(members[0][0].network, chosen, torch.arange(len(chosen)))
         assert row[f"{split}_frame_accuracy"] == pytest.approx(found, abs=1e-6)
 
 
@@ -308,12 +311,12 @@ def test_early_stopping_keeps_the_best_epoch(regulariser):
             break
     assert max(curve) > curve[-1]
     validation = regulariser.data.parts[0].validation
-    found = frames.accuracy(net.network, validation, torch.arange(len(validation)))
+    found = posteriors.accuracy(net.network, validation, torch.arange(len(validation)))
     assert found == pytest.approx(max(curve), abs=1e-6)
     best = net.history[curve.index(max(curve))]
-    assert speech_results.train_accuracy((net,)) == best["train_frame_accuracy"]
+    assert ch04_soft_targets.train_accuracy((net,)) == best["train_frame_accuracy"]
     last = replace(net, plan=plan.but(early_stopping=False))
-    assert speech_results.train_accuracy((last,)) == net.history[-1]["train_frame_accuracy"]
+    assert ch04_soft_targets.train_accuracy((last,)) == net.history[-1]["train_frame_accuracy"]
 
 
 # --- chapter 4's shares ---------------------------------------------------------------------------
@@ -322,7 +325,7 @@ def test_early_stopping_keeps_the_best_epoch(regulariser):
 def test_the_chapters_own_share(regulariser):
     sizes = regulariser.sizes
     for fraction in (None, sizes.fraction):
-        plans = speech_results.regulariser_plans(regulariser, fraction)
+        plans = ch04_soft_targets.regulariser_plans(regulariser, fraction)
         assert plans == {"hard": sizes.hard, "soft": sizes.soft}
     assert plans["hard"].early_stopping
     assert not plans["soft"].early_stopping
@@ -330,30 +333,30 @@ def test_the_chapters_own_share(regulariser):
 
 
 def test_other_shares_take_other_epochs(regulariser):
-    plans = speech_results.regulariser_plans(regulariser, 0.3)
-    own = speech_results.regulariser_plans(regulariser)
+    plans = ch04_soft_targets.regulariser_plans(regulariser, 0.3)
+    own = ch04_soft_targets.regulariser_plans(regulariser)
     assert [plan.fraction for plan in plans.values()] == [0.3, 0.3]
     assert plans["soft"].recipe.epochs == round(own["soft"].recipe.epochs / 3)  # as many steps
     assert plans["hard"].recipe.epochs == round(own["hard"].recipe.epochs / 3**0.5)
     assert plans["hard"].early_stopping
     assert plans["hard"].curve >= 1
-    whole = speech_results.regulariser_plans(regulariser, 1.0)
+    whole = ch04_soft_targets.regulariser_plans(regulariser, 1.0)
     assert whole["hard"] == regulariser.plans.member
     assert "soft" not in whole
-    assert all(plan.recipe.epochs >= 1 for plan in speech_results.regulariser_plans(regulariser, 1e-3).values())
+    assert all(plan.recipe.epochs >= 1 for plan in ch04_soft_targets.regulariser_plans(regulariser, 1e-3).values())
 
 
 def test_a_share_is_trained_on_alone(regulariser, members, monkeypatch):
-    plans = {k: p.but(epochs=1, curve=1) for k, p in speech_results.regulariser_plans(regulariser).items()}
+    plans = {k: p.but(epochs=1, curve=1) for k, p in ch04_soft_targets.regulariser_plans(regulariser).items()}
     train = regulariser.data.parts[0].train
     seen = {}
-    real = frames.FrameBatches
+    real = batches.FrameBatches
 
     def noting(split, which, **options):
         seen.setdefault(len(seen), which)
         return real(split, which, **options)
 
-    monkeypatch.setattr("kdrepro.speech_experiments.FrameBatches", noting)
+    monkeypatch.setattr("kdrepro.acoustic.batches.FrameBatches", noting)
     regulariser.train(plans["hard"], [0, 1])
     regulariser.train(plans["soft"], [0, 1], {seed: [members[seed]] for seed in (0, 1)})
     for seed in (0, 1):
@@ -382,7 +385,7 @@ def scored(run, plan, members):
 
 def test_claims_of_table_1(chapter, run, members, scored, tmp_path):
     distilled, scores = scored
-    speech_results.claim_table1(run, members, distilled, scores)
+    ch03_acoustic_ensemble.claim_table1(run, members, distilled, scores)
     for name, found in scores.items():
         run.publish_scores(name, found)
     (path,) = chapter.finish()
@@ -430,26 +433,26 @@ def test_records_of_a_chapter(tmp_path):
 
 def test_tables(run, members, scored):
     _, scores = scored
-    table = speech_results.table1([(run, scores)])
+    table = ch03_acoustic_ensemble.table1([(run, scores)])
     assert list(table.index) == ["baseline", "ensemble", "distilled"]
     assert table.loc["baseline", ("paper", "frame accuracy")] == "58.9 %"
     ours = table.loc["ensemble", ("synthetic-smoke", "frame accuracy")]
     assert float(ours.split()[0]) == pytest.approx(100 * scores["ensemble"][0].frame_accuracy, abs=0.051)
-    tests = speech_results.paired_tests([(run, scores)])
+    tests = ch03_acoustic_ensemble.paired_tests([(run, scores)])
     assert len(tests) == 3
     difference = np.mean(scores["ensemble"][0].by_speaker() - np.mean([s.by_speaker() for s in scores["baseline"]], 0))
     assert float(tests.iloc[0, 0]) == pytest.approx(100 * difference, abs=0.0051)
-    rows = speech_results.rows(run, members, kind="x")
+    rows = speech.rows(run, members, kind="x")
     assert [(row["kind"], row["seed"]) for row in rows] == [("x", 0), ("x", 1)]
     assert rows[1]["error rate, %"] == pytest.approx(100 * scores["baseline"][1].error_rate)
 
 
 def test_table_of_kept_states(run, members):
-    table = speech_results.top_k_table(run, members, [1, 8], temperatures=(1, 10))
+    table = ch03_acoustic_ensemble.top_k_table(run, members, [1, 8], temperatures=(1, 10))
     distances = [float(x) for x in table["KL at T = 1, nats"][:3]]
     assert distances == sorted(distances, reverse=True)
     assert list(table["bytes a frame"])[:3] == [4, 32, 320]
-    cost = speech_results.cost(members[0][0], repeats=3)
+    cost = ch03_acoustic_ensemble.cost(members[0][0], repeats=3)
     assert cost["parameters"] == members[0][0].parameters
     assert cost["µs a frame, alone"] > 0
 
@@ -459,9 +462,9 @@ def test_accuracy_in_training_and_divergences(run, members, never):
     student, other = members
     answers = log_probabilities(run, student, split="train").argmax(1)
     right = (answers == run.data.parts[0].train.targets).float().mean().item()
-    assert speech_results.accuracy_in_training(run, student, most=10**6) == pytest.approx(right, abs=1e-6)
-    assert speech_results.accuracy_in_training(run, student, most=1000) == pytest.approx(right, abs=0.1)
-    table = speech_results.divergences(run, members, {"one": student, "other": other}, most=10**6)
+    assert ch03_acoustic_ensemble.accuracy_in_training(run, student, most=10**6) == pytest.approx(right, abs=1e-6)
+    assert ch03_acoustic_ensemble.accuracy_in_training(run, student, most=1000) == pytest.approx(right, abs=0.1)
+    table = ch03_acoustic_ensemble.divergences(run, members, {"one": student, "other": other}, most=10**6)
     for split, column in (("train", "training frames"), ("validation", "other speakers' frames")):
         p, q = log_probabilities(run, *members, split=split), log_probabilities(run, student, split=split)
         assert table.loc["one", column] == pytest.approx((p.exp() * (p - q)).sum(1).mean().item(), rel=1e-4)
@@ -469,7 +472,7 @@ def test_accuracy_in_training_and_divergences(run, members, never):
 
 
 def test_claims_of_table_5(regulariser, members):
-    plans = {k: p.but(epochs=1, curve=1) for k, p in speech_results.regulariser_plans(regulariser).items()}
+    plans = {k: p.but(epochs=1, curve=1) for k, p in ch04_soft_targets.regulariser_plans(regulariser).items()}
     teachers = {seed: [members[seed]] for seed in (0, 1)}
     nets = {
         "all, hard": members,
@@ -477,16 +480,16 @@ def test_claims_of_table_5(regulariser, members):
         "little, soft": regulariser.train(plans["soft"], [0, 1], teachers),
     }
     scores = {name: [regulariser.score(net, decode=True) for net in found] for name, found in nets.items()}
-    speech_results.claim_table5(regulariser, nets, scores)
+    ch04_soft_targets.claim_table5(regulariser, nets, scores)
     claims = regulariser.record["claims"]
     assert set(claims) == {"soft.full", "soft.hard3", "soft.soft3"}
     assert {entry["verdict"] for entry in claims.values()} == {"not run"}
     full, hard, soft = ([score.frame_accuracy for score in found] for found in scores.values())
     recovered = [(s - h) / (f - h) for f, h, s in zip(full, hard, soft, strict=True)]
     assert claims["soft.soft3"]["metrics"]["recovered"] == pytest.approx(recovered, rel=1e-6)
-    overfit = [speech_results.train_accuracy(net) - h for net, h in zip(nets["little, hard"], hard, strict=True)]
+    overfit = [ch04_soft_targets.train_accuracy(net) - h for net, h in zip(nets["little, hard"], hard, strict=True)]
     assert claims["soft.hard3"]["metrics"]["overfit"] == pytest.approx(overfit, rel=1e-6)
-    table = speech_results.table5([(regulariser, nets, scores)])
+    table = ch04_soft_targets.table5([(regulariser, nets, scores)])
     assert table.loc["little, soft", ("paper", "test")] == "57.0 %"
 
 
@@ -503,15 +506,15 @@ def test_figures(run, members):
     import matplotlib.pyplot as plt
 
     test = run.data.parts[0].test
-    drawn = speech_figures.labelled_spectrograms(test, speakers=5)
+    drawn = ch03_acoustic_ensemble.labelled_spectrograms(test, speakers=5)
     assert len(drawn.axes) == 2  # as many as there are
     utterance = test.utterances[3]
-    features = speech_figures.features_of(test, utterance)
+    features = ch03_acoustic_ensemble.features_of(test, utterance)
     windows = torch.cat(list(test.windows()))[utterance["first"] : utterance["first"] + utterance["frames"]]
     assert np.array_equal(features, windows.view(-1, 26, 40)[:, 20].float().numpy())
-    assert torch.equal(speech_figures._windows(test, utterance), windows)
-    assert len(speech_figures.decoded_utterance(run, {"one": members[:1], "both": members}).axes) == 2
-    assert len(speech_figures.boundary(run, members, (1, 5)).axes) == 2
+    assert torch.equal(ch03_acoustic_ensemble._windows(test, utterance), windows)
+    assert len(ch03_acoustic_ensemble.decoded_utterance(run, {"one": members[:1], "both": members}).axes) == 2
+    assert len(ch03_acoustic_ensemble.boundary(run, members, (1, 5)).axes) == 2
     plt.close("all")
 
 

@@ -12,9 +12,10 @@ import torch
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdrepro import paths, speed
+from kdrepro import paths
 from kdrepro.errors import InputError
 from kdrepro.networks import MLP
+from kdrepro.publishing import speed
 
 CPU = torch.device("cpu")
 TINY = bench.QUICK | {

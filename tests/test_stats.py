@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from kdrepro import stats
+from kdrepro.verdicts import stats
 
 
 def test_mean_ci_is_students():

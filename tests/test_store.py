@@ -14,12 +14,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kdrepro import store as store_module
-from kdrepro import training
-from kdrepro.checkpoints import Checkpoint
+from kdrepro import store, training
 from kdrepro.errors import InputError
 from kdrepro.store import Store
 from kdrepro.training import Batches, Recipe
+from kdrepro.training.checkpoint import Checkpoint
 
 CONFIG = {"network": {"widths": [64, 8, 10]}, "seed": 3, "data": "digits"}
 RECIPE = Recipe(epochs=2, batch_size=64, learning_rate=1e-2, precision="fp32")
@@ -66,7 +65,7 @@ def test_another_configuration_is_another_network(tmp_path, trainer):
 
 def test_recipe_version_is_part_of_the_key(tmp_path, monkeypatch):
     before = Store(tmp_path).key(CONFIG)
-    monkeypatch.setattr(store_module, "RECIPE_VERSION", store_module.RECIPE_VERSION + 1)
+    monkeypatch.setattr(store, "RECIPE_VERSION", store.RECIPE_VERSION + 1)
     assert Store(tmp_path).key(CONFIG) != before
 
 

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdrepro import training
-from kdrepro.checkpoints import Checkpoint
 from kdrepro.errors import InputError
 from kdrepro.networks import MLP, ConvNet, clip_max_norm
-from kdrepro.runs import _mix
-from kdrepro.training import Batches, Recipe
+from kdrepro.training import Batches, Recipe, loop
+from kdrepro.training.checkpoint import Checkpoint
+from kdrepro.training.state import _mix
 
 RECIPE = Recipe(epochs=3, batch_size=16, learning_rate=1e-2, precision="fp32", max_norm=1.5)
 
@@ -149,7 +149,7 @@ def test_flushing_denormals_changes_no_weight_and_is_undone(digits, monkeypatch)
     fast, slow = network(), network()
     training.fit(fast, cases, training.hard_targets, recipe)
     assert (torch.tensor([1e-40]) * 1.0).item() > 0
-    monkeypatch.setattr(training, "_denormals_flushed", nullcontext)
+    monkeypatch.setattr(loop, "_denormals_flushed", nullcontext)
     training.fit(slow, cases, training.hard_targets, recipe)
     assert torch.equal(weights(fast), weights(slow))
 
@@ -185,7 +185,7 @@ def test_equals_a_plain_loop(digits, optimizer):
 def test_interrupted_training_ends_bit_for_bit_the_same(digits, tmp_path, monkeypatch, stop, every_step):
     """Stopped at any step, with checkpoints at epochs only or at every step, it ends where it would have."""
     if every_step:
-        monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+        monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     whole = network(hidden_dropout=0.3)
     history = fit(whole, digits)
 
@@ -378,7 +378,7 @@ def test_only_rows_that_were_evaluated_are_kept(digits):
 def test_best_weights_survive_an_interruption(digits, tmp_path, monkeypatch, figures, stop, every_step):
     """Also when the best row lies before the interruption, and the interruption within an epoch."""
     if every_step:
-        monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+        monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     whole, evaluate = network(hidden_dropout=0.3), Figures(*figures)
     history = fit(whole, digits, recipe=UNCONSTRAINED, evaluate=evaluate, keep_best="figure")
     steps = 0
@@ -455,7 +455,7 @@ def test_labels_on_another_device_are_refused():
 
 
 def test_an_online_teacher_is_not_asked_again_for_steps_that_are_done(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     teacher, asked = network(seed=7), []
     teacher.register_forward_hook(lambda *_: asked.append(1))
     batches = Batches(digits.train_images[:400], digits.train_labels[:400], batch_size=40, teacher=teacher)

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 import torch._dynamo  # an optimiser's first step would import it
 
-from kdrepro import records, training
+from kdrepro import training
 from kdrepro.store import Store
+from kdrepro.verdicts import records
 
 EPOCHS = 12
 CASES = 40

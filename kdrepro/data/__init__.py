@@ -1,11 +1,12 @@
 """Data sets: images as uint8 tensors with a fingerprint, and corpora of speech.
 
-A corpus (see `kdrepro.speech.corpus.Corpus`) gives utterances; `kdrepro.frames.load_speech` makes frames of it.
+A corpus (see `kdrepro.speech.corpus.Corpus`) gives utterances; `acoustic.frames.load_speech` makes frames of it.
 """
 
+from kdrepro.data.characters import glyph_classes, glyph_name
 from kdrepro.data.digits import digits
 from kdrepro.data.folders import image_folder
-from kdrepro.data.glyphs import glyph_classes, glyph_name, glyphs
+from kdrepro.data.glyphs import glyphs
 from kdrepro.data.images import ImageData
 from kdrepro.data.mnist import fetch_mnist, mnist
 from kdrepro.data.tiny_imagenet import fetch_tiny_imagenet, tiny_imagenet, tiny_imagenet_wnids

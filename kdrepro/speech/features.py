@@ -9,7 +9,7 @@ from kdrepro.speech.corpus import RATE
 
 COEFFICIENTS = 40
 STEP = 160  # samples: 10 ms
-WINDOW = 400  # samples: 25 ms
+WINDOW_SAMPLES = 400  # samples: 25 ms
 FFT = 512
 LOWEST, HIGHEST = 60.0, 7600.0  # Hz
 FLOOR = 1e-10  # of a filter's energy; about -100 dB
@@ -29,17 +29,17 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
     frames = frame_count(len(waveform))
     if frames == 0:
         return np.zeros((0, COEFFICIENTS), np.float32)
-    margin = (WINDOW - STEP) // 2
+    margin = (WINDOW_SAMPLES - STEP) // 2
     emphasised = np.append(waveform[:1], waveform[1:] - 0.97 * waveform[:-1]).astype(np.float32)
     padded = np.pad(emphasised, (margin, margin))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::STEP][:frames]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW_SAMPLES)[::STEP][:frames]
     power = np.abs(scipy.fft.rfft(windows * _hamming(), FFT, axis=1)) ** 2
     return np.log(power.astype(np.float32) @ mel_filters() + FLOOR)
 
 
 @lru_cache(1)
 def _hamming() -> np.ndarray:
-    return np.hamming(WINDOW).astype(np.float32)
+    return np.hamming(WINDOW_SAMPLES).astype(np.float32)
 
 
 @lru_cache(1)

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdrepro.errors import InputError
+from kdrepro.errors import InputError, nearest
 from kdrepro.speech.audio import read_recording
 from kdrepro.speech.corpus import RATE, SPLITS, Segment, Utterance
-from kdrepro.speech.timit import Files, nearest, of_speaker, read_text, read_times, reading, several, utterance
+from kdrepro.speech.label_files import Files, of_speaker, read_text, read_times, reading, several, utterance
 
 AUDIO = (".wav", ".flac")
 PHONE_TIMES = (".phn", ".csv")

@@ -1,0 +1,94 @@
+"""From an acoustic model's states to words or phones: a data set's recogniser, its weights, its errors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdrepro.acoustic import posteriors
+from kdrepro.acoustic.error_rates import align
+from kdrepro.acoustic.frames import Frames, Speech
+from kdrepro.acoustic.graphs import Graph, graph_of_phones, graph_of_words
+from kdrepro.acoustic.viterbi import decode, scaled_log_likelihoods
+
+SCALES = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)  # of the acoustic log-likelihoods, against the language model
+PENALTIES = (-2.0, 0.0, 2.0)  # of every word or phone
+TUNING_UTTERANCES = 150  # of the validation speakers, evenly picked
+
+
+@dataclass(frozen=True)
+class Recognizer:
+    """Decodes with a graph, and counts the errors as its data set is scored.
+
+    Words, where the corpus tags them with the classes of its grammar: a lexicon of the pronunciations heard in
+    training, with a bigram over word classes. Else phones: a loop over them with a bigram, folded as the corpus says
+    (61 to 39 for TIMIT). log_prior: of the states in training. acoustic_scale and insertion_penalty: see `decode`.
+    """
+
+    speech: Speech
+    graph: Graph
+    log_prior: torch.Tensor
+    words: bool
+    acoustic_scale: float = 1.0
+    insertion_penalty: float = 0.0
+
+    @classmethod
+    def of(cls, speech: Speech) -> "Recognizer":
+        """The recognizer of a data set, all of it estimated on training utterances."""
+        counts = torch.bincount(speech.train.targets, minlength=len(speech.states)).double() + 0.5
+        words = any(tag for u in speech.train.utterances[:1] for _, tag, *_ in u["words"])
+        graph = graph_of_words(speech) if words else graph_of_phones(speech)
+        return cls(speech, graph, (counts / counts.sum()).log().float(), words)
+
+    @property
+    def grid(self) -> list[list[float]]:
+        """The pairs of scale and penalty that `tuned` tries."""
+        return [list(pair) for pair in product(SCALES, PENALTIES)]
+
+    def with_weights(self, acoustic_scale: float, insertion_penalty: float) -> "Recognizer":
+        return replace(self, acoustic_scale=acoustic_scale, insertion_penalty=insertion_penalty)
+
+    def tuned(self, network: nn.Module, validation: Frames, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """The scale and penalty with the fewest errors on validation utterances, and the error rate of each pair."""
+        step = max(1, len(validation.utterances) // TUNING_UTTERANCES)
+        said, found = [], []
+        for utterances, log_probabilities in posteriors.by_utterance([network], validation, "arithmetic", device):
+            chosen = [i for i, u in enumerate(utterances) if (u["index"] % step) == 0]
+            said += [utterances[i] for i in chosen]
+            found += [log_probabilities[i] for i in chosen]
+        rates = []
+        for pair in self.grid:
+            counts = self.with_weights(*pair).errors(said, found)
+            rates.append(counts[:, :3].sum() / counts[:, 3].sum())
+        best = self.grid[int(np.argmin(rates))]
+        return {"acoustic_scale": best[0], "insertion_penalty": best[1], "rates": np.array(rates)}
+
+    def recognize(self, log_probabilities: Sequence[torch.Tensor]) -> list[list[Any]]:
+        """Decoded words or phones with their frames, silences among them; log_probabilities: [frames, states] each."""
+        scores = [scaled_log_likelihoods(one, self.log_prior.to(one.device)) for one in log_probabilities]
+        return decode(scores, self.graph, acoustic_scale=self.acoustic_scale, insertion_penalty=self.insertion_penalty)
+
+    def scored(self, labels: Sequence[str]) -> list[str]:
+        """Decoded labels as they count: without silences, phones folded."""
+        if self.words:
+            return [label for label in labels if label]
+        as_scored = self.speech.corpus.scored_as
+        return [as_scored[label] for label in labels if as_scored[label]]
+
+    def reference(self, utterance: Mapping[str, Any]) -> list[str]:
+        """What was said, as it counts."""
+        if self.words:
+            return [word for word, *_ in utterance["words"]]
+        return self.scored([phone for phone, *_ in utterance["phones"]])
+
+    def errors(self, utterances: Sequence[Mapping], log_probabilities: Sequence[torch.Tensor]) -> np.ndarray:
+        """int [utterances, 4]: substitutions, insertions, deletions, length of the reference."""
+        rows = []
+        for utterance, path in zip(utterances, self.recognize(log_probabilities), strict=True):
+            counts = align(self.reference(utterance), self.scored([one.label for one in path]))
+            rows.append((counts.substitutions, counts.insertions, counts.deletions, counts.length))
+        return np.array(rows, np.int64).reshape(-1, 4)

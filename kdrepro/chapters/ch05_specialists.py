@@ -1,0 +1,237 @@
+"""Chapter 5: Tables 2 to 4, their claims and figures."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from kdrepro import specialists
+from kdrepro.chapters.committees import Committee, SpecialistExperiment
+from kdrepro.chapters.figures import COLOURS
+from kdrepro.specialists import combining
+from kdrepro.verdicts import stats
+
+# The paper's Table 4: covering specialists -> test cases, change in the number correct, relative change in accuracy.
+PAPER_TABLE4 = {
+    0: (350_037, 0, 0.0),
+    1: (141_993, 1421, 0.034),
+    2: (67_161, 1572, 0.074),
+    3: (38_801, 1124, 0.088),
+    4: (26_298, 835, 0.105),
+    5: (16_474, 561, 0.111),
+    6: (10_682, 362, 0.113),
+    7: (7_376, 232, 0.128),
+    8: (4_703, 182, 0.136),
+    9: (4_706, 208, 0.166),
+    10: (9_082, 324, 0.141),
+}
+
+
+def table3(found: pd.DataFrame) -> pd.DataFrame:
+    """The paper's Table 3 with ours beside it: means over seeds with their 95 % intervals."""
+    paper = {"accuracy": ("25.0 %", "26.1 %", "+4.4 %"), "conditional": ("43.1 %", "45.9 %", "+6.5 %")}
+    gain = {"accuracy": "relative gain", "conditional": "relative gain, conditional"}
+    columns = ("baseline", "+ specialists", "relative")
+    lines = {}
+    for name, label in (("accuracy", "accuracy"), ("conditional", "conditional accuracy")):
+        ours = (_percent(found[name]), _percent(found[f"{name} +"]), _percent(found[gain[name]], sign=True))
+        lines[label] = {
+            **{("paper", c): value for c, value in zip(columns, paper[name], strict=True)},
+            **{("this run", c): value for c, value in zip(columns, ours, strict=True)},
+        }
+    table = pd.DataFrame.from_dict(lines, orient="index")
+    table.columns = pd.MultiIndex.from_tuples(table.columns)
+    return table
+
+
+def claim_table3(run: SpecialistExperiment, committees: Sequence[Committee], found: pd.DataFrame) -> None:
+    """Record both claims of Table 3, one value a seed."""
+    nets = [net for committee in committees for net in (committee.generalist, *committee.specialists)]
+    run.claim(
+        "specialists.table3",
+        nets,
+        accuracy=found["accuracy +"],
+        accuracy_of_generalist=found["accuracy"],
+        relative_gain=found["relative gain"],
+    )
+    run.claim(
+        "specialists.table3.conditional",
+        nets,
+        conditional_accuracy=found["conditional +"],
+        conditional_accuracy_of_generalist=found["conditional"],
+        relative_gain=found["relative gain, conditional"],
+    )
+
+
+def by_coverage(run: SpecialistExperiment, committee: Committee, **options: Any) -> pd.DataFrame:
+    """Table 4 for one seed: what the specialists change, by how many of them have the case's true class.
+
+    Columns: cases, change in the number correct, correct before, relative change in accuracy.
+    """
+    labels = run.data.test_labels.cpu().numpy()
+    before = run.right(run.logits(committee.generalist))
+    after = run.right(run.combined(committee, **options))
+    covering = specialists.coverage(committee.subsets, run.data.classes).numpy()[labels]
+    frame = pd.DataFrame({"covering": covering, "before": before, "change": after.astype(int) - before.astype(int)})
+    table = frame.groupby("covering").agg(cases=("before", "size"), change=("change", "sum"), before=("before", "sum"))
+    table["relative"] = table["change"] / table["before"].clip(lower=1)
+    return table
+
+
+def table4(found: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Table 4: sums over seeds, whose subsets differ, with the relative change's interval over seeds."""
+    total = pd.concat(found).groupby(level=0).sum()
+    lines = []
+    for covering, row in total.iterrows():
+        each = [table.loc[covering, "relative"] for table in found if covering in table.index]
+        paper = PAPER_TABLE4.get(min(covering, 10))
+        lines.append(
+            {
+                "specialists covering": covering,
+                "cases": f"{int(row['cases']):,}",
+                "change in correct": f"{int(row['change']):+,}",
+                "relative change": f"{100 * row['change'] / max(1, row['before']):+.1f} %",
+                "over seeds": _interval(each),
+                "paper": "–" if paper is None else f"{100 * paper[2]:+.1f} %",
+            }
+        )
+    return pd.DataFrame(lines).set_index("specialists covering")
+
+
+def rank_correlation(table: pd.DataFrame, least: int = 1) -> float:
+    """Spearman's correlation between the number of covering specialists and the relative change, one seed.
+
+    least: rows with fewer cases are left out. 0 where fewer than three rows, or no differences, are left.
+    """
+    kept = table[table["cases"] >= least]
+    if len(kept) < 3 or kept["relative"].nunique() == 1:
+        return 0.0
+    return float(spearmanr(kept.index, kept["relative"]).statistic)
+
+
+def within_over_between(subsets: Sequence[torch.Tensor], families: Sequence[str]) -> float:
+    """How much more often two classes of a subset are of one family than any two classes are.
+
+    families: of each class. Raises ValueError when no two classes share a family.
+    """
+    numbers = {family: i for i, family in enumerate(dict.fromkeys(families))}
+    family = np.array([numbers[f] for f in families])
+    anywhere = _same(family)
+    if anywhere == 0:
+        raise ValueError("No two classes share a family: there is nothing to compare with.")
+    return float(np.mean([_same(family[subset.numpy()]) for subset in subsets]) / anywhere)
+
+
+def _same(family: np.ndarray) -> float:
+    """Share of the pairs that are of one family; 0 where there is no pair."""
+    pairs = len(family) * (len(family) - 1)
+    counts = np.bincount(family)
+    return float((counts * (counts - 1)).sum() / pairs) if pairs else 0.0
+
+
+def heard(run: SpecialistExperiment, committee: Committee, top_n: int) -> float:
+    """Share of the special test cases, over all specialists, in which their specialist is active (step 1 of 5.2)."""
+    active = specialists.active(run.logits(committee.generalist).softmax(1), committee.subsets, top_n)
+    labels = run.data.test_labels
+    own = torch.stack([torch.isin(labels, subset.to(labels.device)) for subset in committee.subsets], dim=1)
+    return ((active & own).sum() / own.sum()).item()
+
+
+def _percent(values: Sequence[float], sign: bool = False) -> str:
+    mean, ends = stats.mean_ci(values)
+    form = "{:+.1f}" if sign else "{:.1f}"
+    interval = "" if ends is None else f" [{form.format(100 * ends[0])}, {form.format(100 * ends[1])}]"
+    return f"{form.format(100 * mean)} %{interval}"
+
+
+def _interval(values: Sequence[float]) -> str:
+    _, ends = stats.mean_ci(values)
+    return "–" if ends is None else "{:+.1f} to {:+.1f} %".format(*(100 * np.array(ends)))
+
+
+STEPS = (1, 2, 3, 5, 8, 14, 25, 45, 80, 140, 250)  # at which a solution of Eq. 5 is looked at
+
+
+def clusters(run: SpecialistExperiment, subsets: Sequence[torch.Tensor], rows: int = 6, columns: int = 8) -> Figure:
+    """A row a specialist: a test image of some of its classes, with their names; evenly chosen specialists."""
+    chosen = np.linspace(0, len(subsets) - 1, min(rows, len(subsets))).round().astype(int)
+    figure, axes = plt.subplots(len(chosen), columns, figsize=(0.98 * columns, 1.25 * len(chosen)), squeeze=False)
+    for line, i in zip(axes, chosen, strict=True):
+        for ax in line:
+            ax.axis("off")
+        for ax, label in zip(line, subsets[i].tolist(), strict=False):
+            case = int((run.data.test_labels == label).nonzero()[0])
+            _show(ax, run.data.test_images[case].cpu().numpy())
+            ax.set_title(_short(run.data.class_names[label]), fontsize=7, pad=2)
+    return figure
+
+
+def convergence(
+    run: SpecialistExperiment, committee: Committee, cases: int, top_n: int, steps: Sequence[int] = STEPS
+) -> Figure:
+    """How far Eq. 5's objective is above its minimum after so many steps, on the images with most active specialists.
+
+    top_n: of the generalist's classes that make a specialist active. Plain EM, the paper's gradient descent on
+    logits, and Newton's method, each from its own start.
+    """
+    p_g, p_m, subsets = run.opinions(committee, top_n=top_n)
+    is_active = combining.active(p_g, subsets, top_n)
+    most = is_active.sum(1).argsort(descending=True, stable=True)[:cases]
+    p_g, p_m, is_active = p_g[most], [p[most] for p in p_m], is_active[most]
+
+    def above(q: torch.Tensor) -> np.ndarray:
+        value = combining.objective(q, p_g, p_m, subsets, is_active)
+        return (value - least).clamp(min=1e-12).cpu().numpy()
+
+    def stopped(method: str, count: int) -> torch.Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of cases cut short, which is the point
+            return combining.combine(p_g, p_m, subsets, top_n=top_n, method=method, max_iterations=count)
+
+    least = combining.objective(combining.combine(p_g, p_m, subsets, top_n=top_n), p_g, p_m, subsets, is_active)
+    gaps = {
+        "plain EM": [above(q) for q in _em_path(p_g, p_m, subsets, is_active, steps)],
+        "gradient descent on logits": [above(stopped("gradient", count)) for count in steps],
+        "Newton's method": [above(stopped("em", count)) for count in steps],
+    }
+    return _gaps(gaps, steps)
+
+
+def _em_path(p_g, p_m, subsets, is_active, steps: Sequence[int]) -> Iterator[torch.Tensor]:
+    """The iterates of plain EM after each of these numbers of steps, from a little more than p_g."""
+    q, done = 0.999 * p_g + 0.001 / p_g.shape[1], 0
+    for count in steps:
+        for _ in range(count - done):
+            q = combining.em_step(q, p_g, p_m, subsets, is_active)
+        done = count
+        yield q
+
+
+def _gaps(gaps: Mapping[str, Sequence[np.ndarray]], steps: Sequence[int]) -> Figure:
+    figure, ax = plt.subplots(figsize=(7.2, 3.4))
+    for i, (name, found) in enumerate(gaps.items()):
+        low, middle, high = np.percentile(np.stack(found), (10, 50, 90), axis=1)
+        ax.plot(steps, middle, "o-", ms=4, color=COLOURS[i], label=name)
+        ax.fill_between(steps, low, high, color=COLOURS[i], alpha=0.15, lw=0)
+    ax.set(xscale="log", yscale="log", xlabel="steps", ylabel="nats above the minimum")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)  # the curves leave no room inside
+    return figure
+
+
+def _show(ax: Axes, image: np.ndarray) -> None:
+    """A colour image [3, H, W], or a grey one [H, W] as dark ink on white."""
+    if image.ndim == 3:
+        ax.imshow(image.transpose(1, 2, 0), interpolation="nearest")
+    else:
+        ax.imshow(image, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+
+
+def _short(name: str, most: int = 15) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -1,0 +1,357 @@
+"""Chapters on specialists: a generalist, its specialists, and what Eq. 5 makes of their predictions."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdrepro import specialists, training
+from kdrepro.chapters.experiment import Trained
+from kdrepro.chapters.images import ImageExperiment, begun_from
+from kdrepro.chapters.sizes import ConvTraining, Specialist
+from kdrepro.data import families
+from kdrepro.data.characters import glyph_classes
+from kdrepro.ensembles import Average
+from kdrepro.specialists import HalfSpecial
+from kdrepro.store import Missing, build
+from kdrepro.training import as_inputs
+from kdrepro.verdicts import stats
+
+ON_VALIDATION = "validation_conditional_accuracy"  # in a specialist's history
+
+
+@dataclass(frozen=True)
+class Committee:
+    """A generalist with its specialists. subsets: each one's special classes, index tensors [S]."""
+
+    generalist: Trained
+    specialists: list[Trained]
+    subsets: list[torch.Tensor]
+
+    def first(self, count: int) -> "Committee":
+        """With its first `count` specialists only."""
+        return Committee(self.generalist, self.specialists[:count], self.subsets[:count])
+
+    @property
+    def full(self) -> bool:
+        """Whether the specialists have a full softmax, and no dustbin."""
+        return any(s.plan.output == "full" for s in self.specialists)
+
+    @property
+    def seconds(self) -> float:
+        """What training the specialists took."""
+        return sum(s.seconds for s in self.specialists)
+
+
+@dataclass
+class SpecialistExperiment(ImageExperiment):
+    """One chapter on a generalist and specialists, at one preset; its data is an `ImageData` with a validation set."""
+
+    # --- networks -------------------------------------------------------------------------------
+
+    def _widths(self, plan: ConvTraining) -> dict[str, Any]:
+        """The arguments of `networks.ConvNet`, or of `mixtures.MixtureOfExperts`."""
+        images = self.data.train_images
+        in_channels = images.shape[1] if images.dim() == 4 else 1
+        return {**plan.network.model_dump(), "in_channels": in_channels, "classes": self.data.classes}
+
+    def clusters(self, generalist: Trained, method: str = "kmeans", size: int | None = None) -> list[torch.Tensor]:
+        """The special classes of each specialist, from the generalist's predictions on training images.
+
+        size: special classes of each, None for the preset's. See `specialists.cluster_classes`.
+        """
+        p = self.logits(generalist, "train").softmax(1)
+        count, size = self.sizes.specialists, self.sizes.special_classes if size is None else size
+        return specialists.cluster_classes(p, count, size, seed=generalist.seed, method=method)
+
+    def random_subsets(self, generalist: Trained) -> list[torch.Tensor]:
+        """Subsets of the same number and size, drawn at random."""
+        generator = torch.Generator().manual_seed(generalist.seed)
+        return specialists.random_subsets(
+            self.sizes.specialists, self.sizes.special_classes, self.data.classes, generator=generator
+        )
+
+    def committee(
+        self, plan: Specialist, generalist: Trained, subsets: Sequence[torch.Tensor], label: str = "specialist"
+    ) -> Committee:
+        """Load these specialists of a generalist from the store; train together those that are missing.
+
+        A specialist's name in the store holds its classes and its generalist and nothing of the others, so that any
+        one can be trained alone.
+        """
+        configs = [self._specialist_config(plan, generalist, subset) for subset in subsets]
+        names = [f"{label} {i}, seed {generalist.seed}" for i in range(len(subsets))]
+
+        def train_many(missing: Missing) -> None:
+            which = missing.positions
+            self._fit_specialists(missing, plan, generalist, [subsets[i] for i in which], [names[i] for i in which])
+
+        networks, trained = self.store.train_or_load_many(configs, train_many, self._cut_down(generalist))
+        members = [self._trained(n, c, generalist.seed, plan) for n, c in zip(networks, configs, strict=True)]
+        taken = sum(members[i].seconds for i in trained)
+        self.log(f"{label}s, seed {generalist.seed}: {len(trained)} of {len(members)} trained in {taken:.1f} s")
+        return Committee(generalist, members, list(subsets))
+
+    def _specialist_config(self, plan: Specialist, generalist: Trained, subset: torch.Tensor) -> dict[str, Any]:
+        views = {"jitter": generalist.plan.jitter, "flip": generalist.plan.flip}
+        return {
+            "specialist": {**plan.model_dump(), **views, "classes": subset.tolist()},
+            "generalist": generalist.key,
+            "network": {**self._widths(generalist.plan), "classes": self._outputs(plan, subset)},
+            "seed": generalist.seed,
+            "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+        }
+
+    def _outputs(self, plan: Specialist, subset: torch.Tensor) -> int:
+        return self.data.classes if plan.output == "full" else len(subset) + 1
+
+    def _cut_down(self, generalist: Trained):
+        """A `build` for the store: the generalist's weights, where there is a dustbin with the last layer cut down."""
+
+        def cut_down(config: dict[str, Any]) -> nn.Module:
+            if config["specialist"]["output"] == "full":
+                return begun_from(generalist)(config)
+            network = build(config)
+            special = torch.tensor(config["specialist"]["classes"])
+            weights = {name: tensor.cpu() for name, tensor in generalist.network.state_dict().items()}
+            output = nn.Linear(generalist.network.output.in_features, self.data.classes)
+            output.load_state_dict({"weight": weights["output.weight"], "bias": weights["output.bias"]})
+            cut = specialists.with_dustbin(output, special).state_dict()
+            network.load_state_dict({**weights, **{f"output.{name}": tensor for name, tensor in cut.items()}})
+            return network
+
+        return cut_down
+
+    def _fit_specialists(self, missing: Missing, plan: Specialist, generalist: Trained, subsets, names) -> None:
+        count = len(subsets)
+        training.fit_many(
+            [network.to(self.device) for network in missing.networks],
+            [self._specialist_batches(plan, generalist, subset) for subset in subsets],
+            [self._specialist_objective(plan, subset) for subset in subsets],
+            [plan.recipe] * count,
+            seeds=[generalist.seed] * count,
+            checkpoints=missing.checkpoints,
+            finished=missing.finished,
+            evaluate=[self._validation(plan, subset) for subset in subsets] if plan.curve else None,
+            evaluate_every=max(1, plan.curve),
+            keep_best=ON_VALIDATION if plan.early_stopping else None,
+            progress=[self._progress(name, plan.recipe.epochs) for name in names],
+        )
+
+    def _specialist_batches(self, plan: Specialist, generalist: Trained, subset: torch.Tensor) -> training.Batches:
+        labels = self.data.train_labels
+        own = specialists.specialist_labels(labels, subset, self.data.classes)
+        return training.Batches(
+            self.data.train_images,
+            labels if plan.output == "full" else own,
+            batch_size=plan.recipe.batch_size,
+            jitter=generalist.plan.jitter,
+            flip=generalist.plan.flip,
+            sampler=HalfSpecial(labels, subset),
+            teacher=None if plan.soft == "none" else generalist.network,
+        )
+
+    def _specialist_objective(self, plan: Specialist, subset: torch.Tensor) -> training.Objective:
+        if plan.soft == "none":
+            return training.hard_targets
+        return specialists.kept_knowledge(subset, self.data.classes, plan.temperature, plan.soft)
+
+    def _validation(self, plan: Specialist, subset: torch.Tensor):
+        """A specialist's accuracy on validation images of its special classes, among those."""
+        labels = specialists.specialist_labels(self.data.validation_labels, subset, self.data.classes)
+        special = labels < len(subset)
+        images, labels = self.data.validation_images[special], labels[special]
+        columns = subset if plan.output == "full" else torch.arange(len(subset))
+
+        def evaluate(network: nn.Module) -> dict[str, float]:
+            found = training.logits(network, images)[:, columns.to(self.device)].argmax(1)
+            return {ON_VALIDATION: round((found == labels).float().mean().item(), 6)}
+
+        return evaluate
+
+    @property
+    def families(self) -> list[str]:
+        """The kind of thing that each class is; see `data.glyphs` and `data.families`."""
+        if self.sizes.images.kind == "glyphs":
+            return [family for _, family in glyph_classes(self.data.classes)]
+        return [families.TINY_IMAGENET[wnid] for wnid in sorted(families.TINY_IMAGENET)]
+
+    # --- evaluation -----------------------------------------------------------------------------
+
+    def images_and_labels(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of "train", "validation" or "test"."""
+        return getattr(self.data, f"{split}_images"), getattr(self.data, f"{split}_labels")
+
+    def specialist_logits(self, committee: Committee, split: str, top_n: int) -> list[torch.Tensor]:
+        """Each specialist's logits [N, S + 1], or [N, C] with a full softmax, uncorrected.
+
+        Of the cases that make it active; 0 for all others.
+        """
+        p = self.logits(committee.generalist, split)
+        active = specialists.active(p.softmax(1), committee.subsets, top_n)
+        images, _ = self.images_and_labels(split)
+        found = []
+        for i, (trained, subset) in enumerate(zip(committee.specialists, committee.subsets, strict=True)):
+            which = active[:, i]
+            # Which cases these are depends on the generalist's logits, which another device has in another last digit.
+            cases = hashlib.sha256(which.cpu().numpy().tobytes()).hexdigest()
+            config = {"logits": trained.key, "split": split, "of": committee.generalist.key, "cases": cases}
+            computed = self.store.compute_or_load(
+                config, lambda t=trained, w=which: {"logits": training.logits(t.network, images[w]).cpu().numpy()}
+            )
+            logits = torch.zeros(len(images), self._outputs(trained.plan, subset), device=self.device)
+            logits[which] = torch.from_numpy(computed["logits"]).to(self.device)
+            found.append(logits)
+        return found
+
+    def combined(
+        self, committee: Committee, *, top_n: int | None = None, correction: str = "prior", split: str = "test"
+    ) -> torch.Tensor:
+        """Eq. 5's q [N, C] for every case of a split.
+
+        top_n: None for the preset's. correction: of the dustbins, "prior" for (1 - f) / f, "words" for 0.5 / f, the
+        paper's words taken literally, "none" for none.
+        """
+        top_n = self.sizes.top_n if top_n is None else top_n
+        generalist, p, subsets = self.opinions(committee, top_n=top_n, correction=correction, split=split)
+        if not committee.full:
+            return specialists.combine(generalist, p, subsets, top_n=top_n)
+        # Where every model gives a full distribution, their arithmetic mean minimises Eq. 5.
+        active = specialists.active(generalist, subsets, top_n)
+        total = generalist + sum(active[:, i : i + 1] * one for i, one in enumerate(p))
+        return total / (1 + active.sum(1, keepdim=True))
+
+    def opinions(
+        self, committee: Committee, *, top_n: int, correction: str = "prior", split: str = "test"
+    ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+        """What Eq. 5 combines, float64: the generalist's p [N, C], the specialists' p, and their classes.
+
+        Of a specialist's p, shaped as in `specialist_logits`, only the rows where it is active mean something.
+        """
+        most = max([top_n, self.sizes.top_n, *self.sizes.compared_top_n])
+        logits = self.specialist_logits(committee, split, most)
+        p = [
+            self._corrected(one.double(), subset, correction, committee.full).softmax(1)
+            for one, subset in zip(logits, committee.subsets, strict=True)
+        ]
+        return self.logits(committee.generalist, split).double().softmax(1), p, committee.subsets
+
+    def _corrected(self, logits: torch.Tensor, subset: torch.Tensor, correction: str, full: bool) -> torch.Tensor:
+        """Logits with the prior of special against other classes put right, as `correction` says."""
+        oversampling = self._oversampling(subset, correction)
+        if full:
+            return specialists.correct_full(logits, subset, oversampling)
+        return specialists.correct_dustbin(logits, oversampling)
+
+    def _oversampling(self, subset: torch.Tensor, correction: str) -> float:
+        share = HalfSpecial(self.data.train_labels, subset).share
+        return {"prior": specialists.oversampling(share), "words": 0.5 / share, "none": 1.0}[correction]
+
+    def as_teacher(self, committee: Committee) -> Trained:
+        """The committee as one cumbersome model, whose logits are log q of Eq. 5 at the preset's n: to distil from."""
+        corrections = [self._oversampling(subset, "prior") for subset in committee.subsets]
+        networks = [s.network for s in committee.specialists]
+        together = specialists.Combined(
+            committee.generalist.network, networks, committee.subsets, corrections, self.sizes.top_n
+        )
+        members = [committee.generalist, *committee.specialists]
+        return self._together(together, {"combined": [m.key for m in members], "top_n": self.sizes.top_n}, members)
+
+    def average_as_teacher(self, members: Sequence[Trained]) -> Trained:
+        """An ensemble of full networks as one cumbersome model, whose logits are the log of their mean."""
+        return self._together(Average([m.network for m in members]), {"average": [m.key for m in members]}, members)
+
+    def _together(self, network: nn.Module, config: dict[str, Any], members: Sequence[Trained]) -> Trained:
+        took = [{"seconds": sum(m.seconds for m in members)}]
+        return Trained(network.eval(), self.store.key(config), members[0].seed, members[0].plan, took)
+
+    def right(self, q: torch.Tensor, split: str = "test") -> np.ndarray:
+        """Which cases a distribution [N, C] gets right: bool [N]."""
+        return (q.argmax(1) == self.images_and_labels(split)[1]).cpu().numpy()
+
+    def conditional_right(self, q: torch.Tensor, subsets: Sequence[torch.Tensor], split: str = "test") -> np.ndarray:
+        """For each specialist's special cases, whether q restricted to its classes gets them right: bool, joined."""
+        labels = self.images_and_labels(split)[1]
+        found = []
+        for subset in subsets:
+            position = specialists.specialist_labels(labels, subset, self.data.classes)
+            special = position < len(subset)
+            answers = q[special][:, subset.to(q.device)].argmax(1)
+            found.append((answers == position[special]).cpu().numpy())
+        return np.concatenate(found)
+
+
+def gains(run: SpecialistExperiment, committees: Sequence[Committee], **options: Any) -> pd.DataFrame:
+    """A row a seed: accuracy of the generalist and of Eq. 5's answer, over all cases and conditional.
+
+    options: of `SpecialistExperiment.combined`.
+    """
+    rows = []
+    for committee in committees:
+        before = run.logits(committee.generalist).softmax(1)
+        after = run.combined(committee, **options)
+        row: dict[str, Any] = {"seed": committee.generalist.seed}
+        row["accuracy"], row["accuracy +"] = run.right(before).mean(), run.right(after).mean()
+        subsets = committee.subsets
+        row["conditional"] = run.conditional_right(before, subsets).mean()
+        row["conditional +"] = run.conditional_right(after, subsets).mean()
+        row["relative gain"] = row["accuracy +"] / row["accuracy"] - 1
+        row["relative gain, conditional"] = row["conditional +"] / row["conditional"] - 1
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("seed")
+
+
+def paired_tests(pairs: Mapping[str, tuple[Sequence[np.ndarray], Sequence[np.ndarray]]]) -> pd.DataFrame:
+    """Two systems at a time, on the same test cases: the difference over seeds, and McNemar's counts of each seed.
+
+    pairs: name -> (which cases the first gets right, one bool array [N] a seed; the same for the second).
+    """
+    lines = []
+    for name, (first, second) in pairs.items():
+        mean, ends, p = stats.paired([r.mean() for r in first], [r.mean() for r in second])
+        counts = [stats.mcnemar(~a, ~b) for a, b in zip(first, second, strict=True)]
+        lines.append(
+            {
+                "systems": name,
+                "points": f"{100 * mean:+.2f}",
+                "95 % over seeds": "–" if ends is None else "{:+.2f} to {:+.2f}".format(*(100 * np.array(ends))),
+                "p, seeds": "–" if p is None else f"{p:.1e}",
+                "p of each seed, over cases": ", ".join(f"{p:.0e}" for *_, p in counts),
+            }
+        )
+    return pd.DataFrame(lines).set_index("systems")
+
+
+def cost(run: SpecialistExperiment, committee: Committee, top_n: int) -> dict[str, float]:
+    """What the specialists cost beside their generalist: training images and seconds, parameters, nets a test case."""
+    generalist = committee.generalist
+    active = specialists.active(run.logits(generalist).softmax(1), committee.subsets, top_n)
+    seen = [specialists.HalfSpecial(run.data.train_labels, s) for s in committee.subsets]
+    images = sum(len(s) * t.plan.recipe.epochs for s, t in zip(seen, committee.specialists, strict=True))
+    return {
+        "images seen": images / (len(run.data.train_images) * generalist.plan.recipe.epochs),
+        "seconds": committee.seconds / generalist.seconds,
+        "parameters": sum(t.parameters for t in committee.specialists) / generalist.parameters,
+        "nets a case": 1 + active.float().sum(1).mean().item(),
+    }
+
+
+def work_of(run: SpecialistExperiment, trained: Trained) -> int:
+    """Operations of a network's convolutions and matrix products for one image; a multiplication and addition are two.
+
+    Not for `SpecialistExperiment.as_teacher`, whose work depends on the image.
+    """
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        trained.network(as_inputs(run.data.test_images[:1]))
+    return counter.get_total_flops()
+
+
+def ensemble_right(run: SpecialistExperiment, members: Sequence[Trained]) -> np.ndarray:
+    """Which test cases the arithmetic mean of full networks gets right: bool [N]."""
+    return run.right(torch.stack([run.logits(member).softmax(1) for member in members]).mean(0))

@@ -1,0 +1,89 @@
+"""What a chapter shows of its record: the line on top, a claim with its verdict, a number in the text."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from IPython.display import Markdown, display
+
+from kdrepro.chapters.experiment import Experiment
+from kdrepro.verdicts import claims, wording
+from kdrepro.verdicts.wording import duration, threads
+
+
+def headline(run: Experiment) -> Markdown:
+    """The line on top of every chapter: preset, data, seeds, hardware; a warning at smoke."""
+    p = run.record["provenance"]
+    text = (
+        f"**Preset** `{run.preset.name}` · **data** {run.data.describe()} · **seeds** {len(run.seeds)} · "
+        f"**device** {p['device']} ({p['cpu']}, {threads(p)}) · torch {p['torch']} · {p['date']}"
+    )
+    if run.preset.name == "smoke":
+        text += (
+            "\n\n```{warning}\nThis page was made by the `smoke` preset, on small data that needs no "
+            "download: it shows that everything runs. Its numbers are **not comparable** with the paper's.\n```"
+        )
+    return Markdown(text)
+
+
+def claim(run: Experiment, claim_id: str) -> Markdown:
+    """A claim as measured: statement, paper, this run with its seeds, verdict and rule, command, minutes."""
+    described, entry = claims.get(claim_id), run.record["claims"][claim_id]
+    rows = [
+        f"| {wording.label(name)} | {wording.written(name, described.paper.get(name))} | "
+        f"{wording.written_mean(name, entry)} | {_values(name, entry['metrics'].get(name, ()))} |"
+        for name in entry["mean"]
+    ]
+    rule = " and ".join(str(condition) for condition in described.rule.reproduced)
+    pending = f" ({described.data} decides)" if entry["verdict"] == "not run" else ""
+    when = "set before the run" if not described.amended else described.amended
+    lines = [
+        f"**`{described.id}`** {described.statement}",
+        "",
+        "| metric | paper | this run: mean [95 % over seeds] | each seed |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        f"Verdict: **{entry['verdict']}**{pending}. The rule, {when}: {rule}.  ",
+        f"Command: `kdrepro reproduce {described.id} --preset {run.preset.name}` "
+        f"({duration(entry['seconds'])} of training on {run.record['provenance']['device']}).",
+    ]
+    return Markdown("\n".join(lines))
+
+
+def elsewhere(runs: Iterable[Experiment], claim_id: str) -> Markdown | None:
+    """What a claim comes to on the data sets that do not decide it, and the verdict that its rule would give there.
+
+    None where there are no such data sets.
+    """
+    described, lines = claims.get(claim_id), []
+    for run in runs:
+        entry = run.record["claims"][claim_id]
+        if run.data.name != described.data:
+            verdict = described.verdict(entry["mean"], entry["ci95"], described.data)
+            figure = f"{wording.label(described.metric)} {wording.written_mean(described.metric, entry)}"
+            lines.append(f"On {run.data.name}, which does not decide, {figure}: by the same rule, **{verdict}**.")
+    return Markdown("  \n".join(lines)) if lines else None
+
+
+def glue(**texts: Any) -> None:
+    """Name values that the text quotes with ``{glue:text}`name` ``; strings, already formatted.
+
+    The value travels in the notebook's own output, so the page needs no execution.
+    """
+    for name, text in texts.items():
+        key = {"scrapbook": {"name": name, "mime_prefix": "application/papermill.record/"}}
+        display({"application/papermill.record/text/plain": repr(str(text))}, metadata=key, raw=True)
+
+
+def _values(metric: str, values: Sequence[float]) -> str:
+    return ", ".join(wording.written(metric, v) for v in values)
+
+
+def budget(run: Experiment) -> Markdown:
+    """What the chapter's networks took, beside the preset's budget for two CPU cores."""
+    p = run.record["provenance"]
+    return Markdown(
+        f"Networks that this chapter uses: {p['networks']}, trained in {duration(p['training_seconds'])} in all on "
+        f"{p['device']} ({threads(p)} a training). The preset's budget is "
+        f"{duration(60 * run.sizes.minutes)} on two CPU cores."
+    )

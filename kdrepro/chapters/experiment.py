@@ -1,0 +1,161 @@
+"""What a chapter asks for: trained networks, and a record of its numbers.
+
+Whether a network is trained or loaded is the store's business. What is particular to images is in `images`, what is
+particular to generalists and specialists in `committees`, and what is particular to speech in `speech`.
+"""
+
+import datetime
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdrepro import paths
+from kdrepro.chapters.presets import Preset
+from kdrepro.chapters.sizes import Training
+from kdrepro.files import writing
+from kdrepro.networks import parameter_count
+from kdrepro.store import Store
+from kdrepro.verdicts import records
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network with what made it.
+
+    network: in eval mode on the run's device. key: its name in the store. history: rows of `training.fit`.
+    """
+
+    network: nn.Module
+    key: str
+    seed: int
+    plan: Training
+    history: list[dict[str, Any]]
+
+    @property
+    def seconds(self) -> float:
+        """What its training took."""
+        return self.history[-1]["seconds"]
+
+    @property
+    def parameters(self) -> int:
+        return parameter_count(self.network)
+
+
+@dataclass
+class Experiment:
+    """One chapter at one preset, on one data set."""
+
+    chapter: str
+    preset: Preset
+    seeds: list[int]
+    device: torch.device
+    data: Any  # with a name and a fingerprint
+    store: Store
+    record: dict[str, Any] = field(default_factory=dict)
+    predictions: dict[str, np.ndarray] = field(default_factory=dict)
+    trainings: dict[str, float] = field(default_factory=dict)  # seconds of every network asked for, by key
+    record_name: str = ""  # of its file; the chapter's where that has one data set
+
+    @property
+    def sizes(self) -> Any:
+        """This chapter's part of the preset."""
+        return self.preset.chapters[self.chapter]
+
+    def __post_init__(self) -> None:
+        self.record_name = self.record_name or self.chapter
+        self.record = {
+            "chapter": self.chapter,
+            "preset": self.preset.name,
+            "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+            "claims": {},
+            "provenance": records.provenance(
+                self.device,
+                {
+                    "preset": self.preset.name,
+                    "seeds": self.seeds,
+                    "minutes": self.sizes.minutes,
+                    "sizes": self.sizes.model_dump(),
+                },
+            ),
+        }
+
+    def _trained(self, network: nn.Module, config: Mapping[str, Any], seed: int, plan: Training) -> Trained:
+        """A network of the store as the chapter gets it, noted among those that the record counts."""
+        entry = self.store.entry(config)
+        trained = Trained(network.to(self.device), self.store.key(config), seed, plan, entry["history"])
+        self.trainings[trained.key] = trained.seconds
+        return trained
+
+    def claim(
+        self,
+        claim_id: str,
+        networks: Sequence[Trained],
+        *,
+        pooled: Mapping[str, float] | None = None,
+        **metrics: Sequence[float],
+    ) -> dict[str, Any]:
+        """Record a claim's metrics, one value a seed; `networks` are those whose training it took.
+
+        pooled: metrics that have one value for all seeds together, such as a p-value.
+        Returns the claim's entry of the record, its verdict included.
+        """
+        seconds = sum({t.key: t.seconds for t in networks}.values())
+        entry = records.claim_entry(claim_id, self.data.name, seconds, metrics, pooled or {})
+        self.record["claims"][claim_id] = entry
+        return entry
+
+    def finish(self) -> Path:
+        """Write the record and the predictions of this run; returns the record's path."""
+        self.record["provenance"] |= {
+            "networks": len(self.trainings),
+            "training_seconds": round(sum(self.trainings.values()), 1),
+        }
+        path = paths.runs(self.preset.name) / "results" / f"{self.record_name}.json"
+        records.write(path, self.record, self.predictions)
+        self.log(f"wrote {path.name}")
+        return path
+
+    def log(self, line: str) -> None:
+        """Add a line to the run's log, which `kdrepro run` shows while the chapter runs.
+
+        Raises InputError when it cannot be written.
+        """
+        path = log_path(self.chapter, self.preset.name)
+        with writing(f"the log {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"{datetime.datetime.now():%H:%M:%S} {line}\n")
+
+    def _log_each(self, names: Sequence[str], found: Sequence[Trained], trained: Sequence[int]) -> None:
+        """Say of each network whether it was loaded or, at these positions, trained."""
+        for i, (name, network) in enumerate(zip(names, found, strict=True)):
+            done = f"trained in {network.seconds:.1f} s" if i in trained else f"loaded {network.key}"
+            self.log(f"{name}: {done}")
+
+    def _progress(self, name: str, epochs: int) -> Callable[[dict[str, Any]], None]:
+        ended: float | None = None  # when the last epoch did
+
+        def progress(row: dict[str, Any]) -> None:
+            nonlocal ended
+            # By the clock, from epoch to epoch: among others, a network's own seconds are only its share of them.
+            now = time.monotonic()
+            took = row["seconds"] / row["epoch"] if ended is None else now - ended
+            ended = now
+            extra = f", {row['errors']} test errors" if "errors" in row else ""
+            self.log(
+                f"{name}: epoch {row['epoch']}/{epochs}, loss {row['loss']:.4g}{extra}, "
+                f"{row['cases_per_second']:,} cases/s, {took * (epochs - row['epoch']):.0f} s left"
+            )
+
+        return progress
+
+
+def log_path(chapter: str, preset: str) -> Path:
+    """The log of a chapter's run."""
+    return paths.runs(preset) / "logs" / f"{chapter}.log"

@@ -1,0 +1,312 @@
+"""The sizes of every chapter's experiment, as the presets hold them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from kdrepro.training import Recipe
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Digit = Annotated[int, Field(ge=0, le=9)]
+
+
+class Sizes(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def but(self, **changes: Any):
+        """A copy with some fields replaced, validated again."""
+        return type(self)(**{**self.model_dump(), **changes})
+
+
+class Network(Sizes):
+    """Hidden layers and dropout of an MLP; its input and output sizes come from the data."""
+
+    hidden: list[Annotated[int, Field(ge=1)]]
+    input_dropout: float = Field(0.0, ge=0, lt=1)
+    hidden_dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class Training(Sizes):
+    """One kind of network and all that decides how it is trained, except its seed and its teacher."""
+
+    network: Network
+    recipe: Recipe
+    jitter: int = Field(0, ge=0)  # pixels, each way
+    loss: Literal["hard", "soft", "logits"] = "hard"
+    temperature: Temperature = 1.0
+    soft_weight: float = Field(1.0, ge=0, le=1)
+    teachers: Literal["arithmetic", "geometric"] = "arithmetic"  # how several teachers are averaged
+    fraction: Fraction = 1.0  # share of the training cases
+    classes: list[Digit] | None = None  # whose cases are trained on; None for all
+    curve: int = Field(0, ge=0)  # note test errors every so many epochs; never used to choose anything
+
+    def but(self, *, hidden: list[int] | None = None, **changes: Any) -> "Training":
+        """A copy with some fields replaced; `hidden`, and fields of the recipe, may be named directly."""
+        merged = self.model_dump()
+        if hidden is not None:
+            merged["network"]["hidden"] = hidden
+        for name, value in changes.items():
+            (merged["recipe"] if name in Recipe.model_fields else merged)[name] = value
+        return type(self)(**merged)
+
+    @model_validator(mode="after")
+    def _hard_targets_have_no_temperature(self):
+        if self.loss == "hard" and (self.soft_weight != 1.0 or self.temperature != 1.0):
+            raise ValueError("temperature and soft_weight mean nothing when loss is hard")
+        return self
+
+
+class SpeechTraining(Training):
+    """One kind of acoustic model, trained on frames of speech."""
+
+    sampling: Literal["utterances", "frames"] = "utterances"  # what `fraction` is a share of; by speaker
+    early_stopping: bool = False  # keep the weights of the epoch that was best on validation frames; needs a curve
+
+    @model_validator(mode="after")
+    def _early_stopping_needs_a_curve(self):
+        if self.early_stopping and not self.curve:
+            raise ValueError("early_stopping needs curve: every how many epochs the validation frames are looked at")
+        return self
+
+
+class SyntheticCorpus(Sizes):
+    """The arguments of `data.synthetic_speech`."""
+
+    name: str = "synthetic"  # only a corpus of that name decides claims
+    hours: float = Field(gt=0)
+    validation_hours: float = Field(gt=0)
+    test_hours: float = Field(gt=0)
+    seed: int = 0
+    minutes_per_speaker: float = Field(2.0, gt=0)
+    words_per_class: int | None = Field(None, ge=1)
+    snr: tuple[float, float] = (0.0, 15.0)  # dB
+
+
+class Synthetic(Sizes):
+    """Synthetic speech and the acoustic models that are trained on it."""
+
+    corpus: SyntheticCorpus
+    states: int = Field(ge=3)  # tied tri-phone states
+    member: SpeechTraining  # hard targets: a baseline, and a member of the ensemble
+    distilled: SpeechTraining
+
+
+class TimitSizes(Sizes):
+    """TIMIT, with three states a phone, and the acoustic models that are trained on it."""
+
+    member: SpeechTraining
+    distilled: SpeechTraining
+
+
+class SpeechSizes(Sizes):
+    """What the chapters on speech share."""
+
+    seeds: int = Field(ge=1)
+    minutes: float
+    synthetic: Synthetic
+    timit: TimitSizes | None = None
+    top_k: int | None = Field(
+        None, ge=1
+    )  # soft targets kept a frame (all, from as many as states on); None: computed for every batch
+    sweep_seeds: int = Field(ge=1)
+
+
+class AcousticEnsemble(SpeechSizes):
+    """Chapter 3."""
+
+    members: int = Field(ge=2)  # of the ensemble; at least as many as seeds
+    sweep_fraction: Fraction  # share of the training utterances that the nets of all sweeps are trained on
+    sweep_epochs: int = Field(ge=1)  # of the sweeps' distilled nets
+    temperatures: list[Temperature]
+    equal_soft_weight: float = Field(gt=0, lt=1)  # the other reading of the paper's relative weight
+    small: list[list[Annotated[int, Field(ge=1)]]]  # hidden layers of the students smaller than a member
+    compared_k: list[Annotated[int, Field(ge=1)]]  # soft targets a frame, whose cost and error are measured
+
+
+class SoftTargetsSizes(SpeechSizes):
+    """Chapter 4; the nets of its full data, whose soft targets the others get, are trained by `synthetic.member`."""
+
+    fraction: Fraction
+    hard: SpeechTraining  # on a share of the data, with early stopping
+    soft: SpeechTraining  # on the same share, without
+    timit_hard: SpeechTraining | None = None
+    timit_soft: SpeechTraining | None = None
+    fractions: list[Fraction]  # of the curve
+    longer_epochs: int = Field(ge=1)  # of full nets that are trained for longer, as teachers
+    longer_temperature: Temperature  # of their soft targets
+
+
+class Convolutional(Sizes):
+    """Stages of a `networks.ConvNet`; its input and output sizes come from the data."""
+
+    channels: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class ConvTraining(Training):
+    """One kind of convolutional network, trained on images."""
+
+    network: Convolutional
+    flip: bool = False  # mirror images at random
+
+    @model_validator(mode="after")
+    def _no_weight_constraint(self):
+        if self.recipe.max_norm is not None:
+            raise ValueError("max_norm is for fully connected networks")
+        return self
+
+
+class Specialist(Sizes):
+    """How a specialist is trained from its generalist, with the generalist's shifts and flips."""
+
+    recipe: Recipe
+    output: Literal["dustbin", "full"] = "dustbin"  # special classes and a dustbin, or all classes
+    soft: Literal["none", "class", "case"] = "none"  # the generalist's soft targets, see `specialists.kept_knowledge`
+    temperature: Temperature = 1.0  # of those
+    early_stopping: bool = False  # keep the epoch that was best on validation images of its classes; needs a curve
+    curve: int = Field(0, ge=0)
+
+    def but(self, **changes: Any) -> "Specialist":
+        """A copy with some fields replaced; fields of the recipe may be named directly."""
+        merged = self.model_dump()
+        for name, value in changes.items():
+            (merged["recipe"] if name in Recipe.model_fields else merged)[name] = value
+        return type(self)(**merged)
+
+    @model_validator(mode="after")
+    def _options_fit(self):
+        if self.early_stopping and not self.curve:
+            raise ValueError("early_stopping needs curve: every how many epochs the validation images are looked at")
+        if self.soft != "none" and self.output != "full":
+            raise ValueError("soft targets of other classes need an output for them: output must be full")
+        if self.soft == "none" and self.temperature != 1.0:
+            raise ValueError("temperature means nothing without soft targets")
+        return self
+
+
+class Mixture(Convolutional):
+    """A mixture of experts; `channels` are those of each expert."""
+
+    experts: int = Field(ge=2)
+    gate_channels: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+
+
+class MixtureTraining(ConvTraining):
+    """A mixture of experts and how it is trained."""
+
+    network: Mixture
+
+
+class Glyphs(Sizes):
+    """The arguments of `data.glyphs`."""
+
+    kind: Literal["glyphs"]
+    classes: int = Field(ge=2)
+    per_class: int = Field(ge=1)
+    validation_per_class: int = Field(ge=1)
+    test_per_class: int = Field(ge=1)
+    size: int = Field(16, ge=8)
+    seed: int = 0
+
+
+class TinyImagenet(Sizes):
+    """The arguments of `data.tiny_imagenet`."""
+
+    kind: Literal["tiny-imagenet"]
+    size: Literal[32, 64] = 32
+    per_class: int | None = Field(None, ge=1)  # training images; None for all
+
+
+class Specialised(Sizes):
+    """What the chapters on specialists share."""
+
+    seeds: int = Field(ge=1)
+    minutes: float
+    images: Glyphs | TinyImagenet = Field(discriminator="kind")
+    generalist: ConvTraining
+    specialist: Specialist
+    specialists: int = Field(ge=1)  # how many
+    special_classes: int = Field(ge=1)  # of each
+    top_n: int = Field(1, ge=1)  # classes of the generalist that make a specialist active
+    compared_top_n: list[Annotated[int, Field(ge=1)]] = []
+    sweep_seeds: int = Field(ge=1)
+
+
+class Specialists(Specialised):
+    """Chapter 5."""
+
+    compared_counts: list[Annotated[int, Field(ge=1)]]  # numbers of specialists, of those that are there
+    compared_sizes: list[Annotated[int, Field(ge=1)]]  # special classes of a specialist
+    least_cases: int = Field(1, ge=1)  # of a row of Table 4 that its rank correlation counts
+    longer_epochs: int = Field(ge=1)  # of a generalist that is trained for as long as it and its specialists together
+    control_seeds: int = Field(ge=1)  # of that, of the other clustering and of the other sizes
+    convergence_cases: int = Field(200, ge=1)  # test images on which the two solutions of Eq. 5 are compared
+
+
+class Mixtures(Specialised):
+    """Chapter 6."""
+
+    long: Specialist  # long enough to overfit; all kinds of output and targets are compared at this length
+    soft_temperature: Temperature  # of the generalist's soft targets
+    mixture: MixtureTraining
+
+
+class DistilBack(Specialised):
+    """Chapter 7."""
+
+    student: ConvTraining  # of the generalist's size; soft targets
+    longer_epochs: int = Field(ge=1)  # of the generalist that is trained longer instead
+
+    @model_validator(mode="after")
+    def _student_is_a_student(self):
+        if self.student.loss != "soft":
+            raise ValueError("the student needs soft targets: its loss must be soft")
+        return self
+
+
+class DarkKnowledge(Sizes):
+    """Chapter 1."""
+
+    seeds: int = Field(ge=1)
+    minutes: float  # budget on two CPU cores, the teachers of chapter 2 left out
+    student: Training  # the wide student of the sweeps: soft targets alone
+    sweep_seeds: int = Field(ge=1)  # of the wide student's sweeps
+    narrow: Training  # a student too small for all that the teacher knows: soft targets alone
+    temperatures: list[Temperature]  # of the sweep against logit matching
+    limit_temperatures: list[Temperature]  # of the 1/T^2 law and the high-temperature limit
+    mean_temperatures: list[Temperature]  # of the students of an ensemble
+    balance_soft_weight: Annotated[float, Field(gt=0, lt=1)]
+    balance_temperatures: list[Temperature]
+    learning_rates: list[Annotated[float, Field(gt=0)]]
+    learning_rate_epochs: int = Field(ge=1)
+    fractions: list[Fraction]
+    fraction_steps: int = Field(ge=1)  # of every network of the data-size sweep, whatever its fraction
+    gradient_cases: int = Field(ge=2)
+
+
+class Width(Sizes):
+    """Students of one width in the temperature sweep; all else is the distilled net's."""
+
+    hidden: list[Annotated[int, Field(ge=1)]]
+    seeds: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+
+
+class Mnist(Sizes):
+    """Chapter 2."""
+
+    seeds: int = Field(ge=1)
+    minutes: float
+    teacher: Training
+    plain: Training
+    distilled: Training
+    teacher_epochs: list[Annotated[int, Field(ge=1)]]  # lengths at which the teacher is trained anew, one seed
+    soft_weights: list[Annotated[float, Field(ge=0, le=1)]]
+    sweep_epochs: int = Field(ge=1)
+    sweep_seeds: int = Field(ge=1)
+    temperatures: list[Temperature]
+    widths: list[Width]  # the narrowest last
+    turn_seeds: int = Field(ge=1)  # of the students that each digit is left out for in turn
+    kept_digits: list[list[Digit]]  # ever smaller transfer sets, the last one of 7s and 8s only

@@ -1,0 +1,359 @@
+"""Chapters on speech: acoustic models by plan, trained together, their ensembles, and their scores.
+
+A data set may be cut into folds (the TIMIT sample's 16 speakers into four); then every network exists once a fold, and
+a score is over the test speakers of all folds together.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdrepro import training
+from kdrepro.acoustic import frames, posteriors, soft_targets
+from kdrepro.acoustic.batches import FrameBatches
+from kdrepro.acoustic.frames import Speech
+from kdrepro.acoustic.recognition import Recognizer
+from kdrepro.acoustic.soft_targets import SoftTargets
+from kdrepro.chapters.experiment import Experiment, Trained
+from kdrepro.chapters.sizes import SpeechTraining
+from kdrepro.speech import features
+from kdrepro.store import Missing
+from kdrepro.verdicts import stats, wording
+
+CURVE_FRAMES = 30_000  # at most so many frames of a split are looked at for a learning curve
+Folded = tuple[Trained, ...]  # one network, trained once a fold
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a system does on test speakers, of all folds one after the other.
+
+    correct: bool [frames]. speaker: int [frames], whose frame it is. errors: int [utterances, 4]: substitutions,
+    insertions, deletions and length of the reference, after decoding; None where that was not asked for.
+    """
+
+    correct: np.ndarray
+    speaker: np.ndarray
+    errors: np.ndarray | None = None
+
+    @property
+    def frame_accuracy(self) -> float:
+        return float(self.correct.mean())
+
+    @property
+    def error_rate(self) -> float:
+        """Substitutions, insertions and deletions per word (or phone) of the reference."""
+        return float(self.errors[:, :3].sum() / self.errors[:, 3].sum())
+
+    def by_speaker(self) -> np.ndarray:
+        """Frame accuracy of each test speaker."""
+        return np.bincount(self.speaker, self.correct) / np.bincount(self.speaker)
+
+
+@dataclass(frozen=True)
+class Folds:
+    """The folds of a data set as one thing, with its name; the fingerprint is that of all folds."""
+
+    parts: tuple[Speech, ...]
+
+    @property
+    def name(self) -> str:
+        return self.parts[0].name
+
+    @property
+    def fingerprint(self) -> str:
+        return "-".join(part.fingerprint for part in self.parts)
+
+    def describe(self) -> str:
+        """Name and size, for a reader."""
+        sizes = [[len(split) for split in (p.train, p.validation, p.test)] for p in self.parts]
+        train, validation, test = (f"{n:,}" for n in np.mean(sizes, axis=0).round().astype(int))
+        folds = f" ({len(self.parts)} folds by speaker; mean sizes)" if len(self.parts) > 1 else ""
+        return f"{self.name}, {train} training, {validation} validation and {test} test frames{folds}"
+
+
+@dataclass
+class SpeechExperiment(Experiment):
+    """One chapter on one data set of speech; its data is a `Folds`."""
+
+    _recognizers: dict[int, Recognizer] = field(default_factory=dict, init=False)  # by fold, once asked for
+
+    @property
+    def plans(self) -> Any:
+        """This data set's part of the chapter's sizes: `presets.Synthetic` or `presets.Timit`."""
+        return self.sizes.synthetic if self.is_synthetic else self.sizes.timit
+
+    @property
+    def is_synthetic(self) -> bool:
+        return self.record_name.endswith(".synthetic")
+
+    @property
+    def error_metric(self) -> str:
+        """What is scored after decoding."""
+        return "word_error_rate" if self.is_synthetic else "phone_error_rate"
+
+    # --- networks -------------------------------------------------------------------------------
+
+    def train(
+        self,
+        plan: SpeechTraining,
+        seeds: Sequence[int],
+        teachers: Sequence[Folded] | Mapping[int, Sequence[Folded]] = (),
+        label: str = "",
+    ) -> list[Folded]:
+        """Load the networks of this plan, one a seed (and fold), from the store; train together those that are missing.
+
+        teachers: whose mean is matched when plan.loss is "soft", in every fold those of the fold; by seed where seeds
+            have different ones. label: how the run's log names the networks.
+        """
+        of = teachers if isinstance(teachers, Mapping) else dict.fromkeys(seeds, teachers)
+        by_fold = [self._train_fold(plan, seeds, of, fold, label or plan.loss) for fold in range(len(self.data.parts))]
+        return list(zip(*by_fold, strict=True))
+
+    def _train_fold(self, plan, seeds, teachers, fold: int, label: str) -> list[Trained]:
+        matched = {seed: [folded[fold] for folded in teachers[seed]] for seed in seeds}
+        if any((plan.loss == "hard") == bool(found) for found in matched.values()):
+            raise ValueError(f"A plan with loss {plan.loss!r} needs teachers if and only if its loss is soft.")
+        configs = [self._config(plan, seed, matched[seed], fold) for seed in seeds]
+        names = [f"{self._place(fold)}{label} seed {seed}" for seed in seeds]
+
+        def train_many(missing: Missing) -> None:
+            of = [(seeds[i], matched[seeds[i]], names[i]) for i in missing.positions]
+            self._fit_many(missing, plan, of, fold)
+
+        networks, trained = self.store.train_or_load_many(configs, train_many)
+        found = [self._trained(n, c, s, plan) for n, c, s in zip(networks, configs, seeds, strict=True)]
+        self._log_each(names, found, trained)
+        return found
+
+    def _fit_many(self, missing: Missing, plan, members, fold: int) -> None:
+        """Train these networks of one plan together; `members` has each one's seed, teachers and name."""
+        objective = (
+            training.hard_targets if plan.loss == "hard" else training.soft_targets(plan.temperature, plan.soft_weight)
+        )
+        shares = [self.transfer_set(plan, seed, fold) for seed, _, _ in members]
+        training.fit_many(
+            [network.to(self.device) for network in missing.networks],
+            [
+                FrameBatches(
+                    self.data.parts[fold].train,
+                    which,
+                    batch_size=plan.recipe.batch_size,
+                    device=self.device,
+                    **self._targets(plan, seed, teachers, fold, which),
+                )
+                for which, (seed, teachers, _) in zip(shares, members, strict=True)
+            ],
+            [objective] * len(members),
+            [plan.recipe] * len(members),
+            seeds=[seed for seed, _, _ in members],
+            checkpoints=missing.checkpoints,
+            finished=missing.finished,
+            evaluate=[self._curve(fold, which) for which in shares] if plan.curve else None,
+            evaluate_every=max(1, plan.curve),
+            keep_best="validation_frame_accuracy" if plan.early_stopping else None,
+            progress=[self._progress(name, plan.recipe.epochs) for _, _, name in members],
+        )
+
+    def _targets(self, plan, seed: int, teachers: Sequence[Trained], fold: int, which: torch.Tensor) -> dict[str, Any]:
+        """The soft targets of a training, as `FrameBatches` takes them."""
+        if not teachers:
+            return {}
+        networks = [teacher.network for teacher in teachers]
+        if self.sizes.top_k is None:
+            return {"teacher": lambda inputs: posteriors.mean_log_probabilities(networks, inputs, plan.teachers)}
+        if len(teachers) > 1 or plan.fraction == 1:
+            # An ensemble's are expensive: stored once for all frames, whatever share of them is trained on.
+            folder = self.soft_targets(teachers, plan.teachers, fold, self.sizes.top_k)
+            return {"soft_targets": SoftTargets(folder, which if plan.fraction < 1 else None)}
+        share = {"fraction": plan.fraction, "sampling": plan.sampling, "seed": seed}
+        folder = self.soft_targets(teachers, plan.teachers, fold, self.sizes.top_k, which, share)
+        return {"soft_targets": SoftTargets(folder)}
+
+    def soft_targets(
+        self,
+        teachers: Sequence[Trained],
+        how: str,
+        fold: int,
+        top_k: int | None,
+        which: torch.Tensor | None = None,
+        share: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """The folder of the mean predictions of these teachers on training frames, stored once; see `SoftTargets`.
+
+        top_k: how many of a frame's states are kept, None for all. which: the frames, None for all; share: what chose
+        them, for the name in the store.
+        """
+        config = {
+            "soft_targets": [teacher.key for teacher in teachers],
+            "how": how,
+            "top_k": top_k,
+            "share": dict(share or {}),
+            **self._data_config(fold),
+        }
+        folder = self.store.folder(config)
+        if not (folder / "classes").exists():
+            self.log(f"{self._place(fold)}soft targets, averaged over {len(teachers)}, {top_k or 'all'} states a frame")
+            networks = [teacher.network for teacher in teachers]
+            split = self.data.parts[fold].train
+            with self.store.writing():
+                soft_targets.store_soft_targets(
+                    folder, networks, split, which, how=how, top_k=top_k, device=self.device
+                )
+        return folder
+
+    def _config(self, plan: SpeechTraining, seed: int, teachers: Sequence[Trained], fold: int) -> dict[str, Any]:
+        """All that decides a trained network, in values that JSON can hold."""
+        config = plan.model_dump(exclude={"network", "teachers", "jitter", "classes"})
+        speech = self.data.parts[fold]
+        inputs = frames.WINDOW_FRAMES * features.COEFFICIENTS
+        config["network"] = {
+            "widths": [inputs, *plan.network.hidden, len(speech.states)],
+            "input_dropout": plan.network.input_dropout,
+            "hidden_dropout": plan.network.hidden_dropout,
+        }
+        config |= {"seed": seed, **self._data_config(fold)}
+        if teachers:
+            config["teachers"] = {"keys": [t.key for t in teachers], "top_k": self.sizes.top_k}
+            if len(teachers) > 1:
+                config["teachers"]["how"] = plan.teachers
+        return config
+
+    def _data_config(self, fold: int) -> dict[str, Any]:
+        speech = self.data.parts[fold]
+        return {"data": {"name": speech.name, "fingerprint": speech.fingerprint, "states": len(speech.states)}}
+
+    def _place(self, fold: int) -> str:
+        return f"{self.data.name} fold {fold} " if len(self.data.parts) > 1 else f"{self.data.name} "
+
+    def transfer_set(self, plan: SpeechTraining, seed: int, fold: int = 0) -> torch.Tensor:
+        """The training frames of a plan's share, int64 [n], ascending; see `frames.share_of`."""
+        return frames.share_of(self.data.parts[fold].train, plan.fraction, plan.sampling, seed)
+
+    # --- evaluation -----------------------------------------------------------------------------
+
+    def _curve(self, fold: int, which: torch.Tensor) -> Callable[[nn.Module], dict[str, float]]:
+        """What a learning curve notes of a network: its accuracy on some frames of each split."""
+        speech = self.data.parts[fold]
+        looked_at = {
+            "train_frame_accuracy": (speech.train, _evenly(which)),
+            "validation_frame_accuracy": (speech.validation, _evenly(torch.arange(len(speech.validation)))),
+            "test_frame_accuracy": (speech.test, _evenly(torch.arange(len(speech.test)))),
+        }
+
+        def evaluate(network: nn.Module) -> dict[str, float]:
+            network.eval()
+            return {
+                name: round(posteriors.accuracy(network, split, some, self.device), 6)
+                for name, (split, some) in looked_at.items()
+            }
+
+        return evaluate
+
+    def score(
+        self, system: Folded | Sequence[Folded], *, how: str = "arithmetic", decode: bool = False, split: str = "test"
+    ) -> Score:
+        """A network's score, or that of an ensemble averaged as `how` says, on "test" or "validation" speakers.
+
+        decode: also count the errors after decoding (see `recognition.Recognizer`).
+        """
+        ensemble = [system] if isinstance(system[0], Trained) else list(system)
+        parts = [self._score_fold([m[f] for m in ensemble], how, decode, split, f) for f in range(len(self.data.parts))]
+        speakers = np.cumsum([0, *(part["speakers"] for part in parts)])
+        return Score(
+            np.concatenate([np.unpackbits(part["correct"], count=int(part["frames"])) for part in parts]).astype(bool),
+            np.concatenate([_speakers(self.data.parts[f].split(split)) + n for f, n in enumerate(speakers[:-1])]),
+            np.concatenate([part["errors"] for part in parts]) if decode else None,
+        )
+
+    def _score_fold(self, ensemble: list[Trained], how: str, decode: bool, split: str, fold: int) -> dict:
+        recognizer = self.recognizer(fold) if decode else None
+        config = {
+            "score": [trained.key for trained in ensemble],
+            "how": how if len(ensemble) > 1 else "",
+            "decode": [recognizer.acoustic_scale, recognizer.insertion_penalty] if recognizer else None,
+            "split": split,
+            **self._data_config(fold),
+        }
+        speech = self.data.parts[fold]
+
+        def compute() -> dict[str, np.ndarray]:
+            chosen = speech.split(split)
+            answers, errors = [], []
+            for utterances, found in posteriors.by_utterance([t.network for t in ensemble], chosen, how, self.device):
+                answers += [one.argmax(1).cpu() for one in found]
+                if recognizer:
+                    errors.append(recognizer.errors(utterances, found))
+            correct = torch.cat(answers) == chosen.targets
+            count = len(set(_speakers(chosen)))
+            result = {"correct": np.packbits(correct.numpy()), "frames": len(correct), "speakers": count}
+            return result | ({"errors": np.concatenate(errors)} if decode else {})
+
+        return self.store.compute_or_load(config, compute)
+
+    def recognizer(self, fold: int) -> Recognizer:
+        """The decoder of a fold, its scale and penalty chosen on validation speakers with the first baseline."""
+        if fold not in self._recognizers:
+            self._recognizers[fold] = self._tuned_recognizer(fold)
+        return self._recognizers[fold]
+
+    def _tuned_recognizer(self, fold: int) -> Recognizer:
+        speech = self.data.parts[fold]
+        baseline = self._train_fold(self.plans.member, [0], {0: []}, fold, "baseline")[0]
+        recognizer = Recognizer.of(speech)
+        config = {"recognizer": baseline.key, "grid": recognizer.grid, **self._data_config(fold)}
+
+        def compute() -> dict[str, np.ndarray]:
+            self.log(f"{self._place(fold)}decoder: scale and penalty on validation speakers")
+            return recognizer.tuned(baseline.network, speech.validation, self.device)
+
+        chosen = self.store.compute_or_load(config, compute)
+        return recognizer.with_weights(float(chosen["acoustic_scale"]), float(chosen["insertion_penalty"]))
+
+    def publish_scores(self, name: str, scores: Sequence[Score]) -> None:
+        """Keep which test frames these get right, packed bits [seeds, frames / 8], and their decoding errors."""
+        self.predictions[f"{name}.correct"] = np.stack([np.packbits(score.correct) for score in scores])
+        self.predictions["frames"] = np.array(len(scores[0].correct))
+        self.predictions["speaker"] = scores[0].speaker.astype(np.uint16)
+        if scores[0].errors is not None:
+            self.predictions[f"{name}.errors"] = np.stack([score.errors for score in scores]).astype(np.uint16)
+
+
+def _evenly(which: torch.Tensor) -> torch.Tensor:
+    """At most CURVE_FRAMES of these, evenly spaced."""
+    return which[:: max(1, -(-len(which) // CURVE_FRAMES))]
+
+
+def _speakers(split: frames.Frames) -> np.ndarray:
+    """The speaker of each frame, numbered as they come: int [frames]."""
+    names = [utterance["speaker"] for utterance in split.utterances]
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.repeat([number[name] for name in names], [utterance["frames"] for utterance in split.utterances])
+
+
+Scores = Mapping[str, Sequence[Score]]  # system -> one score a seed, or one for all seeds
+Found = Sequence[tuple[SpeechExperiment, Scores]]  # a data set each
+
+
+def rows(run: SpeechExperiment, nets: Sequence[Folded], **columns: Any) -> list[dict[str, Any]]:
+    """A row a network (a seed): the given columns, frame accuracy and the error rate after decoding, in per cent."""
+    found = []
+    for net in nets:
+        score = run.score(net, decode=True)
+        figures = {"frame accuracy, %": 100 * score.frame_accuracy, "error rate, %": 100 * score.error_rate}
+        found.append({**columns, "seed": net[0].seed, **figures})
+    return found
+
+
+def mean_percent(values: Sequence[float]) -> str:
+    mean, ends = stats.mean_ci(values)
+    return percent(mean) + ("" if ends is None else " [{:.1f}, {:.1f}]".format(*(100 * e for e in ends)))
+
+
+def percent(value: float) -> str:
+    return wording.written("frame_accuracy", value)

@@ -1,0 +1,186 @@
+"""Where a notebook begins: everything that it asks for is checked, and its experiment made."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdrepro import data, paths
+from kdrepro.acoustic import frames
+from kdrepro.chapters import presets
+from kdrepro.chapters.committees import SpecialistExperiment
+from kdrepro.chapters.images import ImageExperiment
+from kdrepro.chapters.presets import Preset
+from kdrepro.chapters.sizes import AcousticEnsemble, Specialised
+from kdrepro.chapters.speech import Folds, SpeechExperiment
+from kdrepro.errors import InputError
+from kdrepro.files import remove_stale
+from kdrepro.speech import espeak, timit
+from kdrepro.speech.corpus import Corpus
+from kdrepro.store import Store
+
+
+@dataclass
+class SpeechChapter:
+    """The experiments of a chapter, one a data set; what they share."""
+
+    sets: dict[str, SpeechExperiment]
+
+    @classmethod
+    def of(cls, corpora: Mapping[str, Sequence[Corpus]], chapter: str, preset: Preset, store: Store, **common) -> Any:
+        """Prepare the corpora (once; they are kept in the run's folder) and make an experiment of each."""
+        sizes = preset.chapters[chapter]
+        sets = {}
+        for name, folds in corpora.items():
+            cache = paths.runs(preset.name) / "corpora"
+            states = sizes.synthetic.states if name == "synthetic" else None
+            parts = tuple(frames.load_speech(corpus, cache, states) for corpus in folds)
+            sets[name] = SpeechExperiment(
+                data=Folds(parts),
+                record_name=f"{chapter}.{name}",
+                chapter=chapter,
+                preset=preset,
+                store=store,
+                **common,
+            )
+            sets[name].log(f"{chapter} at {preset.name}: {name}, {parts[0].hours:.2f} h of training, {common['seeds']}")
+        return cls(sets)
+
+    @property
+    def decides(self) -> SpeechExperiment:
+        """The experiment on synthetic speech, which decides the claims."""
+        return self.sets["synthetic"]
+
+    @property
+    def sizes(self) -> Any:
+        return self.decides.sizes
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.decides.seeds
+
+    def finish(self) -> list[Path]:
+        """Write the record of every data set."""
+        return [run.finish() for run in self.sets.values()]
+
+
+def start(
+    chapter: str,
+    *,
+    preset: str = "smoke",
+    seeds: int | None = None,
+    first_seed: int = 0,
+    device: str = "cpu",
+    data_root: str | None = None,
+) -> Any:
+    """Check everything that was asked for and return the chapter's experiment.
+
+    preset: smoke, full or paper. seeds: how many, None for the preset's number. first_seed: the first of
+    them. device: "cpu", "cuda" or "cuda:1". data_root: the folder of the data sets, None for
+    KDREPRO_DATA or `data/`.
+    Returns an `ImageExperiment`, for a chapter on specialists a `SpecialistExperiment`, and for one on speech its
+    `SpeechChapter`.
+    Raises InputError, before anything trains, when one of them is wrong.
+    """
+    chapter, loaded, seed_list, where, found = check(chapter, preset, seeds, first_seed, device, data_root)
+    store = Store(paths.runs(loaded.name) / "store", warn=lambda line: print(line, file=sys.stderr))
+    remove_stale(store.root, ".*")  # what killed runs left half written
+    common = {"chapter": chapter, "preset": loaded, "seeds": seed_list, "device": where, "store": store}
+    if presets.is_speech(chapter):
+        return SpeechChapter.of(found, **common)
+    kind = SpecialistExperiment if isinstance(loaded.chapters[chapter], Specialised) else ImageExperiment
+    run = kind(data=found.to(where), **common)
+    run.log(f"{chapter} at {loaded.name}: {found.name}, seeds {run.seeds}, {where}")
+    return run
+
+
+def check(
+    chapter: str, preset: str, seeds: Any, first_seed: Any, device: str, data_root: str | None
+) -> tuple[str, Preset, list[int], torch.device, Any]:
+    """What `start` was asked for, looked up and validated; the images on the CPU, or the corpora of speech.
+
+    Raises InputError for whatever is wrong with it.
+    """
+    chapter = presets.check_chapter(chapter)
+    loaded = presets.load(preset)
+    count = check_count("seeds", loaded.chapters[chapter].seeds if seeds is None else seeds, least=1)
+    first = check_count("first_seed", first_seed, least=0)
+    where = check_device(device)
+    root = paths.data_root(data_root)
+    sizes = loaded.chapters[chapter]
+    if presets.is_speech(chapter):
+        if isinstance(sizes, AcousticEnsemble) and first + count > sizes.members:
+            raise InputError(
+                f"Each seed of {chapter} is a member of one ensemble of {sizes.members}, so seeds can't go up to "
+                f"{first + count - 1}: ask for fewer, or raise `members` in notebooks/presets/{loaded.name}.yaml."
+            )
+        found = _corpora(sizes, root)
+    elif isinstance(sizes, Specialised):
+        loaded = presets.with_seeds(loaded, chapter, count)
+        found = _images(sizes.images, root, paths.runs(loaded.name) / "images")
+    else:
+        found = data.digits() if loaded.data == "digits" else data.mnist(root)
+    return chapter, loaded, list(range(first, first + count)), where, found
+
+
+def _images(wanted: Any, root: Path, cache: Path) -> data.ImageData:
+    """Images of many classes, drawn or decoded once and kept in `cache`."""
+    arguments = wanted.model_dump(exclude={"kind"})
+    if wanted.kind == "glyphs":
+        return data.glyphs(**arguments, cache=cache)
+    return data.tiny_imagenet(root, **arguments, cache=cache)
+
+
+def _corpora(sizes: Any, root: Path) -> dict[str, list[Any]]:
+    """The corpora of a chapter on speech, by name, several where one is split into folds; TIMIT only where it is."""
+    espeak.check()
+    found = {"synthetic": [data.synthetic_speech(**sizes.synthetic.corpus.model_dump())]}
+    if sizes.timit is not None and timit.find(root) is not None:
+        first = data.timit(root)
+        folds = 1 if first.name == "timit" else timit.FOLDS
+        found[first.name] = [first, *(data.timit(root, fold) for fold in range(1, folds))]
+    return found
+
+
+def check_count(name: str, value: Any, least: int) -> int:
+    """A whole number of at least `least`, also from a string of digits. Raises InputError."""
+    try:
+        number = int(str(value))
+    except ValueError:
+        number = None
+    if number is None or number < least or isinstance(value, bool):
+        raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+    return number
+
+
+def check_device(name: str) -> torch.device:
+    """A device that is there. Raises InputError."""
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise InputError(f"There is no device {name!r}: use cpu or cuda.") from None
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+    }
+    if not there.get(device.type, False):
+        raise InputError(
+            f"The device {name!r} is not there: this machine has {_devices()}; use one of these{_why_no_gpu()}."
+        )
+    return device
+
+
+def _devices() -> str:
+    return " and ".join(["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())])
+
+
+def _why_no_gpu() -> str:
+    """What may keep a GPU that is there from PyTorch."""
+    if torch.cuda.is_available():
+        return ""
+    if torch.version.cuda is None:
+        return " (this PyTorch is built for the processor alone; a GPU needs another build)"
+    return f" (a GPU that is there needs a driver for CUDA {torch.version.cuda}, or a PyTorch for the driver it has)"

@@ -1,0 +1,1 @@
+"""From chapters to pages: papermill runs them, the book is built of what they wrote."""

@@ -1,0 +1,236 @@
+"""From runs to pages: staging copies, the strict build, publication, and what is generated from records."""
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+
+from kdrepro import paths
+from kdrepro.chapters import presets
+from kdrepro.errors import InputError
+from kdrepro.files import atomic_write
+from kdrepro.publishing import speed
+from kdrepro.publishing.runner import strip_metadata
+from kdrepro.verdicts import claims, records
+from kdrepro.verdicts.wording import duration, threads
+
+TABLE_START, TABLE_END = "<!-- verdicts: generated -->", "<!-- end of verdicts -->"
+
+
+def build_published() -> Path:
+    """Build the published book in place, strictly; returns its first page."""
+    return _build(paths.ROOT)
+
+
+def build_staged(preset: str) -> Path:
+    """Build the book from a run's notebooks and records, in a copy that leaves the tree alone.
+
+    Raises InputError when a chapter of that preset has not been run.
+    """
+    run = paths.runs(preset)
+    staging = run / "book"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    shutil.copy(paths.ROOT / "_config.yml", staging / "_config.yml")
+    toc = (paths.ROOT / "_toc.yml").read_text(encoding="utf-8")
+    (staging / "_toc.yml").write_text(with_chapters(toc, list(presets.CHAPTERS)), encoding="utf-8")
+    shutil.copytree(paths.BOOK, staging / "book", ignore=shutil.ignore_patterns("_build"))
+    for folder in ("chapters", "results"):
+        shutil.rmtree(staging / "book" / folder, ignore_errors=True)
+    _collect(preset, list(presets.CHAPTERS), staging / "book" / "chapters", staging / "book" / "results")
+    _generate(staging / "book", staging / "book" / "results", staging / "book" / "chapters")
+    return _build(staging)
+
+
+def publish(preset: str) -> list[Path]:
+    """Copy a run's notebooks and records into the book, and remake the pages that depend on them.
+
+    Chapters that were not run at this preset stay as they were published; the table of contents lists those that are.
+    Raises InputError for smoke, whose numbers are not comparable, when no chapter has been run at this preset, and
+    when one of them failed.
+    """
+    presets.load(preset)
+    if preset == "smoke":
+        raise InputError("smoke is not published: its numbers are not comparable; run and publish full or paper.")
+    ran = [chapter for chapter in presets.CHAPTERS if _has_run(preset, chapter)]
+    if not ran:
+        raise InputError(f"No chapter has been run at {preset}: `kdrepro run all --preset {preset}` first.")
+    copied = _collect(preset, ran, paths.PUBLISHED, paths.RESULTS)
+    refresh()
+    return copied
+
+
+def refresh() -> None:
+    """Remake the verdict tables, the pages of run times and speed, and the list of chapters from what is published."""
+    _generate(paths.BOOK, paths.RESULTS, paths.PUBLISHED)
+    toc = (paths.ROOT / "_toc.yml").read_text(encoding="utf-8")
+    there = [chapter for chapter in presets.CHAPTERS if (paths.PUBLISHED / f"{chapter}.ipynb").exists()]
+    atomic_write(paths.ROOT / "_toc.yml", with_chapters(toc, there).encode())
+    table = verdict_tables(records.read_all(), link=False)
+    text = paths.README.read_text(encoding="utf-8")
+    head, rest = text.split(TABLE_START)
+    tail = rest.split(TABLE_END)[1]
+    atomic_write(paths.README, f"{head}{TABLE_START}\n{table}\n{TABLE_END}{tail}".encode())
+
+
+def with_chapters(toc: str, chapters: Sequence[str]) -> str:
+    """A table of contents with these chapters, in this order, in the place of those that it lists.
+
+    The published book lists what is published; a chapter that is written but not yet run at full is in the book of a
+    run only. Raises ValueError for a table without chapters, which would not say where they go.
+    """
+    lines = toc.splitlines()
+    old = [i for i, line in enumerate(lines) if line.strip().startswith("- file: book/chapters/")]
+    if not old:
+        raise ValueError("The table of contents has no chapter: it must list at least one file of book/chapters.")
+    indent = lines[old[0]].partition("-")[0]
+    new = [f"{indent}- file: book/chapters/{chapter}" for chapter in chapters]
+    return "\n".join([*lines[: old[0]], *new, *lines[old[-1] + 1 :]]) + "\n"
+
+
+def verdict_tables(results: Sequence[dict[str, Any]], link: bool) -> str:
+    """The verdict table in Markdown, first what has been decided, then what is still to come.
+
+    link: refer each claim to its figure in the book.
+    """
+    described = claims.load()
+    rows = claims.verdict_rows(described.values(), results)
+    decided = [row for row in rows if row["verdict"] != "not run"]
+    waiting = [row for row in rows if row["verdict"] == "not run"]
+    lines = []
+    if decided:
+        lines += ["| verdict | claim | paper | ours: mean [95 % over seeds] | § |", "|---|---|---|---|---|"]
+    for row in decided:
+        figure = described[row["claim"]].figure
+        name = f"{{ref}}`{row['claim']} <{figure}>`" if link and figure else f"`{row['claim']}`"
+        ours = f"{row['metric']} {row['ours']} ({row['data']})"
+        claim = f"{name}: {row['statement']}"
+        mark = "\N{NO-BREAK SPACE}†" if described[row["claim"]].amended else ""
+        lines.append(f"| **{row['verdict']}**{mark} | {claim} | {row['paper']} | {ours} | {row['section']} |")
+    if any(described[row["claim"]].amended for row in decided):
+        lines += ["", "† Something was changed when a result was known; the chapter says what."]
+    if decided and waiting:
+        lines += ["", "Not decided by a published run yet:", ""]
+    if waiting:
+        lines += ["| verdict | claim | paper | § |", "|---|---|---|---|"]
+    for row in waiting:
+        paper = "–" if row["paper"] == "–" else f"{row['metric']} {row['paper']}"
+        lines.append(f"| {row['verdict']} | `{row['claim']}`: {row['statement']} | {paper} | {row['section']} |")
+    return "\n".join(lines)
+
+
+def page_of(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """An executed notebook as a page: papermill's injected cell hidden, its timings and paths dropped."""
+    page = copy.deepcopy(notebook)
+    took = page.metadata.get("papermill", {}).get("duration")
+    strip_metadata(page)
+    page.metadata["kdrepro"] = {"seconds": round(took or 0, 1)}
+    for cell in page.cells:
+        tags = cell.metadata.get("tags", [])
+        if "injected-parameters" in tags:
+            cell.metadata["tags"] = [*tags, "remove-cell"]
+            lines = cell.source.splitlines()
+            cell.source = "\n".join(line for line in lines if not line.startswith("data_root"))
+    return page
+
+
+def _has_run(preset: str, chapter: str) -> bool:
+    run = paths.runs(preset)
+    return (run / "notebooks" / f"{chapter}.ipynb").exists() and bool(records.files(chapter, run / "results"))
+
+
+def _collect(preset: str, wanted: Sequence[str], chapters: Path, results: Path) -> list[Path]:
+    """Copy these chapters' pages and records, in the place of those that were there."""
+    run = paths.runs(preset)
+    for chapter in wanted:
+        if not _has_run(preset, chapter):
+            raise InputError(
+                f"{chapter} has not been run at {preset}: `kdrepro run {chapter} --preset {preset}` first."
+            )
+        about = _read_notebook(run / "notebooks" / f"{chapter}.ipynb").metadata.get("papermill", {})
+        if about.get("exception") or about.get("end_time", "") is None:  # None: it was killed
+            raise InputError(f"The last run of {chapter} at {preset} failed: run it again.")
+    chapters.mkdir(parents=True, exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
+    copied = []
+    for chapter in wanted:
+        page = page_of(_read_notebook(run / "notebooks" / f"{chapter}.ipynb"))
+        nbformat.write(page, chapters / f"{chapter}.ipynb")
+        copied.append(chapters / f"{chapter}.ipynb")
+        for old in records.files(chapter, results):
+            old.unlink()
+            old.with_suffix(".npz").unlink(missing_ok=True)
+        for record in records.files(chapter, run / "results"):
+            for path in (record, record.with_suffix(".npz")):
+                if path.exists():
+                    copied.append(Path(shutil.copy(path, results / path.name)))
+    return copied
+
+
+def _read_notebook(path: Path) -> nbformat.NotebookNode:
+    """An executed notebook. Raises InputError when it is not whole."""
+    try:
+        return nbformat.read(path, 4)
+    except (OSError, ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise InputError(f"The notebook {path} cannot be read ({first}): run its chapter again.") from error
+
+
+def _generate(book: Path, results: Path, chapters: Path) -> None:
+    found = records.read_all(results)
+    atomic_write(book / "verdicts.md", (verdict_tables(found, link=True) + "\n").encode())
+    atomic_write(book / "run-times.md", (_run_times(found, chapters) + "\n").encode())
+    speed.generate(book)
+
+
+def _run_times(found: Sequence[dict[str, Any]], chapters: Path) -> str:
+    """The status page's table, from provenance alone."""
+    lines = [
+        "| chapter | preset, data | seeds | networks | training | budget | this run | hardware | versions | made |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for record in found:
+        p, config = record["provenance"], record["provenance"]["config"]
+        page = nbformat.read(chapters / f"{record['chapter']}.ipynb", 4)
+        wall = page.metadata["kdrepro"]["seconds"]
+        hardware = f"{p['device']}: {p['cpu']}, {threads(p)}"
+        lines.append(
+            f"| {{doc}}`chapters/{record['chapter']}` | {record['preset']}, {record['data']['name']} "
+            f"| {len(config['seeds'])} | {p['networks']} | {duration(p['training_seconds'])} "
+            f"| {duration(60 * config['minutes'])} | {duration(wall)} | {hardware} "
+            f"| Python {p['python']}, torch {p['torch']}, kdrepro {p['kdrepro']} "
+            f"| {p['date']}, {p['git']}{' with changes' if p['dirty'] else ''} |"
+        )
+    return "\n".join(lines)
+
+
+def _build(source: Path) -> Path:
+    """`jupyter-book build`, failing on a single warning and on a page that is missing."""
+    # The module has no __main__, and the script need not be on the path.
+    main = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", main, "build", ".", "-n", "-W", "--keep-going", "--all"]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        problems = [line for line in done.stderr.splitlines() if line.strip()]
+        print(*problems, sep="\n", file=sys.stderr)
+        raise InputError("The book did not build without a warning: see the output above.")
+    html = source / "_build" / "html"
+    missing = [name for name in _pages(source) if not (html / f"{name}.html").exists()]
+    if missing:
+        raise InputError(f"The build left out pages of _toc.yml: {', '.join(missing)}.")
+    return html / "index.html"
+
+
+def _pages(source: Path) -> list[str]:
+    """Every page of the table of contents."""
+    toc = yaml.safe_load((source / "_toc.yml").read_text())
+    parts = toc.get("parts", [])
+    return [toc["root"], *(c["file"] for part in parts for c in part["chapters"]), "index"]

@@ -1,0 +1,202 @@
+"""The one training loop: cases on the device, a recipe, an objective, a checkpoint.
+
+`fit` trains one network and `fit_many` several; everything random comes from two generators made from
+one seed, so that on a CPU the same seed gives the same weights bit for bit, also after an interruption.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdrepro.networks import use_generator
+from kdrepro.training.batches import Batches
+from kdrepro.training.checkpoint import Checkpoint
+from kdrepro.training.lanes import LEAST_WEIGHTS, Lane, side_by_side
+from kdrepro.training.objectives import Objective
+from kdrepro.training.recipe import Recipe
+from kdrepro.training.state import TrainingState
+from kdrepro.training.steps import Alone, Together
+
+CHECKPOINT_SECONDS = 60.0  # at most this long between two checkpoints; there is one after every epoch too
+
+
+def fit(
+    network: nn.Module,
+    batches: Batches,
+    objective: Objective,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    checkpoint: Checkpoint | None = None,
+    evaluate: Callable[[nn.Module], dict[str, Any]] | None = None,
+    evaluate_every: int = 1,
+    keep_best: str | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Train a network in place and return its history, a row an epoch.
+
+    network: on the batches' device; returns logits. objective: see `hard_targets`, `soft_targets`.
+    seed: of the order of cases, the jitter and the dropout masks.
+    checkpoint: resumed from if it holds a state; saved after every epoch and every 60 s within one.
+        On a CPU the resumed training ends bit for bit where an uninterrupted one does.
+    evaluate: gives figures to add to a row, every `evaluate_every` epochs and after the last.
+    keep_best: early stopping after the fact: the network ends with the weights of the row in which this figure of
+        `evaluate` was highest (the first such row), not with the last ones; the history keeps all rows.
+    progress: called with each finished row.
+    A row: epoch (from 1), loss (mean over the epoch), cases_per_second, seconds (since the start,
+    interruptions left out), and what evaluate gave.
+    Raises InputError when the loss is no longer finite; the last checkpoint stays. Raises ValueError for a `keep_best`
+    without `evaluate`.
+    """
+    run = TrainingState(
+        network, batches, objective, recipe, seed, checkpoint, evaluate, progress, evaluate_every, keep_best
+    )
+    _train([run], Alone(run), Lane())
+    return run.history
+
+
+def fit_many(
+    networks: Sequence[nn.Module],
+    batches: Sequence[Batches],
+    objectives: Sequence[Objective],
+    recipes: Sequence[Recipe],
+    *,
+    seeds: Sequence[int],
+    checkpoints: Sequence[Checkpoint | None] | None = None,
+    evaluate: Sequence[Callable[[nn.Module], dict[str, Any]]] | None = None,
+    progress: Sequence[Callable[[dict[str, Any]], None]] | None = None,
+    finished: Callable[[int], None] | None = None,
+    evaluate_every: int = 1,
+    keep_best: str | None = None,
+) -> list[list[dict[str, Any]]]:
+    """Train several networks, each with its own cases, objective, recipe and seed; returns their histories.
+
+    checkpoints, evaluate, progress: one a network; these and what else is given are as in `fit`.
+    finished: called with a network's position as soon as it is trained, while others may still wait for their turn.
+    Each member gets what `fit` alone would give it, to rounding, and on a CPU the same bits whatever it is trained
+    with. `MLP`s of one shape, with as many cases each, and with recipes that differ in nothing but the learning rate,
+    train together as batched matrix products, as many at once as memory holds, and on a CPU in as many groups side by
+    side as PyTorch has threads, one thread a group; a row's seconds are then the member's share of the time. All others
+    train one after the other. evaluate, progress and finished are called from the threads of the groups.
+    Raises ValueError when the sequences differ in length, and InputError as `fit` does.
+    """
+    none = [None] * len(networks)
+    members = zip(
+        networks,
+        batches,
+        objectives,
+        recipes,
+        seeds,
+        none if checkpoints is None else checkpoints,
+        none if evaluate is None else evaluate,
+        none if progress is None else progress,
+        strict=True,
+    )
+    runs = [TrainingState(*member, evaluate_every, keep_best) for member in members]
+
+    def train(group: list[TrainingState], lane: Lane) -> None:
+        _train(group, Together(group) if group[0].stackable else Alone(group[0]), lane)
+        for run in group if finished else ():
+            finished(runs.index(run))
+
+    for groups in _rounds(runs):
+        side_by_side(train, groups)
+    return [run.history for run in runs]
+
+
+def _rounds(runs: Sequence[TrainingState]) -> list[list[list[TrainingState]]]:
+    """Groups of runs that train together, in rounds of groups that train side by side; as their first members come."""
+    alike: dict[Any, list[TrainingState]] = {}
+    for run in runs:
+        alike.setdefault(run.kind(), []).append(run)
+    return [groups for members in alike.values() for groups in _rounds_of_one_kind(members)]
+
+
+def _rounds_of_one_kind(members: list[TrainingState]) -> Iterator[list[list[TrainingState]]]:
+    """As many groups at once as there are threads, of equal size; what is left over, as one group, has all threads."""
+    one = members[0]
+    most = max(1, memory_budget(one.device) // one.bytes_needed()) if len(members) > 1 else 1
+    lanes = (
+        torch.get_num_threads() if one.device.type == "cpu" and one.stackable and one.weights >= LEAST_WEIGHTS else 1
+    )
+    while lanes > 1 and min(len(members), most) >= lanes:
+        size = min(len(members), most) // lanes
+        yield [members[i * size : (i + 1) * size] for i in range(lanes)]
+        members = members[lanes * size :]
+    for i in range(0, len(members), most):
+        yield [members[i : i + most]]
+
+
+def memory_budget(device: torch.device) -> int:
+    """Bytes that networks which train together may take: half of a GPU's free memory, a quarter of a machine's."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own, but free
+        return (torch.cuda.mem_get_info(device)[0] + kept) // 2
+    return int(min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), _memory_limit())) // 4
+
+
+def _memory_limit(file: Path = Path("/sys/fs/cgroup/memory.max")) -> float:
+    """What a container allows its processes, in bytes; infinite where there is no limit, or no container."""
+    try:
+        return float(file.read_text())
+    except (OSError, ValueError):  # the file of no limit says "max"
+        return math.inf
+
+
+def _train(runs: Sequence[TrainingState], steps: Alone | Together, lane: Lane) -> None:
+    """Train one network, or several in step with each other."""
+    try:
+        with _denormals_flushed():
+            for epoch in range(runs[0].epoch, runs[0].recipe.epochs):
+                _train_epoch(runs, steps, epoch, lane)
+                for run in runs:
+                    run.finish_epoch(steps)
+    finally:
+        steps.close()
+    for run in runs:
+        run.restore_best()
+        use_generator(run.network, None)
+        run.network.eval()
+
+
+def _train_epoch(runs: Sequence[TrainingState], steps: Alone | Together, epoch: int, lane: Lane) -> None:
+    for run in runs:
+        run.start_epoch()
+    began, count, first = time.monotonic(), len(runs[0].batches), runs[0].step
+    sharing = len(runs) * lane.count  # of the time
+    losses = torch.zeros(len(runs), device=runs[0].device)
+    saved_at = began
+    for i, batches in enumerate(steps.epoch(first), start=first):  # what was done before an interruption left out
+        lane.check()
+        losses += steps.take(batches, epoch * count + i)
+        now = time.monotonic()
+        if now - saved_at > CHECKPOINT_SECONDS:
+            for run, loss in zip(runs, losses.tolist(), strict=True):
+                run.save_within(steps, i + 1, loss, (now - began) / sharing)
+            saved_at = now
+    sums = losses.tolist()  # waits for a GPU to be done, so before the clock is read
+    took = (time.monotonic() - began) / sharing
+    for run, loss in zip(runs, sums, strict=True):
+        run.note_epoch(epoch, loss, took, share=(count - first) / count)
+
+
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Let the processor take numbers below 1e-38 for 0.
+
+    Adam's averages of gradients that have become 0 (an image's border, a dead unit) decay into that range, the
+    faster the smaller its betas; there a processor is many times slower. Such numbers are far too small to
+    change a weight.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)

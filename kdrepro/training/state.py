@@ -1,0 +1,221 @@
+"""The training of one network: what it is made of, how far it is, and how that is saved and restored."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from kdrepro.errors import InputError
+from kdrepro.networks import MLP, clip_max_norm, parameter_count, use_generator
+from kdrepro.training.batches import Batches
+from kdrepro.training.checkpoint import Checkpoint
+from kdrepro.training.objectives import Objective
+from kdrepro.training.recipe import Recipe, gains_from_bf16
+from kdrepro.training.stack import shape_of
+
+
+class Optimized(Protocol):
+    """What takes a run's steps (see `kdrepro.training.steps`), as far as a checkpoint asks it."""
+
+    def moments(self, run: "TrainingState") -> Mapping[int, Mapping[str, torch.Tensor]]: ...
+
+
+class TrainingState:
+    """The training of one network: what it is made of, how far it is, and how that is saved and restored."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        batches: Batches,
+        objective: Objective,
+        recipe: Recipe,
+        seed: int,
+        checkpoint: Checkpoint | None,
+        evaluate: Callable[[nn.Module], dict[str, Any]] | None,
+        progress: Callable[[dict[str, Any]], None] | None,
+        evaluate_every: int,
+        keep_best: str | None,
+    ):
+        self.network, self.batches, self.objective, self.recipe = network, batches, objective, recipe
+        self.seed, self.checkpoint, self.evaluate, self.progress = seed, checkpoint, evaluate, progress
+        self.evaluate_every, self.keep_best = evaluate_every, keep_best
+        if recipe.max_norm and not isinstance(network, MLP):
+            raise ValueError(f"max_norm limits the weights of an MLP's units; this is a {type(network).__name__}.")
+        if keep_best is not None and evaluate is None:
+            raise ValueError(f"keep_best names {keep_best!r}, a figure of evaluate, which is not given.")
+        self.device = batches.device
+        # Two generators: `order` is drawn from only at the start of an epoch, so a checkpoint within
+        # one can redo the epoch's order and jitter from the state at its start.
+        self.order = torch.Generator(self.device).manual_seed(_mix(seed, 1))
+        self.noise = torch.Generator(self.device).manual_seed(_mix(seed, 2))
+        use_generator(network, self.noise)
+        bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and gains_from_bf16(self.device))
+        self.dtype = torch.bfloat16 if bf16 else torch.float32
+        self.epoch, self.step, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, torch.Tensor] = {}  # weights of the best row so far, with its figure as "figure"
+        self.moments: dict[int, dict[str, torch.Tensor]] = {}  # the optimiser's, of each parameter, when restored
+        self.order_at_start = self.order.get_state()
+        self._resume()
+
+    @property
+    def stackable(self) -> bool:
+        """Whether this network can train as one of many: a float32 `MLP` of which no layer is frozen."""
+        if not isinstance(self.network, MLP) or self.batches.kind is None:
+            return False
+        return all(p.requires_grad and p.dtype == torch.float32 for p in self.network.parameters())
+
+    def kind(self) -> Any:
+        """What networks that train together have in common."""
+        if not self.stackable:
+            return id(self)
+        recipe = self.recipe.model_copy(update={"learning_rate": 1.0})
+        return (
+            shape_of(self.network),
+            self.batches.kind,
+            (recipe, self.dtype, str(self.device)),
+            (self.epoch, self.step),
+        )
+
+    def bytes_needed(self) -> int:
+        """Memory of this training among others.
+
+        An epoch's moved images, labels and soft targets; weights, gradients and moments; a step's activations.
+        """
+        batches = self.batches
+        sizes = [len(p) for p in self.network.parameters() if p.dim() == 1]  # of the layers
+        one_case = batches.bytes_a_case + 4 * sizes[-1]
+        return one_case * batches.cases + 4 * 4 * self.weights + 3 * 4 * sum(sizes) * batches.batch_size
+
+    @property
+    def weights(self) -> int:
+        """How many the network has."""
+        return parameter_count(self.network)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from the first epoch's first."""
+        return self.recipe.rate(step, self.recipe.epochs * len(self.batches))
+
+    def start_epoch(self) -> None:
+        self.network.train()
+        self.order_at_start = self.order.get_state()
+
+    def note_epoch(self, epoch: int, loss: float, took: float, share: float) -> None:
+        """Add an epoch's row to the history. took: seconds; share: of the epoch that they were spent on."""
+        total = self.loss_sum + loss
+        self._check_finite(total)
+        self.seconds += took
+        row = {
+            "epoch": epoch + 1,
+            "loss": total / len(self.batches),
+            "cases_per_second": round(self.batches.cases * share / took) if took > 0 else 0,
+            "seconds": round(self.seconds, 3),
+        }
+        if self.evaluate and ((epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.recipe.epochs):
+            row.update(self.evaluate(self.network))
+            self._note_best(row)
+        self.history.append(row)
+
+    def finish_epoch(self, steps: Optimized) -> None:
+        self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
+        if self.recipe.max_norm and self.epoch == self.recipe.epochs:
+            clip_max_norm(self.network, self.recipe.max_norm)
+        if self.checkpoint:
+            self.order_at_start = self.order.get_state()
+            self._save(steps, self.step, 0.0, self.seconds)
+            self.checkpoint.history = self.history
+        if self.progress:
+            self.progress(self.history[-1])
+
+    def _note_best(self, row: dict[str, Any]) -> None:
+        """Keep a copy of the weights when a row's figure is the highest so far."""
+        figure = self.keep_best
+        if figure is not None and (not self.best or row[figure] > self.best["figure"].item()):
+            if self.recipe.max_norm:
+                clip_max_norm(self.network, self.recipe.max_norm)
+            weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+            self.best = {**weights, "figure": torch.tensor(row[figure], dtype=torch.float64)}
+
+    def restore_best(self) -> None:
+        if self.keep_best is not None:
+            self.network.load_state_dict({name: t for name, t in self.best.items() if name != "figure"})
+
+    def save_within(self, steps: Optimized, step: int, loss: float, took: float) -> None:
+        """Save the state within an epoch, after `step` steps of it with this sum of losses, in `took` seconds."""
+        if self.checkpoint:
+            self._check_finite(self.loss_sum + loss)
+            self._save(steps, step, self.loss_sum + loss, self.seconds + took)
+
+    def _check_finite(self, loss: float) -> None:
+        """Before every checkpoint, so that the last one is always one to go on from. loss: of this epoch so far."""
+        if not math.isfinite(loss):
+            raise self.diverged(f"training loss is {loss}")
+        if not all(p.isfinite().all() for p in self.network.parameters()):
+            raise self.diverged("network has weights that are not finite")
+
+    def diverged(self, what: str) -> InputError:
+        """What to raise when a number is no longer one."""
+        return InputError(
+            f"The {what} in epoch {self.epoch + 1}: "
+            f"lower the learning rate ({self.recipe.learning_rate}) or check the data for NaN."
+        )
+
+    def _save(self, steps: Optimized, step: int, loss_sum: float, seconds: float) -> None:
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        for i, state in steps.moments(self).items():
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items() if v is not None}
+        tensors |= {"generator.order": self.order_at_start, "generator.noise": self.noise.get_state()}
+        state = {"epoch": self.epoch, "step": step, "loss_sum": loss_sum, "seconds": seconds, "history": self.history}
+        self.checkpoint.save(tensors, state | {"device": self.device.type, "training": self._training})
+
+    @cached_property
+    def _training(self) -> str:
+        """What a checkpoint must have in common with this training to be gone on from."""
+        shapes = [list(p.shape) for p in self.network.parameters()]
+        made_of = [self.recipe.model_dump(), self.seed, self.batches.cases, len(self.batches), shapes]
+        return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+
+    def _resume(self) -> None:
+        saved = self.checkpoint.load() if self.checkpoint else None
+        if saved is None:
+            return
+        tensors, state = saved
+        if state.get("training", self._training) != self._training:
+            self.checkpoint.warn(
+                f"The checkpoint {self.checkpoint.path.name} is that of another training (another recipe, seed, number "
+                "of cases or network): this network is trained from its start."
+            )
+            return
+        made_on = state.get("device", self.device.type)
+        if made_on != self.device.type:  # the states of its generators mean nothing here
+            self.checkpoint.warn(
+                f"The checkpoint {self.checkpoint.path.name} was made on {made_on} and cannot be continued on "
+                f"{self.device.type}: this network is trained from its start."
+            )
+            return
+        self.network.load_state_dict(_under(tensors, "network."))
+        self.best = _under(tensors, "best.")
+        for name, tensor in _under(tensors, "optimizer.").items():
+            index, key = name.split(".", 1)
+            self.moments.setdefault(int(index), {})[key] = tensor
+        self.order.set_state(tensors["generator.order"])
+        self.noise.set_state(tensors["generator.noise"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.loss_sum, self.seconds = state["loss_sum"], state["seconds"]
+        self.history = list(state["history"])
+        self.checkpoint.history = state["history"]
+
+
+def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _mix(seed: int, stream: int) -> int:
+    """Seeds of separate streams that do not meet when user seeds are consecutive."""
+    return (seed * 1_000_003 + stream * 7_919) % 2**63

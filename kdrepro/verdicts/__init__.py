@@ -1,0 +1,1 @@
+"""From numbers to claims: records of runs, statistics, and the rules that decide."""

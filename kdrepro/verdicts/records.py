@@ -1,0 +1,166 @@
+"""Run records: what a chapter measured, for which claim, made how. One JSON file per chapter and run."""
+
+import datetime
+import importlib.metadata
+import io
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kdrepro import paths
+from kdrepro.errors import InputError
+from kdrepro.files import atomic_write, remove_stale, writing
+from kdrepro.verdicts import stats
+from kdrepro.verdicts.claims import Verdict, get
+
+
+class _Entry(BaseModel):
+    """What a record must hold of a claim to be shown and judged."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    metrics: dict[str, list[float]]
+    mean: dict[str, float]
+    ci95: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)] | None]
+    verdict: Verdict
+    pooled: dict[str, float] = {}
+
+    @model_validator(mode="after")
+    def _every_metric_has_a_mean(self):
+        if not {*self.metrics, *self.pooled} <= self.mean.keys():
+            raise ValueError("a metric has no mean")
+        return self
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    name: str
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    chapter: str
+    preset: str
+    data: _Data
+    claims: dict[str, _Entry]
+    provenance: dict[str, Any]
+
+
+def claim_entry(
+    claim_id: str,
+    data: str,
+    seconds: float,
+    metrics: Mapping[str, Sequence[float]],
+    pooled: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """A claim's part of a record: raw values per seed, mean, 95 % interval over seeds, verdict.
+
+    metrics: name -> one value per seed. seconds: training time behind it, on this run's device.
+    pooled: name -> one value for all seeds together, without an interval.
+    A metric with a value that is not finite (the share of a gap that is 0, say) is left out, and a rule that asks for
+    it is not decided.
+    """
+    values = {name: [_plain(v) for v in series] for name, series in metrics.items()}
+    values = {name: series for name, series in values.items() if all(math.isfinite(v) for v in series)}
+    single = {name: _plain(value) for name, value in (pooled or {}).items()}
+    single = {name: value for name, value in single.items() if math.isfinite(value)}
+    summary = {name: stats.mean_ci(series) for name, series in values.items()}
+    mean = {name: m for name, (m, _) in summary.items()} | single
+    ci95 = {name: list(interval) if interval else None for name, (_, interval) in summary.items()}
+    verdict = get(claim_id).verdict(mean, ci95, data)
+    entry = {"metrics": values, "mean": mean, "ci95": ci95, "verdict": verdict, "seconds": round(seconds, 1)}
+    return entry | ({"pooled": single} if single else {})
+
+
+def provenance(device: torch.device, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Where and with what a run was made."""
+    return {
+        "git": _git("rev-parse", "--short=12", "HEAD") or "unknown",
+        "dirty": bool(_git("status", "--porcelain", "--", "kdrepro", "notebooks/presets")),
+        "kdrepro": importlib.metadata.version("kdrepro"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "date": datetime.date.today().isoformat(),
+        "config": dict(config),
+    }
+
+
+def write(path: Path, record: Mapping[str, Any], predictions: Mapping[str, np.ndarray] | None = None) -> None:
+    """Save a record, and beside it as .npz the predicted class of every test case, [seeds, cases] a network.
+
+    Raises InputError when they cannot be written; each file is then what it was.
+    """
+    with writing(f"the record {path}"):
+        if predictions:
+            content = io.BytesIO()
+            np.savez_compressed(content, **predictions)
+            atomic_write(path.with_suffix(".npz"), content.getvalue())
+        atomic_write(path, (json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    remove_stale(path.parent, f".{path.stem}.*.part")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Load one record. Raises InputError when it is not one."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"The record {path} cannot be read ({error}): run its chapter again.") from error
+    try:
+        _Record.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path} is not a run record ({where}: {first['msg']}): run its chapter again.") from None
+    return record
+
+
+def files(chapter: str, folder: Path = paths.RESULTS) -> list[Path]:
+    """A chapter's records in a folder: one, or one for each of its data sets (`<chapter>.<data>.json`)."""
+    return sorted({*folder.glob(f"{chapter}.json"), *folder.glob(f"{chapter}.*.json")})
+
+
+def claim_by_data(claim_id: str, chapter: str, folder: Path = paths.RESULTS) -> dict[str, dict[str, Any]]:
+    """A claim's entry in each of a chapter's records, by data set."""
+    found = [read(path) for path in files(chapter, folder)]
+    return {r["data"]["name"]: r["claims"][claim_id] for r in found if claim_id in r["claims"]}
+
+
+def read_all(folder: Path = paths.RESULTS) -> list[dict[str, Any]]:
+    """Every record of a folder, in the order of the chapters."""
+    return [read(path) for path in sorted(folder.glob("*.json"))]
+
+
+def _plain(value: Any) -> float | int:
+    """NumPy and torch scalars as Python ones; figures are rounded to what they can mean."""
+    value = value.item() if hasattr(value, "item") else value
+    return value if isinstance(value, int) else float(f"{value:.8g}")
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.machine()

@@ -1,0 +1,60 @@
+"""How a metric's name and values are written for a reader."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# How a metric is written, by how its name begins: a count, a share of 1, a difference of shares in points (hundredths),
+# or a plain figure.
+COUNTS = ("errors", "parameters", "synchronisations")
+PERCENT = ("error_rate", "recovered", "accuracy", "frame_accuracy", "train_frame_accuracy", "relative_gain",
+           "conditional_accuracy", "phone_error_rate", "word_error_rate", "share", "spread", "right_on_3")  # fmt: skip
+POINTS = (
+    "gain_over_dustbin",
+    "gain_over_unstopped",
+    "gain_over_labels",
+    "gain_of_ensemble",
+    "gain_over_hard3",
+    "overfit",
+)
+
+
+def label(metric: str) -> str:
+    """A metric's name for a reader, with its unit where its values do not show it."""
+    return metric.replace("_", " ") + (", points" if metric.startswith(POINTS) else "")
+
+
+def written(metric: str, value: float | None, digits: int | None = None) -> str:
+    """A metric's value for a reader."""
+    if value is None:
+        return "–"
+    if metric.startswith(COUNTS):
+        return f"{value:,.{digits if digits is not None else (0 if value == int(value) else 1)}f}"
+    if metric.startswith(PERCENT):
+        return f"{100 * value:.1f} %"
+    if metric.startswith(POINTS):
+        return f"{100 * value:.1f}"
+    return f"{value:.3g}"
+
+
+def written_mean(metric: str, entry: Mapping[str, Any]) -> str:
+    """Mean, 95 % interval and number of seeds of a metric in a record's claim entry."""
+    if metric in entry.get("pooled", {}):
+        return f"{written(metric, entry['mean'][metric])}, all seeds together"
+    values = entry["metrics"].get(metric)
+    if not values:
+        return "–"
+    text = written(metric, entry["mean"][metric])
+    interval = entry["ci95"].get(metric)
+    if interval:
+        text += f" [{written(metric, interval[0], 1)}, {written(metric, interval[1], 1)}]"
+    return f"{text}, n = {len(values)}"
+
+
+def threads(provenance: Mapping[str, Any]) -> str:
+    """The threads of a run's process, for a reader."""
+    return f"{provenance['threads']} thread" + ("s" if provenance["threads"] != 1 else "")
+
+
+def duration(seconds: float) -> str:
+    """Seconds or minutes, for a reader."""
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
