@@ -96,25 +96,26 @@ class Store:
             train(missing.networks[0], missing.checkpoints[0])
             missing.finished(0)
 
-        (network,), _ = self.train_or_load_many([config], train_one, build)
+        (network,), _ = self.train_or_load_many([config], train_one, [build])
         return network
 
     def train_or_load_many(
         self,
         configs: Sequence[Mapping[str, Any]],
         train_many: Callable[["Missing"], Any],
-        build: Callable[[Mapping[str, Any]], nn.Module] = build,
+        builds: Sequence[Callable[[Mapping[str, Any]], nn.Module]] | None = None,
     ) -> tuple[list[nn.Module], list[int]]:
         """Load the networks of these configurations; those that are not there are trained together.
 
         A configuration that comes twice is one network.
         train_many: called with what is missing, to hand to `training.fit_many`; not called when nothing is.
+        builds: for each configuration, what makes its untrained network; `build` unless given.
         Returns the networks, on the CPU and in eval mode, and the positions of those that were trained.
         Raises InputError when the store cannot be written; what was saved so far is kept.
         """
         keys = [self.key(config) for config in configs]
         once = [keys.index(key) for key in dict.fromkeys(keys)]
-        networks = {keys[i]: build(configs[i]) for i in once}
+        networks = {keys[i]: (builds[i] if builds else build)(configs[i]) for i in once}
         positions = [i for i in once if not self._load_into(networks[keys[i]], configs[i])]
         if positions:
             self._check_writable(configs[positions[0]])

@@ -65,10 +65,10 @@ class Frames:
         with self._pooling:
             if key not in self._pooled:
                 self._pooled = {}  # let go of the old one first
-                self._pooled = {key: self._read(which, device)}
+                self._pooled = {key: self.read(which, device)}
             return self._pooled[key]
 
-    def _read(self, which: Sequence[int], device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, which: Sequence[int], device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
         rows, features, first = [], [], 0
         for i in which:
             rows.append(self.shards[i].window_rows() + first)
@@ -87,7 +87,7 @@ class Frames:
         for i, (start, end) in enumerate(pairwise(cuts.tolist())):
             if start == end:
                 continue
-            features, rows = self._read([i], device)
+            features, rows = self.read([i], device)
             if which is not None:
                 rows = rows[(which[start:end] - int(self.offsets[i])).to(rows.device)]
             for part in rows.split(chunk):

@@ -25,7 +25,7 @@ def by_utterance(
     """
     done = 0
     for i, shard in enumerate(split.shards):
-        features, rows = split._read([i], device)
+        features, rows = split.read([i], device)
         found = torch.cat(
             [mean_log_probabilities(networks, cut_windows(features, part), how) for part in rows.split(8192)]
         )

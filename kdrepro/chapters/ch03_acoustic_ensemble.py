@@ -17,7 +17,7 @@ from kdrepro.acoustic import frames, posteriors, soft_targets
 from kdrepro.acoustic.frames import WINDOW_FRAMES, Frames
 from kdrepro.chapters.experiment import Trained
 from kdrepro.chapters.figures import COLOURS
-from kdrepro.chapters.speech import CURVE_FRAMES, Folded, Found, Scores, SpeechExperiment, mean_percent, percent
+from kdrepro.chapters.speech import CURVE_FRAMES, Folded, Found, Scores, SpeechExperiment, evenly, mean_percent, percent
 from kdrepro.networks import parameter_count
 from kdrepro.speech.features import COEFFICIENTS
 from kdrepro.speech.shards import LEFT, RIGHT
@@ -79,7 +79,7 @@ def accuracy_in_training(run: SpeechExperiment, net: Folded, most: int = CURVE_F
     found = []
     for fold, trained in enumerate(net):
         split = run.data.parts[fold].train
-        which = torch.arange(0, len(split), max(1, -(-len(split) // most)))
+        which = evenly(len(split), most)
         config = {"training_accuracy": trained.key, "frames": len(which), "data": run.data.parts[fold].fingerprint}
         computed = run.store.compute_or_load(
             config, lambda t=trained, s=split, w=which: {"accuracy": posteriors.accuracy(t.network, s, w, run.device)}
@@ -99,7 +99,7 @@ def divergences(
     teachers = [folded[0] for folded in members]
 
     def compute(split: frames.Frames, net: Trained) -> dict[str, float]:
-        which = torch.arange(0, len(split), max(1, -(-len(split) // most)))
+        which = evenly(len(split), most)
         total = 0.0
         for inputs in split.windows(run.device, which=which):
             p = posteriors.mean_log_probabilities([t.network for t in teachers], inputs)

@@ -1,8 +1,9 @@
 """Chapters on specialists: a generalist, its specialists, and what Eq. 5 makes of their predictions."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdrepro import specialists, training
-from kdrepro.chapters.experiment import Trained
+from kdrepro.chapters.experiment import Request, Trained
 from kdrepro.chapters.images import ImageExperiment, begun_from
-from kdrepro.chapters.sizes import ConvTraining, Specialist
+from kdrepro.chapters.sizes import Specialist
 from kdrepro.data import families
 from kdrepro.data.characters import glyph_classes
 from kdrepro.ensembles import Average
 from kdrepro.specialists import HalfSpecial
-from kdrepro.store import Missing, build
+from kdrepro.store import build
 from kdrepro.training import as_inputs
 from kdrepro.verdicts import stats
 
@@ -55,12 +56,6 @@ class SpecialistExperiment(ImageExperiment):
 
     # --- networks -------------------------------------------------------------------------------
 
-    def _widths(self, plan: ConvTraining) -> dict[str, Any]:
-        """The arguments of `networks.ConvNet`, or of `mixtures.MixtureOfExperts`."""
-        images = self.data.train_images
-        in_channels = images.shape[1] if images.dim() == 4 else 1
-        return {**plan.network.model_dump(), "in_channels": in_channels, "classes": self.data.classes}
-
     def clusters(self, generalist: Trained, method: str = "kmeans", size: int | None = None) -> list[torch.Tensor]:
         """The special classes of each specialist, from the generalist's predictions on training images.
 
@@ -78,47 +73,46 @@ class SpecialistExperiment(ImageExperiment):
         )
 
     def committee(
-        self, plan: Specialist, generalist: Trained, subsets: Sequence[torch.Tensor], label: str = "specialist"
+        self, plan: Specialist, generalist: Trained, subsets: Sequence[torch.Tensor], name: str = "specialist"
     ) -> Committee:
         """Load these specialists of a generalist from the store; train together those that are missing.
 
         A specialist's name in the store holds its classes and its generalist and nothing of the others, so that any
         one can be trained alone.
         """
-        configs = [self._specialist_config(plan, generalist, subset) for subset in subsets]
-        names = [f"{label} {i}, seed {generalist.seed}" for i in range(len(subsets))]
+        requests = [self._specialist(plan, generalist, subset, f"{name} {i}") for i, subset in enumerate(subsets)]
+        return Committee(generalist, self.train_many(requests), list(subsets))
 
-        def train_many(missing: Missing) -> None:
-            which = missing.positions
-            self._fit_specialists(missing, plan, generalist, [subsets[i] for i in which], [names[i] for i in which])
-
-        networks, trained = self.store.train_or_load_many(configs, train_many, self._cut_down(generalist))
-        members = [self._trained(n, c, generalist.seed, plan) for n, c in zip(networks, configs, strict=True)]
-        taken = sum(members[i].seconds for i in trained)
-        self.log(f"{label}s, seed {generalist.seed}: {len(trained)} of {len(members)} trained in {taken:.1f} s")
-        return Committee(generalist, members, list(subsets))
-
-    def _specialist_config(self, plan: Specialist, generalist: Trained, subset: torch.Tensor) -> dict[str, Any]:
+    def _specialist(self, plan: Specialist, generalist: Trained, subset: torch.Tensor, name: str) -> Request:
         views = {"jitter": generalist.plan.jitter, "flip": generalist.plan.flip}
-        return {
+        config = {
             "specialist": {**plan.model_dump(), **views, "classes": subset.tolist()},
             "generalist": generalist.key,
-            "network": {**self._widths(generalist.plan), "classes": self._outputs(plan, subset)},
+            "network": {**self.architecture(generalist.plan), "classes": self._outputs(plan, subset)},
             "seed": generalist.seed,
             "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
         }
+        return Request(
+            config,
+            plan,
+            generalist.seed,
+            self._specialist_objective(plan, subset),
+            partial(self._specialist_batches, plan, generalist, subset),
+            f"{name}, seed {generalist.seed}",
+            begun_from(generalist) if plan.output == "full" else self._cut_down(generalist, subset),
+            self._validation(plan, subset) if plan.curve else None,
+            max(1, plan.curve),
+            ON_VALIDATION if plan.early_stopping else None,
+        )
 
     def _outputs(self, plan: Specialist, subset: torch.Tensor) -> int:
         return self.data.classes if plan.output == "full" else len(subset) + 1
 
-    def _cut_down(self, generalist: Trained):
-        """A `build` for the store: the generalist's weights, where there is a dustbin with the last layer cut down."""
+    def _cut_down(self, generalist: Trained, special: torch.Tensor) -> Callable[[Mapping[str, Any]], nn.Module]:
+        """A `build` for the store: the generalist's weights, its last layer cut down to classes and a dustbin."""
 
-        def cut_down(config: dict[str, Any]) -> nn.Module:
-            if config["specialist"]["output"] == "full":
-                return begun_from(generalist)(config)
+        def cut_down(config: Mapping[str, Any]) -> nn.Module:
             network = build(config)
-            special = torch.tensor(config["specialist"]["classes"])
             weights = {name: tensor.cpu() for name, tensor in generalist.network.state_dict().items()}
             output = nn.Linear(generalist.network.output.in_features, self.data.classes)
             output.load_state_dict({"weight": weights["output.weight"], "bias": weights["output.bias"]})
@@ -127,22 +121,6 @@ class SpecialistExperiment(ImageExperiment):
             return network
 
         return cut_down
-
-    def _fit_specialists(self, missing: Missing, plan: Specialist, generalist: Trained, subsets, names) -> None:
-        count = len(subsets)
-        training.fit_many(
-            [network.to(self.device) for network in missing.networks],
-            [self._specialist_batches(plan, generalist, subset) for subset in subsets],
-            [self._specialist_objective(plan, subset) for subset in subsets],
-            [plan.recipe] * count,
-            seeds=[generalist.seed] * count,
-            checkpoints=missing.checkpoints,
-            finished=missing.finished,
-            evaluate=[self._validation(plan, subset) for subset in subsets] if plan.curve else None,
-            evaluate_every=max(1, plan.curve),
-            keep_best=ON_VALIDATION if plan.early_stopping else None,
-            progress=[self._progress(name, plan.recipe.epochs) for name in names],
-        )
 
     def _specialist_batches(self, plan: Specialist, generalist: Trained, subset: torch.Tensor) -> training.Batches:
         labels = self.data.train_labels

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pandas as pd
 from IPython.display import Markdown, display
 
 from kdrepro.chapters.experiment import Experiment
+from kdrepro.chapters.sizes import Specialist, Training
 from kdrepro.verdicts import claims, wording
 from kdrepro.verdicts.wording import duration, threads
 
@@ -23,6 +25,36 @@ def headline(run: Experiment) -> Markdown:
             "download: it shows that everything runs. Its numbers are **not comparable** with the paper's.\n```"
         )
     return Markdown(text)
+
+
+def plans(**named: Training | Specialist) -> pd.DataFrame:
+    """What is trained, a row a plan: layers, targets with T and the soft targets' weight, length, batch, rate, rest."""
+    return pd.DataFrame({name.replace("_", " "): _described(plan) for name, plan in named.items()}).T
+
+
+def _described(plan: Training | Specialist) -> dict[str, str]:
+    recipe, settings = plan.recipe, plan.model_dump()
+    network = settings.get("network", {})
+    soft = settings.get("loss") == "soft" or settings.get("soft", "none") != "none"
+    limits = {
+        "dropout": max(network.get("input_dropout", 0), network.get("hidden_dropout", 0), network.get("dropout", 0)),
+        "max-norm": recipe.max_norm,
+        "weight decay": recipe.weight_decay,
+        "jitter": settings.get("jitter"),
+        "early stopping": settings.get("early_stopping"),
+    }
+    return {
+        "layers": " – ".join(map(str, network.get("hidden") or network.get("channels") or ["the generalist's"])),
+        "targets": settings.get("loss") or ("soft and hard" if soft else "hard"),
+        "T": f"{plan.temperature:g}" if soft else "–",
+        "soft weight": f"{settings['soft_weight']:.2g}" if soft and "soft_weight" in settings else "–",
+        "epochs": str(recipe.epochs),
+        "batch": str(recipe.batch_size),
+        "rate": f"{recipe.optimizer} {recipe.learning_rate:g}",
+        "also": ", ".join(
+            f"{name} {value:g}" if value is not True else name for name, value in limits.items() if value
+        ),
+    }
 
 
 def claim(run: Experiment, claim_id: str) -> Markdown:

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdrepro import paths
+from kdrepro import paths, training
+from kdrepro.acoustic.batches import FrameBatches
 from kdrepro.chapters.presets import Preset
-from kdrepro.chapters.sizes import Training
+from kdrepro.chapters.sizes import Specialist, Training
 from kdrepro.files import writing
 from kdrepro.networks import parameter_count
-from kdrepro.store import Store
+from kdrepro.store import Missing, Store, build
 from kdrepro.verdicts import records
 
 
@@ -34,7 +35,7 @@ class Trained:
     network: nn.Module
     key: str
     seed: int
-    plan: Training
+    plan: Training | Specialist
     history: list[dict[str, Any]]
 
     @property
@@ -45,6 +46,27 @@ class Trained:
     @property
     def parameters(self) -> int:
         return parameter_count(self.network)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A network that a chapter asks for, and how it is trained where the store has not got it.
+
+    config: all that decides the network, in values that JSON can hold. plan: its sizes, with the recipe. build: makes
+    the untrained network of the configuration. batches: makes what it is trained on, not called for what is loaded.
+    evaluate, evaluate_every, keep_best: see `training.fit`. name: how the run's log calls it.
+    """
+
+    config: Mapping[str, Any]
+    plan: Training | Specialist
+    seed: int
+    objective: training.Objective
+    batches: Callable[[], training.Batches | FrameBatches]
+    name: str
+    build: Callable[[Mapping[str, Any]], nn.Module] = build
+    evaluate: Callable[[nn.Module], dict[str, Any]] | None = None
+    evaluate_every: int = 1
+    keep_best: str | None = None
 
 
 @dataclass
@@ -85,11 +107,39 @@ class Experiment:
             ),
         }
 
-    def _trained(self, network: nn.Module, config: Mapping[str, Any], seed: int, plan: Training) -> Trained:
+    def train_many(self, requests: Sequence[Request]) -> list[Trained]:
+        """Load these networks from the store; train together those that are missing (see `training.fit_many`)."""
+
+        def train(missing: Missing) -> None:
+            wanted = [requests[i] for i in missing.positions]
+            training.fit_many(
+                [network.to(self.device) for network in missing.networks],
+                [one.batches() for one in wanted],
+                [one.objective for one in wanted],
+                [one.plan.recipe for one in wanted],
+                seeds=[one.seed for one in wanted],
+                checkpoints=missing.checkpoints,
+                evaluate=[one.evaluate for one in wanted],
+                evaluate_every=[one.evaluate_every for one in wanted],
+                keep_best=[one.keep_best for one in wanted],
+                progress=[self._progress(one.name, one.plan.recipe.epochs) for one in wanted],
+                finished=missing.finished,
+            )
+
+        networks, trained = self.store.train_or_load_many(
+            [one.config for one in requests], train, [one.build for one in requests]
+        )
+        found = [self._trained(network, one) for network, one in zip(networks, requests, strict=True)]
+        for i, one in enumerate(found):
+            done = f"trained in {one.seconds:.1f} s" if i in trained else f"loaded {one.key}"
+            self.log(f"{requests[i].name}: {done}")
+        return found
+
+    def _trained(self, network: nn.Module, request: Request) -> Trained:
         """A network of the store as the chapter gets it, noted among those that the record counts."""
-        entry = self.store.entry(config)
-        trained = Trained(network.to(self.device), self.store.key(config), seed, plan, entry["history"])
-        self.trainings[trained.key] = trained.seconds
+        history, key = self.store.entry(request.config)["history"], self.store.key(request.config)
+        trained = Trained(network.to(self.device), key, request.seed, request.plan, history)
+        self.trainings[key] = trained.seconds
         return trained
 
     def claim(
@@ -131,12 +181,6 @@ class Experiment:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
                 file.write(f"{datetime.datetime.now():%H:%M:%S} {line}\n")
-
-    def _log_each(self, names: Sequence[str], found: Sequence[Trained], trained: Sequence[int]) -> None:
-        """Say of each network whether it was loaded or, at these positions, trained."""
-        for i, (name, network) in enumerate(zip(names, found, strict=True)):
-            done = f"trained in {network.seconds:.1f} s" if i in trained else f"loaded {network.key}"
-            self.log(f"{name}: {done}")
 
     def _progress(self, name: str, epochs: int) -> Callable[[dict[str, Any]], None]:
         ended: float | None = None  # when the last epoch did

@@ -2,49 +2,24 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from torch import nn
 
 from kdrepro import ensembles, training
-from kdrepro.chapters.experiment import Experiment, Trained
+from kdrepro.chapters.experiment import Experiment, Request, Trained
 from kdrepro.chapters.sizes import ConvTraining, Training
-from kdrepro.store import Missing, build
-from kdrepro.training import Recipe
+from kdrepro.store import build
 
-
-@dataclass(frozen=True)
-class Request:
-    """A network that a chapter asks for.
-
-    teacher: whose logits are matched when plan.loss is "soft" or "logits"; several are averaged as plan.teachers says.
-    label: how the run's log names the network. start: a network of the same layers whose weights training starts from,
-    instead of random ones.
-    Raises ValueError when there are teachers and plan.loss is "hard", and when there are none and it is not.
-    """
-
-    plan: Training
-    seed: int
-    teacher: Trained | Sequence[Trained] | None = None
-    label: str = ""
-    start: Trained | None = None
-
-    def __post_init__(self) -> None:
-        if (self.plan.loss == "hard") != (not self.teachers):
-            raise ValueError(f"A plan with loss {self.plan.loss!r} was given {len(self.teachers)} teachers.")
-
-    @property
-    def teachers(self) -> list[Trained]:
-        if self.teacher is None:
-            return []
-        return [self.teacher] if isinstance(self.teacher, Trained) else list(self.teacher)
-
-    @property
-    def name(self) -> str:
-        return f"{self.label or self.plan.loss} seed {self.seed}"
+OBJECTIVES: dict[str, Callable[[Training], training.Objective]] = {
+    "hard": lambda plan: training.hard_targets,
+    "soft": lambda plan: training.soft_targets(plan.temperature, plan.soft_weight),
+    "logits": lambda plan: training.matched_logits,
+}
 
 
 @dataclass
@@ -53,6 +28,7 @@ class ImageExperiment(Experiment):
 
     _logits: dict[tuple[str, str], torch.Tensor] = field(default_factory=dict)
     _teacher_logits: dict[tuple, torch.Tensor] = field(default_factory=dict)
+    _subsets: WeakValueDictionary = field(default_factory=WeakValueDictionary)
 
     @cached_property
     def inputs(self) -> int:
@@ -60,23 +36,46 @@ class ImageExperiment(Experiment):
 
     # --- networks -------------------------------------------------------------------------------
 
-    def train(
+    def request(
         self,
         plan: Training,
         seed: int,
         teacher: Trained | Sequence[Trained] | None = None,
-        label: str = "",
+        name: str = "",
         start: Trained | None = None,
-    ) -> Trained:
-        """Load the network of this plan and seed from the store, or train it; see `Wanted` for the arguments."""
-        return self.train_many([Request(plan, seed, teacher, label, start)])[0]
+    ) -> Request:
+        """Ask for the network of this plan and seed, with others: see `train_many`.
+
+        teacher: whose logits are matched when plan.loss is "soft" or "logits"; several are averaged as plan.teachers
+        says. name: how the run's log calls the network. start: a network of the same layers whose weights training
+        starts from, instead of random ones.
+        Raises ValueError when there are teachers and plan.loss is "hard", and when there are none and it is not.
+        """
+        teachers = [] if teacher is None else [teacher] if isinstance(teacher, Trained) else list(teacher)
+        if (plan.loss == "hard") != (not teachers):
+            raise ValueError(f"A plan with loss {plan.loss!r} was given {len(teachers)} teachers.")
+        return Request(
+            self._config(plan, seed, teachers, start),
+            plan,
+            seed,
+            OBJECTIVES[plan.loss](plan),
+            partial(self._batches, plan, seed, teachers),
+            f"{name or plan.loss} seed {seed}",
+            build if start is None else begun_from(start),
+            self._curve if plan.curve else None,
+            max(1, plan.curve),
+        )
+
+    def train(self, *asked: Any, **also: Any) -> Trained:
+        """Load one network from the store, or train it; the arguments are those of `request`."""
+        return self.train_many([self.request(*asked, **also)])[0]
 
     def train_seeds(
         self,
         plan: Training,
         teachers: Sequence[Any] | None = None,
         seeds: Sequence[int] | None = None,
-        label: str = "",
+        name: str = "",
         starts: Sequence[Trained] | None = None,
     ) -> list[Trained]:
         """One network a seed; `teachers` holds, for each seed, the teacher (or list of teachers) to match.
@@ -85,96 +84,66 @@ class ImageExperiment(Experiment):
         Raises ValueError when there are fewer of these than seeds.
         """
         seeds = self.seeds if seeds is None else seeds
-        for name, given in (("teachers", teachers), ("starts", starts)):
+        for what, given in (("teachers", teachers), ("starts", starts)):
             if given is not None and len(given) < len(seeds):
-                raise ValueError(f"There are {len(seeds)} seeds but only {len(given)} {name}.")
+                raise ValueError(f"There are {len(seeds)} seeds but only {len(given)} {what}.")
         none = [None] * len(seeds)
         each = zip(seeds, teachers or none, starts or none, strict=False)  # there may be teachers of more seeds
-        return self.train_many([Request(plan, seed, teacher, label, start) for seed, teacher, start in each])
-
-    def train_many(self, wanted: Sequence[Request]) -> list[Trained]:
-        """Load these networks from the store; train together those that are missing (see `training.fit_many`)."""
-        configs = [self._config(one) for one in wanted]
-        starts = {one.start.key: one.start for one in wanted if one.start is not None}
-
-        def built(config: Mapping[str, Any]) -> nn.Module:
-            return begun_from(starts[config["start"]])(config) if "start" in config else build(config)
-
-        def train_missing(missing: Missing) -> None:
-            self._fit_many([wanted[i] for i in missing.positions], missing)
-
-        networks, trained = self.store.train_or_load_many(configs, train_missing, built)
-        found = [self._trained(n, c, w.seed, w.plan) for n, c, w in zip(networks, configs, wanted, strict=True)]
-        self._log_each([one.name for one in wanted], found, trained)
-        return found
+        return self.train_many([self.request(plan, seed, teacher, name, start) for seed, teacher, start in each])
 
     def untrained(self, plan: Training, seed: int) -> nn.Module:
         """The network of this plan and seed before its first step."""
-        return build({"network": self._widths(plan), "seed": seed}).to(self.device)
+        return build({"network": self.architecture(plan), "seed": seed}).to(self.device)
 
-    def _widths(self, plan: Training) -> dict[str, Any]:
-        """The arguments of `networks.MLP`."""
-        return {
-            "widths": [self.inputs, *plan.network.hidden, self.data.classes],
-            "input_dropout": plan.network.input_dropout,
-            "hidden_dropout": plan.network.hidden_dropout,
-        }
+    def architecture(self, plan: Training) -> dict[str, Any]:
+        """The arguments of the plan's network, for this chapter's images and classes."""
+        images = self.data.train_images
+        if isinstance(plan, ConvTraining):
+            return plan.network.of(images.shape[1] if images.dim() == 4 else 1, self.data.classes)
+        return plan.network.of(self.inputs, self.data.classes)
 
-    def _fit_many(self, wanted: Sequence[Request], missing: Missing) -> None:
-        cases = {}  # one copy of each subset, however many train on it
-        for curve in sorted({one.plan.curve for one in wanted}):  # they note their test errors equally often
-            which = [i for i, one in enumerate(wanted) if one.plan.curve == curve]
-            some = [wanted[i] for i in which]
-            training.fit_many(
-                [missing.networks[i].to(self.device) for i in which],
-                [self._batches(one, cases) for one in some],
-                [_objective(one.plan) for one in some],
-                [one.plan.recipe for one in some],
-                seeds=[one.seed for one in some],
-                checkpoints=[missing.checkpoints[i] for i in which],
-                evaluate=[self._curve] * len(some) if curve else None,
-                evaluate_every=max(1, curve),
-                progress=[self._progress(one.name, one.plan.recipe.epochs) for one in some],
-                finished=lambda n, which=which: missing.finished(which[n]),
-            )
-
-    def _batches(self, wanted: Request, cases: dict[Any, tuple[torch.Tensor, torch.Tensor]]) -> training.Batches:
-        """What a network is trained on; `cases`, by what chooses them, are added to."""
-        plan, teachers = wanted.plan, wanted.teachers
-        moved = {"jitter": plan.jitter} | ({"flip": plan.flip} if isinstance(plan, ConvTraining) else {})
-        teacher = teachers[0].network if any(moved.values()) and len(teachers) == 1 else None
-        soft = self._soft_logits(plan, teachers) if teachers and teacher is None else None
-        images, labels = self.data.train_images, self.data.train_labels
-        if plan.fraction < 1 or plan.classes is not None:
-            which = self.transfer_set(plan, wanted.seed)
-            chosen_by = (plan.fraction, plan.fraction < 1 and wanted.seed, plan.classes and tuple(plan.classes))
-            images, labels = cases.setdefault(chosen_by, (images[which], labels[which]))
-            soft = None if soft is None else soft[which]
-        return training.Batches(
-            images, labels, batch_size=plan.recipe.batch_size, **moved, teacher_logits=soft, teacher=teacher
-        )
-
-    def _config(self, wanted: Request) -> dict[str, Any]:
+    def _config(self, plan: Training, seed: int, teachers: Sequence[Trained], start: Trained | None) -> dict[str, Any]:
         """All that decides a trained network, in values that JSON can hold.
 
         A setting that came later than the first published networks enters only where it is not what was fixed
         before, so that those networks keep their names.
         """
-        plan, teachers = wanted.plan, wanted.teachers
         config = plan.model_dump(exclude={"network", "teachers"})
         if plan.classes is None:
             del config["classes"]
-        if plan.recipe.beta2 == Recipe.model_fields["beta2"].default:
+        if plan.recipe.beta2 == training.Recipe.model_fields["beta2"].default:
             del config["recipe"]["beta2"]
-        config["network"] = self._widths(plan)
-        config |= {"seed": wanted.seed, "data": {"name": self.data.name, "fingerprint": self.data.fingerprint}}
+        config["network"] = self.architecture(plan)
+        config |= {"seed": seed, "data": {"name": self.data.name, "fingerprint": self.data.fingerprint}}
         if teachers:
             config["teachers"] = {"keys": [t.key for t in teachers]}
             if len(teachers) > 1:
                 config["teachers"]["how"] = plan.teachers
-        if wanted.start is not None:
-            config["start"] = wanted.start.key
+        if start is not None:
+            config["start"] = start.key
         return config
+
+    def _batches(self, plan: Training, seed: int, teachers: list[Trained]) -> training.Batches:
+        """What a network is trained on."""
+        moved = {"jitter": plan.jitter} | ({"flip": plan.flip} if isinstance(plan, ConvTraining) else {})
+        teacher = teachers[0].network if any(moved.values()) and len(teachers) == 1 else None
+        soft = self._soft_logits(plan, teachers) if teachers and teacher is None else None
+        images, labels = self.data.train_images, self.data.train_labels
+        if plan.fraction < 1 or plan.classes is not None:
+            which = self.transfer_set(plan, seed)
+            images, labels = self._chosen(plan, seed, which), labels[which]
+            soft = None if soft is None else soft[which]
+        return training.Batches(
+            images, labels, batch_size=plan.recipe.batch_size, **moved, teacher_logits=soft, teacher=teacher
+        )
+
+    def _chosen(self, plan: Training, seed: int, which: torch.Tensor) -> torch.Tensor:
+        """The images of a transfer set: one copy, however many networks train on it at a time."""
+        chosen_by = (plan.fraction, plan.fraction < 1 and seed, plan.classes and tuple(plan.classes))
+        images = self._subsets.get(chosen_by)
+        if images is None:
+            images = self._subsets[chosen_by] = self.data.train_images[which]
+        return images
 
     def transfer_set(self, plan: Training, seed: int) -> torch.Tensor:
         """Indices of the training cases that a plan trains on: its share of them, and of these its classes."""
@@ -238,14 +207,6 @@ class ImageExperiment(Experiment):
         """What a learning curve notes of a network."""
         answers = training.logits(network, self.data.test_images).argmax(1)
         return {"errors": int((answers != self.data.test_labels).sum())}
-
-
-def _objective(plan: Training) -> training.Objective:
-    return {
-        "hard": training.hard_targets,
-        "soft": training.soft_targets(plan.temperature, plan.soft_weight),
-        "logits": training.matched_logits,
-    }[plan.loss]
 
 
 def begun_from(start: Trained) -> Callable[[Mapping[str, Any]], nn.Module]:

@@ -26,6 +26,10 @@ class Network(Sizes):
     input_dropout: float = Field(0.0, ge=0, lt=1)
     hidden_dropout: float = Field(0.0, ge=0, lt=1)
 
+    def of(self, inputs: int, classes: int) -> dict[str, Any]:
+        """The arguments of `networks.MLP` for cases of so many inputs."""
+        return {"widths": [inputs, *self.hidden, classes], **self.model_dump(exclude={"hidden"})}
+
 
 class Training(Sizes):
     """One kind of network and all that decides how it is trained, except its seed and its teacher."""
@@ -142,6 +146,10 @@ class Convolutional(Sizes):
 
     channels: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     dropout: float = Field(0.0, ge=0, lt=1)
+
+    def of(self, in_channels: int, classes: int) -> dict[str, Any]:
+        """The arguments of `networks.ConvNet`, or of `networks.MixtureOfExperts`."""
+        return {**self.model_dump(), "in_channels": in_channels, "classes": classes}
 
 
 class ConvTraining(Training):

@@ -6,6 +6,7 @@ a score is over the test speakers of all folds together.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,9 @@ from kdrepro.acoustic.batches import FrameBatches
 from kdrepro.acoustic.frames import Speech
 from kdrepro.acoustic.recognition import Recognizer
 from kdrepro.acoustic.soft_targets import SoftTargets
-from kdrepro.chapters.experiment import Experiment, Trained
+from kdrepro.chapters.experiment import Experiment, Request, Trained
 from kdrepro.chapters.sizes import SpeechTraining
-from kdrepro.speech import features
-from kdrepro.store import Missing
+from kdrepro.speech.features import COEFFICIENTS
 from kdrepro.verdicts import stats, wording
 
 CURVE_FRAMES = 30_000  # at most so many frames of a split are looked at for a learning curve
@@ -104,76 +104,83 @@ class SpeechExperiment(Experiment):
         plan: SpeechTraining,
         seeds: Sequence[int],
         teachers: Sequence[Folded] | Mapping[int, Sequence[Folded]] = (),
-        label: str = "",
+        name: str = "",
     ) -> list[Folded]:
         """Load the networks of this plan, one a seed (and fold), from the store; train together those that are missing.
 
         teachers: whose mean is matched when plan.loss is "soft", in every fold those of the fold; by seed where seeds
-            have different ones. label: how the run's log names the networks.
+            have different ones. name: how the run's log calls the networks.
         """
         of = teachers if isinstance(teachers, Mapping) else dict.fromkeys(seeds, teachers)
-        by_fold = [self._train_fold(plan, seeds, of, fold, label or plan.loss) for fold in range(len(self.data.parts))]
-        return list(zip(*by_fold, strict=True))
-
-    def _train_fold(self, plan, seeds, teachers, fold: int, label: str) -> list[Trained]:
-        matched = {seed: [folded[fold] for folded in teachers[seed]] for seed in seeds}
-        if any((plan.loss == "hard") == bool(found) for found in matched.values()):
-            raise ValueError(f"A plan with loss {plan.loss!r} needs teachers if and only if its loss is soft.")
-        configs = [self._config(plan, seed, matched[seed], fold) for seed in seeds]
-        names = [f"{self._place(fold)}{label} seed {seed}" for seed in seeds]
-
-        def train_many(missing: Missing) -> None:
-            of = [(seeds[i], matched[seeds[i]], names[i]) for i in missing.positions]
-            self._fit_many(missing, plan, of, fold)
-
-        networks, trained = self.store.train_or_load_many(configs, train_many)
-        found = [self._trained(n, c, s, plan) for n, c, s in zip(networks, configs, seeds, strict=True)]
-        self._log_each(names, found, trained)
-        return found
-
-    def _fit_many(self, missing: Missing, plan, members, fold: int) -> None:
-        """Train these networks of one plan together; `members` has each one's seed, teachers and name."""
-        objective = (
-            training.hard_targets if plan.loss == "hard" else training.soft_targets(plan.temperature, plan.soft_weight)
+        folds = range(len(self.data.parts))
+        found = self.train_many(
+            [self.request(plan, seed, [net[fold] for net in of[seed]], fold, name) for fold in folds for seed in seeds]
         )
-        shares = [self.transfer_set(plan, seed, fold) for seed, _, _ in members]
-        training.fit_many(
-            [network.to(self.device) for network in missing.networks],
-            [
-                FrameBatches(
-                    self.data.parts[fold].train,
-                    which,
-                    batch_size=plan.recipe.batch_size,
-                    device=self.device,
-                    **self._targets(plan, seed, teachers, fold, which),
-                )
-                for which, (seed, teachers, _) in zip(shares, members, strict=True)
-            ],
-            [objective] * len(members),
-            [plan.recipe] * len(members),
-            seeds=[seed for seed, _, _ in members],
-            checkpoints=missing.checkpoints,
-            finished=missing.finished,
-            evaluate=[self._curve(fold, which) for which in shares] if plan.curve else None,
+        return [tuple(found[i :: len(seeds)]) for i in range(len(seeds))]
+
+    def request(
+        self, plan: SpeechTraining, seed: int, teachers: Sequence[Trained] = (), fold: int = 0, name: str = ""
+    ) -> Request:
+        """Ask for the network of this plan, seed and fold, with others: see `train_many`.
+
+        Raises ValueError when there are teachers and plan.loss is "hard", and when there are none and it is not.
+        """
+        if (plan.loss == "hard") == bool(teachers):
+            raise ValueError(f"A plan with loss {plan.loss!r} needs teachers if and only if its loss is soft.")
+        soft = training.soft_targets(plan.temperature, plan.soft_weight)
+        return Request(
+            self._config(plan, seed, teachers, fold),
+            plan,
+            seed,
+            soft if teachers else training.hard_targets,
+            partial(self._batches, plan, seed, teachers, fold),
+            f"{self._place(fold)}{name or plan.loss} seed {seed}",
+            evaluate=self._curve(plan, seed, fold) if plan.curve else None,
             evaluate_every=max(1, plan.curve),
             keep_best="validation_frame_accuracy" if plan.early_stopping else None,
-            progress=[self._progress(name, plan.recipe.epochs) for _, _, name in members],
         )
 
-    def _targets(self, plan, seed: int, teachers: Sequence[Trained], fold: int, which: torch.Tensor) -> dict[str, Any]:
-        """The soft targets of a training, as `FrameBatches` takes them."""
-        if not teachers:
-            return {}
-        networks = [teacher.network for teacher in teachers]
-        if self.sizes.top_k is None:
-            return {"teacher": lambda inputs: posteriors.mean_log_probabilities(networks, inputs, plan.teachers)}
+    def _config(self, plan: SpeechTraining, seed: int, teachers: Sequence[Trained], fold: int) -> dict[str, Any]:
+        """All that decides a trained network, in values that JSON can hold."""
+        config = plan.model_dump(exclude={"network", "teachers", "jitter", "classes"})
+        config["network"] = plan.network.of(frames.WINDOW_FRAMES * COEFFICIENTS, len(self.data.parts[fold].states))
+        config |= {"seed": seed, **self._data_config(fold)}
+        if teachers:
+            config["teachers"] = {"keys": [t.key for t in teachers], "top_k": self.sizes.top_k}
+            if len(teachers) > 1:
+                config["teachers"]["how"] = plan.teachers
+        return config
+
+    def _data_config(self, fold: int) -> dict[str, Any]:
+        speech = self.data.parts[fold]
+        return {"data": {"name": speech.name, "fingerprint": speech.fingerprint, "states": len(speech.states)}}
+
+    def _place(self, fold: int) -> str:
+        return f"{self.data.name} fold {fold} " if len(self.data.parts) > 1 else f"{self.data.name} "
+
+    def transfer_set(self, plan: SpeechTraining, seed: int, fold: int = 0) -> torch.Tensor:
+        """The training frames of a plan's share, int64 [n], ascending; see `frames.share_of`."""
+        return frames.share_of(self.data.parts[fold].train, plan.fraction, plan.sampling, seed)
+
+    def _batches(self, plan: SpeechTraining, seed: int, teachers: Sequence[Trained], fold: int) -> FrameBatches:
+        """What a network is trained on: its share of the frames, with soft targets stored or computed anew."""
+        which = self.transfer_set(plan, seed, fold)
+        given = {"batch_size": plan.recipe.batch_size, "device": self.device}
+        if teachers and self.sizes.top_k is None:
+            networks = [teacher.network for teacher in teachers]
+            given["teacher"] = lambda inputs: posteriors.mean_log_probabilities(networks, inputs, plan.teachers)
+        elif teachers:
+            given["soft_targets"] = self._stored(plan, seed, teachers, fold, which)
+        return FrameBatches(self.data.parts[fold].train, which, **given)
+
+    def _stored(self, plan, seed: int, teachers: Sequence[Trained], fold: int, which: torch.Tensor) -> SoftTargets:
+        """The soft targets of a transfer set, read from disk."""
         if len(teachers) > 1 or plan.fraction == 1:
             # An ensemble's are expensive: stored once for all frames, whatever share of them is trained on.
             folder = self.soft_targets(teachers, plan.teachers, fold, self.sizes.top_k)
-            return {"soft_targets": SoftTargets(folder, which if plan.fraction < 1 else None)}
+            return SoftTargets(folder, which if plan.fraction < 1 else None)
         share = {"fraction": plan.fraction, "sampling": plan.sampling, "seed": seed}
-        folder = self.soft_targets(teachers, plan.teachers, fold, self.sizes.top_k, which, share)
-        return {"soft_targets": SoftTargets(folder)}
+        return SoftTargets(self.soft_targets(teachers, plan.teachers, fold, self.sizes.top_k, which, share))
 
     def soft_targets(
         self,
@@ -207,43 +214,15 @@ class SpeechExperiment(Experiment):
                 )
         return folder
 
-    def _config(self, plan: SpeechTraining, seed: int, teachers: Sequence[Trained], fold: int) -> dict[str, Any]:
-        """All that decides a trained network, in values that JSON can hold."""
-        config = plan.model_dump(exclude={"network", "teachers", "jitter", "classes"})
-        speech = self.data.parts[fold]
-        inputs = frames.WINDOW_FRAMES * features.COEFFICIENTS
-        config["network"] = {
-            "widths": [inputs, *plan.network.hidden, len(speech.states)],
-            "input_dropout": plan.network.input_dropout,
-            "hidden_dropout": plan.network.hidden_dropout,
-        }
-        config |= {"seed": seed, **self._data_config(fold)}
-        if teachers:
-            config["teachers"] = {"keys": [t.key for t in teachers], "top_k": self.sizes.top_k}
-            if len(teachers) > 1:
-                config["teachers"]["how"] = plan.teachers
-        return config
-
-    def _data_config(self, fold: int) -> dict[str, Any]:
-        speech = self.data.parts[fold]
-        return {"data": {"name": speech.name, "fingerprint": speech.fingerprint, "states": len(speech.states)}}
-
-    def _place(self, fold: int) -> str:
-        return f"{self.data.name} fold {fold} " if len(self.data.parts) > 1 else f"{self.data.name} "
-
-    def transfer_set(self, plan: SpeechTraining, seed: int, fold: int = 0) -> torch.Tensor:
-        """The training frames of a plan's share, int64 [n], ascending; see `frames.share_of`."""
-        return frames.share_of(self.data.parts[fold].train, plan.fraction, plan.sampling, seed)
-
     # --- evaluation -----------------------------------------------------------------------------
 
-    def _curve(self, fold: int, which: torch.Tensor) -> Callable[[nn.Module], dict[str, float]]:
+    def _curve(self, plan: SpeechTraining, seed: int, fold: int) -> Callable[[nn.Module], dict[str, float]]:
         """What a learning curve notes of a network: its accuracy on some frames of each split."""
         speech = self.data.parts[fold]
         looked_at = {
-            "train_frame_accuracy": (speech.train, _evenly(which)),
-            "validation_frame_accuracy": (speech.validation, _evenly(torch.arange(len(speech.validation)))),
-            "test_frame_accuracy": (speech.test, _evenly(torch.arange(len(speech.test)))),
+            "train_frame_accuracy": (speech.train, evenly(self.transfer_set(plan, seed, fold), CURVE_FRAMES)),
+            "validation_frame_accuracy": (speech.validation, evenly(len(speech.validation), CURVE_FRAMES)),
+            "test_frame_accuracy": (speech.test, evenly(len(speech.test), CURVE_FRAMES)),
         }
 
         def evaluate(network: nn.Module) -> dict[str, float]:
@@ -304,7 +283,7 @@ class SpeechExperiment(Experiment):
 
     def _tuned_recognizer(self, fold: int) -> Recognizer:
         speech = self.data.parts[fold]
-        baseline = self._train_fold(self.plans.member, [0], {0: []}, fold, "baseline")[0]
+        (baseline,) = self.train_many([self.request(self.plans.member, 0, fold=fold, name="baseline")])
         recognizer = Recognizer.of(speech)
         config = {"recognizer": baseline.key, "grid": recognizer.grid, **self._data_config(fold)}
 
@@ -324,9 +303,10 @@ class SpeechExperiment(Experiment):
             self.predictions[f"{name}.errors"] = np.stack([score.errors for score in scores]).astype(np.uint16)
 
 
-def _evenly(which: torch.Tensor) -> torch.Tensor:
-    """At most CURVE_FRAMES of these, evenly spaced."""
-    return which[:: max(1, -(-len(which) // CURVE_FRAMES))]
+def evenly(frames: torch.Tensor | int, most: int) -> torch.Tensor:
+    """At most so many of these frames (or of the first n), evenly spaced: int64."""
+    which = torch.arange(frames) if isinstance(frames, int) else frames
+    return which[:: max(1, -(-len(which) // most))]
 
 
 def _speakers(split: frames.Frames) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Images of one's own: a folder of class folders with JPEG or PNG files, such as any subset of ImageNet."""
 
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +26,6 @@ def image_folder(
     seed: int = 0,
     skip_corrupt: bool = False,
     cache: Path | str | None = None,
-    workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> ImageData:
     """The images of `root`/<class>/, or of `root`/train/<class>/ and `root`/val/<class>/ where both are there.
 
@@ -41,7 +38,6 @@ def image_folder(
     per_class: training images a class, None for all that are left.
     skip_corrupt: warn of images that cannot be decoded and go on without them.
     cache: a folder that keeps the decoded images; None to decode them each time.
-    workers: threads, None for one a core. progress: called with the images that are done and their number.
     Raises InputError for whatever is wrong with the folder or the sizes.
     """
     root = Path(root).expanduser()
@@ -52,8 +48,8 @@ def image_folder(
     listing, tests = _find(root)
     of_class = [_split(root, name, files, tests and tests[name], numbers, seed) for name, files in listing.items()]
     plan = {split: [splits[split] for splits in of_class] for split in SPLITS}
-    how = {"skip_corrupt": skip_corrupt, "cache": cache, "workers": workers, "progress": progress}
-    return load_pictures(Folder(root), root.resolve().name or "images", plan, list(listing), size, **how)
+    name = root.resolve().name or "images"
+    return load_pictures(Folder(root), name, plan, list(listing), size, cache=cache, skip_corrupt=skip_corrupt)
 
 
 def check_numbers(per_class: int | None, validation_per_class: int | None, test_per_class: int | None) -> None:

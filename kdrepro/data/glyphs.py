@@ -1,26 +1,18 @@
 """Images of printed characters, as many classes as are asked for: data for specialists that needs no download."""
 
 import os
-import pickle
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from queue import SimpleQueue
 
 import numpy as np
+from joblib import Parallel, delayed
 
-from kdrepro.data.characters import Fonts, glyph_classes, glyph_name
+from kdrepro.data.characters import Fonts, glyph_classes
 from kdrepro.data.drawing import VERSION, Drawing, draw_class
 from kdrepro.data.image_cache import SPLITS, ImageRows, load_or_make
 from kdrepro.data.images import ImageData
 from kdrepro.errors import InputError
-
-__all__ = ["glyph_classes", "glyph_name", "glyphs"]
 
 WORTH_A_WORKER = 40_000  # images; starting a process takes as long as drawing about as many
 
@@ -35,8 +27,6 @@ def glyphs(
     seed: int = 0,
     name: str = "glyphs",
     cache: Path | str | None = None,
-    workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> ImageData:
     """Characters of matplotlib's fonts, each image turned, sheared, scaled, shifted, blurred and noisy at random.
 
@@ -46,8 +36,6 @@ def glyphs(
 
     size: 16 or 32 pixels; beyond some 1,500 classes there are signs that 16 cannot show.
     cache: a folder that keeps the images; None to make them each time.
-    workers: processes; None for as many as are worth their start, up to one a core. progress: called with the classes
-    that are done and their number.
     Raises InputError for sizes that cannot be, and when the cache cannot be written.
     """
     drawing = Drawing(per_class, validation_per_class, test_per_class, size, seed)
@@ -55,7 +43,7 @@ def glyphs(
 
     def make() -> ImageRows:
         names = tuple(character for character, _ in glyph_classes(classes))
-        images = _draw_all(names, drawing, workers, progress)
+        images = _draw_all(names, drawing)
         return ImageRows(images, {split: [getattr(drawing, split)] * classes for split in SPLITS}, names)
 
     fonts = [path.stat().st_size for path in Fonts().paths.values()]
@@ -77,96 +65,22 @@ def _check(drawing: Drawing, classes: int) -> None:
             raise InputError(f"{argument} of glyphs must be at least {least}, not {number}.")
 
 
-def _draw_all(
-    characters: Sequence[str], drawing: Drawing, workers: int | None, progress: Callable[[int, int], None] | None
-) -> np.ndarray:
-    """All images, split by split and class by class, uint8 [N, size, size]."""
-    n, size = len(characters), drawing.size
-    images = np.empty((n * drawing.per_class, size, size), np.uint8)
-    rows = _rows(n, drawing)
-    if workers is None:
-        workers = min(os.cpu_count() or 1, len(images) // WORTH_A_WORKER)
-    drawn = _in_workers if workers > 1 else _here
-    for done, (k, of_class) in enumerate(drawn(characters, drawing, min(workers, n)), 1):
-        images[rows[k]] = of_class
-        if progress:
-            progress(done, n)
-    return images
+def _draw_all(characters: Sequence[str], drawing: Drawing) -> np.ndarray:
+    """All images, split by split and class by class, uint8 [N, size, size].
+
+    Drawn in as many processes as are worth their start, up to one a core. joblib's need no guard in a user's script.
+    """
+    worth = len(characters) * drawing.per_class // WORTH_A_WORKER
+    workers = max(1, min(os.cpu_count() or 1, len(characters), worth))
+    shares = [characters[i::workers] for i in range(workers)]
+    images = np.empty((len(characters), drawing.per_class, drawing.size, drawing.size), np.uint8)
+    for i, drawn in enumerate(Parallel(n_jobs=workers)(delayed(_draw)(share, drawing) for share in shares)):
+        images[i::workers] = drawn
+    splits = np.split(images, np.cumsum([drawing.train, drawing.validation]), axis=1)
+    return np.concatenate([split.reshape(-1, drawing.size, drawing.size) for split in splits])
 
 
-def _rows(classes: int, drawing: Drawing) -> np.ndarray:
-    """Where the images of each class go, int64 [classes, per_class]."""
-    parts, start = [], 0
-    for split in SPLITS:
-        count = getattr(drawing, split)
-        parts.append(start + np.arange(classes * count).reshape(classes, count))
-        start += classes * count
-    return np.concatenate(parts, 1)
-
-
-def _here(characters: Sequence[str], drawing: Drawing, workers: int):
+def _draw(characters: Sequence[str], drawing: Drawing) -> np.ndarray:
+    """The images of some characters, uint8 [characters, per_class, size, size]."""
     fonts = Fonts()
-    for k, character in enumerate(characters):
-        yield k, draw_class(fonts, character, drawing)
-
-
-def _in_workers(characters: Sequence[str], drawing: Drawing, workers: int):
-    """The same from fresh interpreters, in the order they finish."""
-    with _interpreters(workers) as idle, ThreadPoolExecutor(workers) as pool:
-        pending = {pool.submit(_ask, idle, character, drawing): k for k, character in enumerate(characters)}
-        try:
-            for future in as_completed(pending):
-                yield pending.pop(future), future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _interpreters(workers: int):
-    """Processes that run `serve`; unlike multiprocessing's, they need no guard in a user's script."""
-    command = [sys.executable, "-c", "from kdrepro.data.glyphs import serve; serve()"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # one a core already
-    idle: SimpleQueue = SimpleQueue()
-    processes = []
-    with tempfile.TemporaryFile() as errors:
-        try:
-            for _ in range(workers):
-                pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
-                processes.append(subprocess.Popen(command, env=environment, **pipes))
-                idle.put((processes[-1], errors))
-            yield idle
-        finally:
-            for process in processes:
-                process.kill()
-                process.communicate()
-
-
-def _ask(idle: SimpleQueue, character: str, drawing: Drawing) -> np.ndarray:
-    process, errors = idle.get()
-    try:
-        shape = (drawing.per_class, drawing.size, drawing.size)
-        try:
-            pickle.dump((character, drawing), process.stdin)
-            process.stdin.flush()
-            content = process.stdout.read(int(np.prod(shape)))
-        except OSError:  # a pipe that broke
-            content = b""
-        if len(content) != np.prod(shape):
-            errors.seek(0)
-            said = errors.read().decode(errors="replace").strip()[-2000:]
-            raise RuntimeError(f"A process that draws glyphs ended with {process.wait()}: {said}")
-        return np.frombuffer(content, np.uint8).reshape(shape)
-    finally:
-        idle.put((process, errors))
-
-
-def serve() -> None:
-    """The other end of `_ask`: draw classes until there is no more to read."""
-    fonts = Fonts()
-    while True:
-        try:
-            character, drawing = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        sys.stdout.buffer.write(draw_class(fonts, character, drawing).tobytes())
-        sys.stdout.buffer.flush()
+    return np.stack([draw_class(fonts, character, drawing) for character in characters])

@@ -4,8 +4,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ import numpy as np
 import torch
 
 from kdrepro.data.images import ImageData
-from kdrepro.errors import InputError
-from kdrepro.files import atomic_write, read_array, remove_stale, replacing, set_aside, try_folder
+from kdrepro.files import atomic_write, read_array, remove_stale, replacing, set_aside, try_folder, writing
 
 SPLITS = ("train", "validation", "test")
 
@@ -67,11 +65,11 @@ def load_or_make(
     path = Path(cache).expanduser() / f"{re.sub('[^A-Za-z0-9_.-]', '_', name)}-{key}.json"
     if found := _load(path, name):
         return found
-    with _writing(path):  # before the work, not after it
+    with writing(where):  # before the work, not after it
         try_folder(path.parent)
     rows = make()
     data = rows.data(name)
-    with _writing(path):
+    with writing(where):
         _save(path, rows, {"settings": settings, "fingerprint": data.fingerprint})
     return data, rows.skipped
 
@@ -90,7 +88,7 @@ def _load(path: Path, name: str) -> tuple[ImageData, tuple[str, ...]] | None:
         reason = "its images are not those that were written"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())
-    with _writing(path):
+    with writing(where):
         aside = [moved for moved in map(set_aside, (path, array)) if moved is not None]
     if aside:  # else another process was faster
         warnings.warn(f"{array} was damaged ({reason}): set aside as {aside[-1]} and made again.", stacklevel=4)
@@ -103,18 +101,6 @@ def _save(path: Path, rows: ImageRows, about: dict[str, Any]) -> None:
     about |= {"counts": rows.counts, "class_names": rows.class_names, "skipped": rows.skipped}
     atomic_write(path, json.dumps(about).encode())
     remove_stale(path.parent, f".{path.stem}.*.part")
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"The image cache {path.parent} cannot be written ({error.strerror or error}): make room, "
-            "choose another folder, or give cache=None."
-        ) from error
 
 
 def _labels(counts: list[int]) -> torch.Tensor:

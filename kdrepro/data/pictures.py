@@ -3,24 +3,20 @@
 import io
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from kdrepro.data.image_cache import SPLITS, ImageRows, load_or_make
 from kdrepro.data.images import ImageData
-from kdrepro.data.sources import Read, Source
+from kdrepro.data.sources import Source
 from kdrepro.errors import InputError
 
 VERSION = 1  # raised when the same files would give other images
 ENDINGS = (".jpg", ".jpeg", ".png")
-TOGETHER = 256  # images a task
 MOST_THREADS = 8  # more of them only wait for each other
 
 Plan = dict[str, list[list[str]]]  # for each split, for each class, the names of its files
@@ -33,29 +29,27 @@ def load_pictures(
     class_names: Sequence[str],
     size: int,
     *,
-    skip_corrupt: bool,
     cache: Path | str | None,
-    workers: int | None,
-    progress: Callable[[int, int], None] | None,
+    skip_corrupt: bool = False,
 ) -> ImageData:
     """The images of a plan, decoded or from the cache: colour, uint8 [N, 3, size, size].
 
-    skip_corrupt: warn of what cannot be decoded and leave it out. workers: threads. progress: called with the images
-    that are done and their number. Raises InputError for corrupt images, and when the cache cannot be written.
+    skip_corrupt: warn of what cannot be decoded and leave it out.
+    Raises InputError for corrupt images, and when the cache cannot be written.
     """
     settings = {
         "kind": "pictures",
         "version": VERSION,
         "size": size,
-        "counts": {split: [len(of_class) for of_class in plan[split]] for split in SPLITS},
+        "counts": _counts(plan),
         "files": source.digest(_names(plan)),
         "class_names": list(class_names),
         "skip_corrupt": skip_corrupt,
     }
 
     def make() -> ImageRows:
-        images, corrupt = decode_all(source, _names(plan), size, workers, progress)
-        rows = ImageRows(images, settings["counts"], tuple(class_names))
+        images, corrupt = decode_all(source, _names(plan), size)
+        rows = ImageRows(images, _counts(plan), tuple(class_names))
         return _without(corrupt, rows, plan, source.path, skip_corrupt) if corrupt else rows
 
     data, skipped = load_or_make(cache, name, settings, make)
@@ -69,74 +63,49 @@ def _names(plan: Plan) -> list[str]:
     return [name for split in SPLITS for of_class in plan[split] for name in of_class]
 
 
-def _without(corrupt: dict[int, str], rows: ImageRows, plan: Plan, path: Path, skip_corrupt: bool) -> ImageRows:
+def _counts(plan: Plan) -> dict[str, list[int]]:
+    return {split: [len(of_class) for of_class in plan[split]] for split in SPLITS}
+
+
+def _without(corrupt: dict[str, str], rows: ImageRows, plan: Plan, path: Path, skip_corrupt: bool) -> ImageRows:
     """The images that could be decoded. Raises InputError when they are to be all, or a class has none of a split."""
-    names, first = _names(plan), min(corrupt)
+    first = next(iter(corrupt))
     if not path.exists():
         raise InputError(f"{path} is no longer there, and it was a moment ago: put it back and run again.")
     if not skip_corrupt:
         raise InputError(
-            f"{len(corrupt):,} of {len(names):,} images in {path} cannot be decoded, the first is {names[first]} "
-            f"({corrupt[first]}): replace them, or leave them out with skip_corrupt=True."
+            f"{len(corrupt):,} of {len(rows.images):,} images in {path} cannot be decoded, the first is {first} "
+            f"({corrupt[first]}): replace them{skip}."
         )
-    bad = {names[i] for i in corrupt}
-    counts = {split: [sum(name not in bad for name in of_class) for of_class in plan[split]] for split in SPLITS}
+    good = {split: [[name for name in of_class if name not in corrupt] for of_class in plan[split]] for split in SPLITS}
     for split in SPLITS:
-        for k, of_class in enumerate(plan[split]):
-            if of_class and not counts[split][k]:
+        for class_name, of_class, left in zip(rows.class_names, plan[split], good[split], strict=True):
+            if of_class and not left:
                 raise InputError(
-                    f"All {len(of_class):,} {split} images of the class {rows.class_names[k]} in {path} are corrupt, "
+                    f"All {len(of_class):,} {split} images of the class {class_name} in {path} are corrupt, "
                     f"the first is {of_class[0]}: replace them, or remove the class."
                 )
-    good = [i for i in range(len(names)) if i not in corrupt]
-    return ImageRows(rows.images[good], counts, rows.class_names, tuple(names[i] for i in sorted(corrupt)))
+    kept = [name not in corrupt for name in _names(plan)]
+    return ImageRows(rows.images[kept], _counts(good), rows.class_names, tuple(corrupt))
 
 
-def decode_all(
-    source: Source,
-    names: Sequence[str],
-    size: int,
-    workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[np.ndarray, dict[int, str]]:
+def decode_all(source: Source, names: Sequence[str], size: int) -> tuple[np.ndarray, dict[str, str]]:
     """Decode files in threads: uint8 [N, 3, size, size], and for each that is corrupt what was wrong."""
     images = np.zeros((len(names), 3, size, size), np.uint8)
-    workers = workers or min(os.cpu_count() or 1, MOST_THREADS)
-    corrupt: dict[int, str] = {}
-    with ExitStack() as open_readers, ThreadPoolExecutor(workers) as pool:
-        idle: SimpleQueue[Read] = SimpleQueue()
-        for _ in range(workers):
-            idle.put(open_readers.enter_context(source.reader()))
-        task = partial(_decode_some, idle, names, size, images)
-        starts = range(0, len(names), TOGETHER)
-        pending = [pool.submit(task, range(i, min(i + TOGETHER, len(names)))) for i in starts]
-        try:
-            done = 0
-            for future in as_completed(pending):
-                count, wrong = future.result()
-                corrupt |= wrong
-                done += count
-                if progress:
-                    progress(done, len(names))
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return images, corrupt
 
-
-def _decode_some(
-    idle: "SimpleQueue[Read]", names: Sequence[str], size: int, images: np.ndarray, which: range
-) -> tuple[int, dict[int, str]]:
-    """Put these images in their places; returns how many, and what was wrong with the corrupt ones."""
-    corrupt, read = {}, idle.get()
-    for i in which:
+    def put(i: int) -> str:
+        """Decode an image into its place; returns what was wrong with it."""
         try:
-            images[i] = decode(read(names[i]), size)
+            images[i] = decode(source.read(names[i]), size)
         except UnidentifiedImageError:
-            corrupt[i] = "not a JPEG or PNG"
+            return "not a JPEG or PNG"
         except Exception as error:  # bad bytes make the decoders raise nearly anything
-            corrupt[i] = " ".join(str(error).split()) or type(error).__name__
-    idle.put(read)
-    return len(which), corrupt
+            return " ".join(str(error).split()) or type(error).__name__
+        return ""
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
+        wrong = dict(zip(names, pool.map(put, range(len(names))), strict=True))
+    return images, {name: reason for name, reason in wrong.items() if reason}
 
 
 def decode(content: bytes, size: int) -> np.ndarray:

@@ -70,15 +70,16 @@ def fit_many(
     *,
     seeds: Sequence[int],
     checkpoints: Sequence[Checkpoint | None] | None = None,
-    evaluate: Sequence[Callable[[nn.Module], dict[str, Any]]] | None = None,
+    evaluate: Sequence[Callable[[nn.Module], dict[str, Any]] | None] | None = None,
     progress: Sequence[Callable[[dict[str, Any]], None]] | None = None,
     finished: Callable[[int], None] | None = None,
-    evaluate_every: int = 1,
-    keep_best: str | None = None,
+    evaluate_every: int | Sequence[int] = 1,
+    keep_best: str | Sequence[str | None] | None = None,
 ) -> list[list[dict[str, Any]]]:
     """Train several networks, each with its own cases, objective, recipe and seed; returns their histories.
 
-    checkpoints, evaluate, progress: one a network; these and what else is given are as in `fit`.
+    checkpoints, evaluate, progress: one a network; evaluate_every, keep_best: one for all, or one a network. All are as
+        in `fit`.
     finished: called with a network's position as soon as it is trained, while others may still wait for their turn.
     Each member gets what `fit` alone would give it, to rounding, and on a CPU the same bits whatever it is trained
     with. `MLP`s of one shape, with as many cases each, and with recipes that differ in nothing but the learning rate,
@@ -87,19 +88,10 @@ def fit_many(
     train one after the other. evaluate, progress and finished are called from the threads of the groups.
     Raises ValueError when the sequences differ in length, and InputError as `fit` does.
     """
-    none = [None] * len(networks)
-    members = zip(
-        networks,
-        batches,
-        objectives,
-        recipes,
-        seeds,
-        none if checkpoints is None else checkpoints,
-        none if evaluate is None else evaluate,
-        none if progress is None else progress,
-        strict=True,
-    )
-    runs = [TrainingState(*member, evaluate_every, keep_best) for member in members]
+    of_each = (checkpoints, evaluate, progress, evaluate_every, keep_best)
+    of_each = [given if isinstance(given, list | tuple) else [given] * len(networks) for given in of_each]
+    members = zip(networks, batches, objectives, recipes, seeds, *of_each, strict=True)
+    runs = [TrainingState(*member) for member in members]
 
     def train(group: list[TrainingState], lane: Lane) -> None:
         _train(group, Together(group) if group[0].stackable else Alone(group[0]), lane)
