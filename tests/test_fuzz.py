@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_speech_corpora import riff, sphere
+from recordings import riff, sphere
 
 from kdrepro import data, paths
 from kdrepro.chapters import presets

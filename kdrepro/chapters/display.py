@@ -36,7 +36,7 @@ def _described(plan: Training | Specialist) -> dict[str, str]:
     recipe, settings = plan.recipe, plan.model_dump()
     network = settings.get("network", {})
     soft = settings.get("loss") == "soft" or settings.get("soft", "none") != "none"
-    limits = {
+    others = {
         "dropout": max(network.get("input_dropout", 0), network.get("hidden_dropout", 0), network.get("dropout", 0)),
         "max-norm": recipe.max_norm,
         "weight decay": recipe.weight_decay,
@@ -51,9 +51,7 @@ def _described(plan: Training | Specialist) -> dict[str, str]:
         "epochs": str(recipe.epochs),
         "batch": str(recipe.batch_size),
         "rate": f"{recipe.optimizer} {recipe.learning_rate:g}",
-        "also": ", ".join(
-            f"{name} {value:g}" if value is not True else name for name, value in limits.items() if value
-        ),
+        "also": ", ".join(name if value is True else f"{name} {value:g}" for name, value in others.items() if value),
     }
 
 

@@ -3,7 +3,7 @@
 A corpus (see `kdrepro.speech.corpus.Corpus`) gives utterances; `acoustic.frames.load_speech` makes frames of it.
 """
 
-from kdrepro.data.characters import glyph_classes, glyph_name
+from kdrepro.data.characters import glyph_classes
 from kdrepro.data.digits import digits
 from kdrepro.data.folders import image_folder
 from kdrepro.data.glyphs import glyphs
@@ -20,7 +20,6 @@ __all__ = [
     "fetch_mnist",
     "fetch_tiny_imagenet",
     "glyph_classes",
-    "glyph_name",
     "glyphs",
     "image_folder",
     "mnist",

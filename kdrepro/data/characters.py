@@ -101,11 +101,6 @@ def glyph_classes(n: int) -> list[tuple[str, str]]:
     )
 
 
-def glyph_name(character: str) -> str:
-    """The Unicode name of a character: "LATIN SMALL LETTER E WITH ACUTE"."""
-    return unicodedata.name(character)
-
-
 class Fonts:
     """The fonts by name: which have a character, and its drawing."""
 

@@ -36,17 +36,9 @@ class ImageRows:
         sizes = [sum(self.counts[split]) for split in SPLITS]
         train, validation, test = torch.from_numpy(self.images).split(sizes)
         label = {split: _labels(counts) for split, counts in self.counts.items()}
-        extra = {"validation_images": validation, "validation_labels": label["validation"]} if len(validation) else {}
-        return ImageData.of(
-            name,
-            train,
-            label["train"],
-            test,
-            label["test"],
-            len(self.class_names),
-            class_names=self.class_names,
-            **extra,
-        )
+        more = {"validation_images": validation, "validation_labels": label["validation"]} if len(validation) else {}
+        pairs = (train, label["train"], test, label["test"])
+        return ImageData.of(name, *pairs, len(self.class_names), class_names=self.class_names, **more)
 
 
 def load_or_make(
@@ -65,11 +57,11 @@ def load_or_make(
     path = Path(cache).expanduser() / f"{re.sub('[^A-Za-z0-9_.-]', '_', name)}-{key}.json"
     if found := _load(path, name):
         return found
-    with writing(where):  # before the work, not after it
+    with writing(f"the image cache {path.parent}"):  # before the work, not after it
         try_folder(path.parent)
     rows = make()
     data = rows.data(name)
-    with writing(where):
+    with writing(f"the image cache {path.parent}"):
         _save(path, rows, {"settings": settings, "fingerprint": data.fingerprint})
     return data, rows.skipped
 
@@ -88,7 +80,7 @@ def _load(path: Path, name: str) -> tuple[ImageData, tuple[str, ...]] | None:
         reason = "its images are not those that were written"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())
-    with writing(where):
+    with writing(f"the image cache {path.parent}"):
         aside = [moved for moved in map(set_aside, (path, array)) if moved is not None]
     if aside:  # else another process was faster
         warnings.warn(f"{array} was damaged ({reason}): set aside as {aside[-1]} and made again.", stacklevel=4)

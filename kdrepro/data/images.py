@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-TENSORS = ("train_images", "train_labels", "test_images", "test_labels", "validation_images", "validation_labels")
-
 
 @dataclass(frozen=True)
 class ImageData:
@@ -69,8 +67,7 @@ class ImageData:
 
     def to(self, device: torch.device | str) -> "ImageData":
         """The same data with all tensors on a device."""
-        tensors = {name: getattr(self, name) for name in TENSORS}
-        return replace(self, **{name: t.to(device) for name, t in tensors.items() if t is not None})
+        return replace(self, **{name: t.to(device) for name, t in vars(self).items() if isinstance(t, torch.Tensor)})
 
     def with_validation(self, cases: int, seed: int = 0) -> "ImageData":
         """Hold out `cases` training cases and put them in the place of the test set.

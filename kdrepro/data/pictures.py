@@ -75,7 +75,8 @@ def _without(corrupt: dict[str, str], rows: ImageRows, plan: Plan, path: Path, s
     if not skip_corrupt:
         raise InputError(
             f"{len(corrupt):,} of {len(rows.images):,} images in {path} cannot be decoded, the first is {first} "
-            f"({corrupt[first]}): replace them{skip}."
+            f"({corrupt[first]}): replace or remove them, download the data set again, or give image_folder "
+            "skip_corrupt=True."
         )
     good = {split: [[name for name in of_class if name not in corrupt] for of_class in plan[split]] for split in SPLITS}
     for split in SPLITS:

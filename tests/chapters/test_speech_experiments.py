@@ -11,7 +11,7 @@ from kdrepro import chapters, ensembles, store, training
 from kdrepro.acoustic import batches, frames, posteriors, soft_targets
 from kdrepro.acoustic.recognition import Recognizer
 from kdrepro.chapters import ch03_acoustic_ensemble, ch04_soft_targets, presets, speech
-from kdrepro.chapters.speech import CURVE_FRAMES, Folds, Score, SpeechExperiment, _evenly
+from kdrepro.chapters.speech import CURVE_FRAMES, Folds, Score, SpeechExperiment, evenly
 from kdrepro.errors import InputError
 from kdrepro.verdicts import records
 
@@ -45,7 +45,7 @@ def plan(run):
 
 @pytest.fixture(scope="module")
 def members(run, plan):
-    return run.train(plan, [0, 1], label="member")
+    return run.train(plan, [0, 1], name="member")
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +295,7 @@ def test_curves_look_at_all_three_splits(run, plan, members):
 
 def test_curves_look_at_frames_evenly():
     for count in (1, CURVE_FRAMES, CURVE_FRAMES + 1, 10 * CURVE_FRAMES + 7):
-        found = _evenly(torch.arange(count))
+        found = evenly(torch.arange(count), CURVE_FRAMES)
         assert len(found) <= CURVE_FRAMES
         assert len(found) > min(count, CURVE_FRAMES) / 2 - 1
         assert len(set(found.diff().tolist())) <= 1
@@ -375,7 +375,7 @@ def test_a_share_is_trained_on_alone(regulariser, members, monkeypatch):
 
 @pytest.fixture(scope="module")
 def scored(run, plan, members):
-    distilled = run.train(plan.but(loss="soft", temperature=2.0), run.seeds, members, label="distilled")
+    distilled = run.train(plan.but(loss="soft", temperature=2.0), run.seeds, members, name="distilled")
     return distilled, {
         "baseline": [run.score(net, decode=True) for net in members],
         "ensemble": [run.score(members, decode=True)],

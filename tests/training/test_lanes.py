@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from test_fit_many import RECIPE, cases, network, stacked_sizes, weights
+from training_cases import RECIPE, cases, network, stacked_sizes, weights
 
 from kdrepro import training
 from kdrepro.errors import InputError
