@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # No widget, no progress bar and no frozen-module warning in a page.
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: book test stress full publish notebooks site bench lint format clean help
+.PHONY: book test test-all stress full publish notebooks site bench lint format clean help
 
 help:            ## this list
 	@awk -F ':.*## *' '/^[a-z]+:.*##/ {printf "%-10s %s\n", $$1, $$2}' Makefile
@@ -29,9 +29,12 @@ book: $(INSTALLED)   ## every chapter at smoke, the site built from them; prints
 	$(BIN)/kdrepro book --preset smoke
 
 test: $(INSTALLED)   ## unit and property tests, nbval, the strict build of the published book
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -m "not slow" tests
 	$(BIN)/python -m pytest --nbval-lax --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
 	$(BIN)/kdrepro book --published
+
+test-all: test       ## those, and the slow rest
+	$(BIN)/python -m pytest -m slow tests
 
 stress: $(INSTALLED) ## the processes that are killed at random moments in `make test`, 100 times instead of 5
 	KDREPRO_KILLS=100 $(BIN)/python -m pytest tests/test_processes.py

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import flops
+import speed_page as speed
 import torch
 from arms import ARMS, TORCHDISTILL, Arm, Work, reference_loss, work
 from rich.console import Console
@@ -27,7 +28,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from kdrepro import paths, training
-from kdrepro.publishing import speed
 from kdrepro.verdicts import records
 
 TOLERANCE = 1e-4  # nats between an arm's loss and ours
@@ -207,7 +207,7 @@ def main(given: Iterable[str] | None = None) -> dict[str, Any]:
         speed.write_result(result, args.out)
     elif not args.quick:
         name = speed.slug(result["provenance"])
-        speed.write_result(result, paths.BENCHMARKS / f"{name}.json")
+        speed.write_result(result, speed.RESULTS / f"{name}.json")
         speed.generate(paths.BOOK)
         console.print(f"Written to benchmarks/results/{name}.json, and into the book's page on speed.")
     return result

@@ -47,6 +47,27 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """As `replacing`, for a folder: one beside its place, to be filled, that is renamed into it at the end.
+
+    Where another process has put a whole one there meanwhile, that one stays.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(folder.parent, f".{folder.name}.*")
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield part
+        part.chmod(0o755)  # mkdtemp's 0700 would keep a group out
+        try:
+            os.replace(part, folder)
+        except OSError:
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def try_folder(folder: Path) -> None:
     """Make a folder and write into it, before the work that is to be kept there. Raises OSError when that fails."""
     folder.mkdir(parents=True, exist_ok=True)

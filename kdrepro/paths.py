@@ -10,7 +10,6 @@ BOOK = ROOT / "book"
 RESULTS = BOOK / "results"
 PUBLISHED = BOOK / "chapters"
 CLAIMS = BOOK / "claims.yaml"
-BENCHMARKS = ROOT / "benchmarks" / "results"  # what `make bench` has measured, a file a machine
 README = ROOT / "README.md"
 
 

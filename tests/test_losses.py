@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from kdrepro.losses import cross_entropies, distillation_loss, logit_matching_loss, soft_target_gradient, soften
+from kdrepro.losses import (
+    cross_entropies,
+    distillation_loss,
+    distillation_losses,
+    logit_matching_loss,
+    soft_target_gradient,
+    soften,
+)
 
 SEEDS = st.integers(0, 2**31 - 1)
 TEMPERATURES = st.floats(math.log(0.5), math.log(500)).map(math.exp)
@@ -211,3 +218,63 @@ def test_bad_input_of_the_others():
         soften(GOOD, 0)
     with pytest.raises(ValueError, match="teacher_logits"):
         logit_matching_loss(GOOD, NAN)
+
+
+# --- many networks at once --------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**31 - 1), st.lists(st.floats(0.05, 200), min_size=1, max_size=4), st.floats(-6, 2))
+@settings(max_examples=60)
+def test_losses_of_many_are_those_of_each(seed, temperatures, closeness):
+    """From students that differ wildly from their teachers to ones that hardly do, in one call."""
+    generator = torch.Generator().manual_seed(seed)
+    count = len(temperatures)
+    weights = torch.rand(count, generator=generator).round(decimals=1).tolist()
+    teacher = 3 * torch.randn(count, 5, 4, generator=generator)
+    gaps = 10 ** torch.linspace(closeness, 0, count).view(-1, 1, 1)
+    student = (teacher + gaps * torch.randn(count, 5, 4, generator=generator)).requires_grad_()
+    labels = torch.randint(4, (count, 5), generator=generator)
+    together = distillation_losses(student, teacher, labels, temperatures=temperatures, soft_weights=weights)
+    (gradient,) = torch.autograd.grad(together.sum(), student)
+    alone = [
+        distillation_loss(student[m], teacher[m], labels[m], temperature=t, soft_weight=weights[m])
+        for m, t in enumerate(temperatures)
+    ]
+    (expected,) = torch.autograd.grad(sum(alone), student)
+    torch.testing.assert_close(together, torch.stack(alone), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperatures": [1.0, 0.0]}, "temperature must be a positive number"),
+        ({"soft_weights": [1.0, 1.5]}, "soft_weight must lie between 0 and 1"),
+        ({"soft_weights": [1.0, 0.5], "labels": None}, "labels must be given"),
+        ({"teacher_logits": torch.zeros(2, 3, 5)}, "networks, cases, classes"),
+        ({"student_logits": torch.zeros(3, 4)}, "networks, cases, classes"),
+        ({"student_logits": torch.full((2, 3, 4), torch.nan)}, "student_logits holds NaN"),
+        ({"labels": torch.full((2, 3), 4), "soft_weights": [0.5, 0.5]}, "labels must lie between 0 and 3"),
+        ({"temperatures": [1.0]}, "shorter|longer"),
+    ],
+)
+def test_losses_of_many_refuse_bad_input(change, message):
+    given = {
+        "student_logits": torch.zeros(2, 3, 4),
+        "teacher_logits": torch.zeros(2, 3, 4),
+        "labels": torch.zeros(2, 3, dtype=torch.int64),
+        "temperatures": [1.0, 2.0],
+        "soft_weights": [1.0, 1.0],
+        **change,
+    }
+    with pytest.raises(ValueError, match=message):
+        distillation_losses(**given)
+
+
+def test_labels_that_are_not_needed_are_not_looked_at():
+    """One network's soft targets alone, with labels that are none, beside another that needs its own."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(2, 3, 4, generator=generator) for _ in range(2))
+    labels = torch.tensor([[-1, -1, -1], [0, 3, 2]], dtype=torch.int16)
+    found = distillation_losses(student, teacher, labels, temperatures=[2.0, 2.0], soft_weights=[1.0, 0.5])
+    assert found.isfinite().all()

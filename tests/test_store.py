@@ -18,7 +18,6 @@ from kdrepro import store, training
 from kdrepro.errors import InputError
 from kdrepro.store import Store
 from kdrepro.training import Batches, Recipe
-from kdrepro.training.checkpoint import Checkpoint
 
 CONFIG = {"network": {"widths": [64, 8, 10]}, "seed": 3, "data": "digits"}
 RECIPE = Recipe(epochs=2, batch_size=64, learning_rate=1e-2, precision="fp32")
@@ -102,35 +101,6 @@ def test_damaged_file_is_named_set_aside_and_retrained(tmp_path, trainer, name, 
     assert list(path.parent.glob(f"{name}.damaged-*"))
     assert store.train_or_load(CONFIG, trainer) is not None
     assert trainer.calls == 2
-
-
-def test_damaged_checkpoint_is_set_aside(tmp_path):
-    warnings = []
-    checkpoint = Checkpoint(tmp_path / "c.safetensors", warn=warnings.append)
-    checkpoint.save({"w": torch.ones(100)}, {"epoch": 1})
-    content = bytearray(checkpoint.path.read_bytes())
-    content[-8] ^= 1
-    checkpoint.path.write_bytes(content)
-    assert checkpoint.load() is None
-    assert "c.safetensors" in warnings[0]
-    assert not checkpoint.path.exists()
-
-
-@given(st.binary(max_size=300))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_bytes_crash_a_checkpoint(tmp_path, content):
-    checkpoint = Checkpoint(tmp_path / "c.safetensors", warn=lambda line: None)
-    checkpoint.path.write_bytes(content)
-    assert checkpoint.load() is None
-
-
-def test_checkpoint_round_trip(tmp_path):
-    checkpoint = Checkpoint(tmp_path / "c.safetensors")
-    tensors = {"a": torch.randn(3, 2).T, "b": torch.arange(4, dtype=torch.uint8), "c": torch.tensor(1.5)}
-    checkpoint.save(tensors, {"epoch": 2, "history": [{"loss": 0.1}]})
-    loaded, state = checkpoint.load()
-    assert state == {"epoch": 2, "history": [{"loss": 0.1}]}
-    assert all(torch.equal(loaded[k], tensors[k]) for k in tensors)
 
 
 def test_store_that_cannot_be_written_is_one_sentence(tmp_path, trainer):
@@ -304,8 +274,8 @@ def test_arrays_that_cannot_be_written(tmp_path):
 
 CHAPTER_2 = """
 import json, sys
-from kdrepro import experiments
-run = experiments.start("02-mnist", preset="smoke", seeds=1)
+from kdrepro import chapters
+run = chapters.start("02-mnist", preset="smoke", seeds=1)
 teacher = run.train(run.sizes.teacher, 0)
 student = run.train(run.sizes.distilled, 0, teacher)
 run.claim("mnist.distilled", [student], errors=run.errors([student]))
@@ -319,8 +289,12 @@ def start(runs: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", CHAPTER_2], env=environment, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_to_the_same_record(tmp_path):
-    """kill -9 in the middle of a training of chapter 2's nets, twice; the record ends the same."""
+    """kill -9 in the middle of a training of chapter 2's nets, twice; the record ends the same.
+
+    `test_processes` kills smaller ones.
+    """
     left_alone, killed = tmp_path / "left-alone", tmp_path / "killed"
     assert start(left_alone).wait(300) == 0
     for wanted in (1, 2):  # networks that have begun

@@ -37,8 +37,8 @@ class Graph:
     states: int64 [S], emission index of every state, one chain after the other. first, last: int64 [K], where each
     chain begins and ends in `states`. chain_class: int64 [K], in 0..C-1. chain_label: K phones or words.
     chain_log_prob: [K], log P(chain | its class). class_log_prob: [C, C], log P(column | row). start_log_prob,
-    end_log_prob: [C]. stay, move: log-probabilities of a state's self loop and of leaving it. All logs are natural;
-    -inf forbids, except for `move`. Tensors are on the CPU.
+    end_log_prob: [C]. All logs are natural; -inf forbids. Tensors are on the CPU. A state's self loop and its leaving
+    cost LOG_HALF each.
     Raises ValueError naming the field that does not fit.
     """
 
@@ -51,8 +51,6 @@ class Graph:
     class_log_prob: torch.Tensor
     start_log_prob: torch.Tensor
     end_log_prob: torch.Tensor
-    stay: float = LOG_HALF
-    move: float = LOG_HALF
 
     def __post_init__(self):
         _check_chains(self)
@@ -92,8 +90,6 @@ def _check_probabilities(graph: Graph) -> None:
             raise ValueError(f"{name} must be floating point {shape}, not {field.dtype} {list(field.shape)}.")
         if not (field < math.inf).all():  # false for NaN too
             raise ValueError(f"{name} holds NaN or +inf.")
-    if not graph.stay < math.inf or not math.isfinite(graph.move):
-        raise ValueError(f"stay must be below +inf and move finite, not {graph.stay} and {graph.move}.")
 
 
 def phone_loop(
@@ -101,9 +97,6 @@ def phone_loop(
     states_of: Mapping[str, Sequence[int]],
     bigram_counts: Counts,
     smoothing: float = 0.5,
-    *,
-    stay: float = LOG_HALF,
-    move: float = LOG_HALF,
 ) -> Graph:
     """A loop over phones with a bigram: every phone is one chain and its own class.
 
@@ -114,16 +107,13 @@ def phone_loop(
     if missing or len(set(phones)) < len(phones):
         raise ValueError(f"phones must be different and have states in states_of; without: {missing}.")
     lexicon = [Entry(p, p, tuple(states_of[p])) for p in phones]
-    return word_graph(lexicon, bigram_counts, smoothing, stay=stay, move=move)
+    return word_graph(lexicon, bigram_counts, smoothing)
 
 
 def word_graph(
     lexicon: Sequence[Entry],
     class_counts: Counts,
     smoothing: float = 0.5,
-    *,
-    stay: float = LOG_HALF,
-    move: float = LOG_HALF,
 ) -> Graph:
     """A graph with one chain for each entry of the lexicon and a bigram over word classes.
 
@@ -148,8 +138,6 @@ def word_graph(
         class_log_prob=between,
         start_log_prob=start,
         end_log_prob=end,
-        stay=stay,
-        move=move,
     )
 
 

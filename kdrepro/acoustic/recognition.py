@@ -1,5 +1,6 @@
 """From an acoustic model's states to words or phones: a data set's recogniser, its weights, its errors."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -7,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from rapidfuzz.distance import Levenshtein
 from torch import nn
 
 from kdrepro.acoustic import posteriors
-from kdrepro.acoustic.error_rates import align
 from kdrepro.acoustic.frames import Frames, Speech
 from kdrepro.acoustic.graphs import Graph, graph_of_phones, graph_of_words
 from kdrepro.acoustic.viterbi import decode, scaled_log_likelihoods
@@ -86,9 +87,18 @@ class Recognizer:
         return self.scored([phone for phone, *_ in utterance["phones"]])
 
     def errors(self, utterances: Sequence[Mapping], log_probabilities: Sequence[torch.Tensor]) -> np.ndarray:
-        """int [utterances, 4]: substitutions, insertions, deletions, length of the reference."""
-        rows = []
-        for utterance, path in zip(utterances, self.recognize(log_probabilities), strict=True):
-            counts = align(self.reference(utterance), self.scored([one.label for one in path]))
-            rows.append((counts.substitutions, counts.insertions, counts.deletions, counts.length))
+        """int [utterances, 4]: substitutions, insertions, deletions, length of the reference.
+
+        Of an alignment with the fewest errors, each of which counts one.
+        """
+        paths = self.recognize(log_probabilities)
+        said = [self.reference(utterance) for utterance in utterances]
+        heard = [self.scored([one.label for one in path]) for path in paths]
+        rows = [(*error_counts(a, b), len(a)) for a, b in zip(said, heard, strict=True)]
         return np.array(rows, np.int64).reshape(-1, 4)
+
+
+def error_counts(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[int, int, int]:
+    """Substitutions, insertions and deletions of an alignment with the fewest errors: Levenshtein's distance."""
+    kinds = Counter(step.tag for step in Levenshtein.editops(reference, hypothesis))
+    return kinds["replace"], kinds["insert"], kinds["delete"]

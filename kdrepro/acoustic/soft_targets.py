@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import nn
 from kdrepro.acoustic.frames import Frames
 from kdrepro.acoustic.posteriors import log_probabilities
 from kdrepro.errors import InputError
-from kdrepro.files import read_array, remove_stale
+from kdrepro.files import read_array, replacing_folder
 from kdrepro.training import gains_from_bf16
 
 
@@ -92,43 +91,26 @@ def store_soft_targets(
     for all. how: see `ensembles.average`. top_k: states kept a frame, None for all of them.
     """
     count, classes = len(split) if which is None else len(which), len(split.states)
-    top_k = None if top_k is None or top_k >= classes else top_k
-    kept = classes if top_k is None else top_k
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(folder.parent, f".{folder.name}.*")
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    kept = classes if top_k is None else min(top_k, classes)
+    whole = kept == classes
+    if (folder / "classes").exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)  # what somebody has deleted in part
+    with replacing_folder(folder) as part:
         values = _array(part / "values.npy", np.float16, (count, kept))
-        indices = None if top_k is None else _array(part / "indices.npy", np.uint16, (count, kept))
+        indices = None if whole else _array(part / "indices.npy", np.uint16, (count, kept))
         done, prior = 0, torch.zeros(classes, dtype=torch.float64)
         for found in _in_training_precision(networks, split, which, how, torch.device(device)):
             rows = slice(done, done + len(found))
-            if top_k is None:
-                values[rows] = found.clamp(min=-6e4).cpu().numpy()
-            else:
-                best = found.topk(kept, dim=1)
-                values[rows], indices[rows] = best.values.clamp(min=-6e4).cpu().numpy(), best.indices.cpu().numpy()
+            best, of = (found, None) if whole else found.topk(kept, dim=1)
+            values[rows] = best.clamp(min=-6e4).cpu().numpy()
+            if not whole:
+                indices[rows] = of.cpu().numpy()
             done += len(found)
             prior += found.exp().sum(0, dtype=torch.float64).cpu()
         del values, indices  # written out
         np.save(part / "prior.npy", (prior / count).float().numpy())
         (part / "classes").write_text(str(classes))
-        part.chmod(0o755)  # mkdtemp's 0700 would keep a group out
-        _put(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _put(part: Path, folder: Path) -> None:
-    """Rename a whole folder of soft targets into its place, unless another run has put one there meanwhile."""
-    if (folder / "classes").exists():
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        os.replace(part, folder)
-    except OSError:
-        if not (folder / "classes").exists():
-            raise
 
 
 def _in_training_precision(networks, split: Frames, which, how: str, device: torch.device) -> Iterator[torch.Tensor]:

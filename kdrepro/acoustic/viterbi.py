@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from kdrepro.acoustic.graphs import Graph
+from kdrepro.acoustic.graphs import LOG_HALF, Graph
 from kdrepro.training import lanes
 
 
@@ -85,7 +85,7 @@ def viterbi(
 
     log_likelihoods: float32 or float64 [B, T, E], scaled likelihoods of the E emission states; frames after an
     utterance's length may hold anything. lengths: integers [B], frames. A path's score is the sum of acoustic_scale
-    times its frames' log_likelihoods and of the graph's log-probabilities (`move` also where it leaves the last
+    times its frames' log_likelihoods and of the graph's log-probabilities (LOG_HALF also where it leaves the last
     state of a chain, the last one's included), less insertion_penalty for every chain.
     Returns B paths and scores [B]: no labels and -inf where no path fits, say in an utterance too short. Of equal
     scores, staying in a state wins over entering it, and the lower index of class and chain over the higher.
@@ -137,8 +137,6 @@ class _Network(NamedTuple):
     end: torch.Tensor
     members: list[torch.Tensor]  # the chains of every class
     groups: tuple[torch.Tensor, torch.Tensor]  # of `_groups`
-    stay: float  # relative to `move`
-    move: float
 
     @classmethod
     def of(cls, graph: Graph, insertion_penalty: float, like: torch.Tensor) -> "_Network":
@@ -155,15 +153,13 @@ class _Network(NamedTuple):
             exits=(graph.last + chains + 1).to(like.device),
             chain_class=graph.chain_class.to(like.device),
             chain_log_prob=graph.chain_log_prob[:, None].to(like),
-            # Every frame is charged `move`. Going from chain to chain pays it once, as it should; the first entry
+            # Every frame is charged LOG_HALF. Going from chain to chain pays it once, as it should; the first entry
             # pays one too many, and the end one too few.
             between=(graph.class_log_prob - insertion_penalty)[:, :, None].to(like),
-            start=(graph.start_log_prob - insertion_penalty - graph.move)[:, None].to(like),
-            end=(graph.end_log_prob + graph.move).to(like),
+            start=(graph.start_log_prob - insertion_penalty - LOG_HALF)[:, None].to(like),
+            end=(graph.end_log_prob + LOG_HALF).to(like),
             members=members,
             groups=tuple(index.to(like.device) for index in _groups(members)),
-            stay=graph.stay - graph.move,
-            move=graph.move,
         )
 
     def best_of_classes(self, chains: torch.Tensor) -> torch.Tensor:
@@ -218,7 +214,7 @@ def _forward(log_likelihoods: torch.Tensor, network: _Network, scale: float) -> 
     score, next_score = (torch.full_like(new(rows, utterances), -math.inf) for _ in range(2))
     # Frames of entry are floats, exact up to 2^24, because lerp is 20 times as fast as where.
     entered, next_entered = (torch.zeros_like(score) for _ in range(2))
-    moves, stayed, emitted = new(rows - 1, utterances), new(rows - 1, utterances), new(rows, utterances)
+    moves, emitted = new(rows - 1, utterances), new(rows, utterances)
     emission, pairs = new(emissions, utterances), new(classes, classes, utterances)
     for t in range(frames):
         if t == 0:
@@ -229,11 +225,10 @@ def _forward(log_likelihoods: torch.Tensor, network: _Network, scale: float) -> 
         score.index_copy_(0, network.entries, enter)
         entered.index_fill_(0, network.entries, t)
 
-        stay = score[1:] if network.stay == 0 else torch.add(score[1:], network.stay, out=stayed)
-        torch.gt(score[:-1], stay, out=moves)
-        torch.maximum(score[:-1], stay, out=next_score[1:])
+        torch.gt(score[:-1], score[1:], out=moves)
+        torch.maximum(score[:-1], score[1:], out=next_score[1:])
         torch.lerp(entered[1:], entered[:-1], moves, out=next_entered[1:])
-        torch.mul(log_likelihoods[:, t].t(), scale, out=emission).add_(network.move)
+        torch.mul(log_likelihoods[:, t].t(), scale, out=emission).add_(LOG_HALF)
         next_score.add_(torch.index_select(emission, 0, network.emission, out=emitted))
         score, next_score, entered, next_entered = next_score, score, next_entered, entered
 

@@ -1,12 +1,50 @@
-"""Chapter 1: gradients of single cases, without forming them, for what Section 2 says of their variance."""
+"""Chapter 1: what Section 2 says of gradients, learning rates and training cases, as numbers; its figures."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
+from kdrepro.chapters import figures
+from kdrepro.chapters.figures import COLOURS
+from kdrepro.chapters.sizes import Training
 from kdrepro.losses import soften
 from kdrepro.networks import MLP
+from kdrepro.verdicts import stats
+
+# --- which 2 looks like a 3 ---------------------------------------------------------------------------------------
+
+
+def by_odds(log_p: torch.Tensor, labels: torch.Tensor, digit: int, first: int, second: int) -> torch.Tensor:
+    """Images of a digit that are classified as it, in falling order of the odds of class `first` against `second`.
+
+    log_p: [N, C] log-probabilities; labels: [N]. Returns indices [n]: of all images of the digit where none of them is
+    classified as it.
+    """
+    of_digit = labels == digit
+    right = of_digit & (log_p.argmax(1) == digit)
+    which = torch.nonzero(right if right.any() else of_digit).squeeze(1)
+    return which[(log_p[which, first] - log_p[which, second]).argsort().flip(0)]
+
+
+# --- gradients ------------------------------------------------------------------------------------------------------
+
+
+def against_limit(gradient: torch.Tensor, difference: torch.Tensor, temperature: float) -> tuple[float, float]:
+    """How far Eq. 2 is from Eq. 4: the mean angle in degrees, and the mean ratio of norms, over the cases.
+
+    gradient: Eq. 2, [B, C]. difference: z - v, [B, C], with which N T^2 times the gradient is compared (N = C).
+    """
+    cosine = F.cosine_similarity(gradient, difference, dim=1).clamp(-1, 1)
+    scaled = difference.shape[1] * temperature**2 * gradient.norm(dim=1)
+    return torch.rad2deg(torch.arccos(cosine)).mean().item(), (scaled / difference.norm(dim=1)).mean().item()
 
 
 def relative_variance(network: MLP, inputs: torch.Tensor, losses: Callable[[torch.Tensor], torch.Tensor]) -> float:
@@ -38,3 +76,158 @@ def soft_losses(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temp
     """The paper's cross-entropy with the soft targets for each case: [B, C], [B, C] -> [B]."""
     log_q = F.log_softmax(student_logits / temperature, dim=-1)
     return -(soften(teacher_logits, temperature) * log_q).sum(-1)
+
+
+def variance_ratios(
+    network: MLP,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    temperatures: Sequence[float],
+) -> list[float]:
+    """`relative_variance` of soft targets over that of hard ones at the same weights, one number a temperature.
+
+    inputs: [B, ...] floats; labels: [B]; teacher_logits: [B, C].
+    """
+    hard = relative_variance(network, inputs, lambda z: F.cross_entropy(z, labels, reduction="none"))
+    return [
+        relative_variance(network, inputs, lambda z, t=t: soft_losses(z, teacher_logits, t)) / hard
+        for t in temperatures
+    ]
+
+
+# --- learning rates and training cases ------------------------------------------------------------------------------
+
+
+def rate_within(errors: pd.Series, factor: float) -> float:
+    """The rate at which errors pass `factor` (at least 1) times the best, by log-log interpolation.
+
+    errors: test errors over the learning rate, the index, ascending. Censored at the highest rate. No error counts as
+    half of one, which has a logarithm.
+    """
+    errors = errors.clip(lower=0.5)
+    excess = np.log(errors / (factor * errors.min()))
+    last = np.flatnonzero(excess <= 0)[-1]
+    return float(np.exp(np.interp(0, excess[last : last + 2], np.log(errors.index[last : last + 2]))))
+
+
+def rate_ratios(rates: pd.DataFrame, factors: Sequence[float]) -> pd.DataFrame:
+    """How many times the learning rate soft targets bear, a row a factor of `rate_within`: geometric mean over seeds.
+
+    rates: a row a network, with its seed, targets ("hard targets" or "soft targets"), rate and errors.
+    """
+    curves = rates.pivot(index=["seed", "targets"], columns="rate", values="errors")
+    rows = []
+    for factor in factors:
+        passed = curves.apply(rate_within, axis=1, factor=factor).unstack()
+        mean, ends = stats.mean_ci(np.log(passed["soft targets"] / passed["hard targets"]))
+        row = {"times the best": factor, **{f"rate, {kind}": f"{rate:.4f}" for kind, rate in passed.mean().items()}}
+        spread = "–" if ends is None else "{:.2f} to {:.2f}".format(*np.exp(ends))
+        rows.append({**row, "ratio": round(np.exp(mean), 2), "95 % over seeds": spread})
+    return pd.DataFrame(rows).set_index("times the best")
+
+
+def data_ratio(errors: pd.DataFrame, share: float) -> float:
+    """How many times the cases hard targets need to do as well as soft ones on this share of the cases.
+
+    errors: test errors by share (the index, ascending) and "hard targets", "soft targets". By log-log interpolation of
+    the hard targets' curve, censored at its ends; no error counts as half of one, which has a logarithm.
+    """
+    errors = errors.clip(lower=0.5)
+    hard = errors["hard targets"].cummin()[::-1]
+    needed = np.interp(np.log(errors.loc[share, "soft targets"]), np.log(hard), np.log(hard.index))
+    return float(np.exp(needed) / share)
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+
+def softening_figure(example: torch.Tensor, logits: Sequence[torch.Tensor], temperatures: Sequence[float]) -> Figure:
+    """Left: the soft targets of one case over the temperature. Right: the mean entropy of all cases', a line a teacher.
+
+    example: logits [C]. logits: of each teacher, [N, C].
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.4))
+    curves = np.stack([soften(example, t).numpy() for t in temperatures])
+    named = example.argsort(descending=True)[:4].tolist()
+    for c in range(curves.shape[1]):
+        colour, label = (COLOURS[named.index(c)], str(c)) if c in named else ("lightgrey", None)
+        axes[0].plot(temperatures, curves[:, c], color=colour, label=label, zorder=3 if label else 1)
+    axes[0].set(xscale="log", xlabel="temperature", ylabel="probability")
+    axes[0].legend(title="class")
+    for v in logits:
+        entropies = [-(soften(v, t) * torch.log_softmax(v / t, -1)).sum(1).mean().item() for t in temperatures]
+        axes[1].plot(temperatures, entropies, lw=1, color=COLOURS[0])
+    axes[1].axhline(math.log(len(example)), color="black", ls=":")
+    axes[1].set(xscale="log", xlabel="temperature", ylabel="mean entropy (nats)")
+    return figure
+
+
+def t2_figure(temperatures: Sequence[float], norms: Sequence[Sequence[float]], hard_norms: Sequence[float]) -> Figure:
+    """Left: the soft targets' gradient norm over the temperature, a line a seed. Right: over the hard one's, and T^2.
+
+    norms: [seeds, temperatures], before T^2. hard_norms: [seeds].
+    """
+    t, n = np.array(temperatures), np.array(norms)
+    balance = n / np.array(hard_norms)[:, None]
+    figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.4))
+    axes[0].plot(t, n.T, "o-", color=COLOURS[0], ms=4, lw=1)
+    axes[0].plot(t, n[0, -1] * (t[-1] / t) ** 2, "k:", label="∝ 1/T²")
+    axes[0].set(ylabel="gradient norm", ylim=(None, 10 * n[0].max()))
+    for i, b in enumerate(balance):
+        axes[1].plot(t, b * t**2, color=COLOURS[0], label="with T²" if i == 0 else None)
+        axes[1].plot(t, b, color=COLOURS[1], label="without" if i == 0 else None)
+    axes[1].set(ylabel="soft / hard gradient norm")
+    for ax in axes:
+        ax.set(xscale="log", yscale="log", xlabel="temperature")
+        ax.legend()
+    return figure
+
+
+def lines_by_seed(ax: Axes, frame: pd.DataFrame, y: str, by: str) -> None:
+    """y over the temperature T: a line a seed, a colour for each value of `by`."""
+    for i, (name, part) in enumerate(frame.groupby(by, sort=False)):
+        for j, (_, line) in enumerate(part.groupby("seed")):
+            ax.plot(line["T"], line[y], "o-", ms=3, lw=1, color=COLOURS[i], label=name if j == 0 else None)
+    ax.set_xscale("log")
+
+
+def limit_figure(limit: pd.DataFrame) -> Figure:
+    """`against_limit` over the temperature: rows with seed, T, logits (their kind), angle and ratio."""
+    figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.4))
+    for ax, y, label in zip(axes, ("angle", "ratio"), ("angle (degrees)", "ratio of norms"), strict=True):
+        lines_by_seed(ax, limit, y, "logits")
+        ax.set(xlabel="temperature", ylabel=label)
+    axes[1].axhline(1, color="black", ls=":")
+    axes[0].legend()
+    return figure
+
+
+def matching_figure(matching: pd.DataFrame, plans: Mapping[str, Training]) -> Figure:
+    """Test errors over the temperature, a panel a student; T is infinite in the rows of logit matching."""
+    figure, axes = plt.subplots(1, len(plans), figsize=(7.6, 3.4), squeeze=False)
+    for ax, (name, part) in zip(axes.flat, matching.groupby("student", sort=False), strict=True):
+        finite = np.isfinite(part["T"])
+        figures.sweep(ax, part[finite], "T", "errors")
+        ax.axhline(part[~finite]["errors"].mean(), color="black", ls=":", label="logit matching")
+        units = " – ".join(map(str, plans[name].network.hidden))
+        ax.set(title=f"{name}: {units} units", xlabel="temperature", ylabel="test errors")
+        ax.legend()
+    return figure
+
+
+def data_curves_figure(less: pd.DataFrame, shares: Sequence[float]) -> Figure:
+    """Test errors during training, a panel for each of these shares of the cases.
+
+    less: a row a network, with its share, targets and the network itself (`net`, with a history).
+    """
+    figure, axes = plt.subplots(1, len(shares), figsize=(7.6, 3.3), squeeze=False)
+    for ax, share in zip(axes.flat, shares, strict=True):
+        groups = less[less["share"] == share].groupby("targets")["net"]
+        figures.learning_curves(ax, {name: [net.history for net in nets] for name, nets in groups}, "errors")
+        first = ax is axes[0, 0]
+        ax.set(title=f"{100 * share:g} % of the cases", yscale="log", ylabel="test errors" if first else "")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        ax.yaxis.set_major_formatter("{x:.0f}")
+        ax.yaxis.set_minor_formatter("")
+    return figure

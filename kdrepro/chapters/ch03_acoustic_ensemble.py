@@ -1,4 +1,4 @@
-"""Chapter 3: Table 1, its claims, what its systems cost, and figures of speech."""
+"""Chapter 3: Table 1, what its text quotes, what its systems cost, and figures of speech."""
 
 import copy
 import time
@@ -15,14 +15,15 @@ from matplotlib.figure import Figure
 
 from kdrepro.acoustic import frames, posteriors, soft_targets
 from kdrepro.acoustic.frames import WINDOW_FRAMES, Frames
+from kdrepro.chapters import figures
 from kdrepro.chapters.experiment import Trained
 from kdrepro.chapters.figures import COLOURS
-from kdrepro.chapters.speech import CURVE_FRAMES, Folded, Found, Scores, SpeechExperiment, evenly, mean_percent, percent
+from kdrepro.chapters.speech import CURVE_FRAMES, Folded, Found, Score, SpeechExperiment, evenly, mean_percent, percent
 from kdrepro.networks import parameter_count
 from kdrepro.speech.features import COEFFICIENTS
 from kdrepro.speech.shards import LEFT, RIGHT
 from kdrepro.training import lanes
-from kdrepro.verdicts import stats
+from kdrepro.verdicts import stats, wording
 
 # The paper's Table 1: frame accuracy and word error rate.
 PAPER = {"baseline": (0.589, 0.109), "ensemble": (0.611, 0.107), "distilled": (0.608, 0.107)}
@@ -43,35 +44,46 @@ def table1(found: Found) -> pd.DataFrame:
     return table
 
 
-def claim_table1(run: SpeechExperiment, members: Sequence[Folded], distilled: Sequence[Folded], scores: Scores) -> None:
-    """Record the claims of Table 1: a value a seed, whose baseline is the member of that seed; one ensemble for all."""
-    baseline = np.array([s.frame_accuracy for s in scores["baseline"]])
-    student = np.array([s.frame_accuracy for s in scores["distilled"]])
-    ensemble = scores["ensemble"][0].frame_accuracy
-    errors = {name: [s.error_rate for s in found] for name, found in scores.items()}
-    ten = [net for folded in members for net in folded]
-    both = ten + [net for folded in distilled for net in folded]
-    run.claim(
-        "speech.baseline",
-        ten,
-        frame_accuracy=baseline,
-        gain_of_ensemble=ensemble - baseline,
-        **{run.error_metric: errors["baseline"]},
-    )
-    run.claim(
-        "speech.ensemble",
-        ten,
-        pooled={"frame_accuracy": ensemble, run.error_metric: errors["ensemble"][0]},
-        relative_gain=(ensemble - baseline) / baseline,
-    )
-    run.claim(
-        "speech.distilled",
-        both,
-        frame_accuracy=student,
-        relative_gain=(student - baseline) / baseline,
-        **{run.error_metric: errors["distilled"]},
-    )
-    run.claim("speech.recovered", both, recovered=(student - baseline) / (ensemble - baseline))
+def table1_texts(claims: Mapping[str, Any], error_metric: str = "word_error_rate") -> dict[str, str]:
+    """What the text quotes of Table 1's claims in a record; a dash for a share of a gain that is 0."""
+    means = {system: claims[f"speech.{system}"]["mean"] for system in PAPER}
+    words = [mean[error_metric] for mean in means.values()]
+    return {
+        **{system: percent(mean["frame_accuracy"]) for system, mean in means.items()},
+        "kept": wording.written("recovered", claims["speech.recovered"]["mean"].get("recovered")),
+        "verdict": claims["speech.recovered"]["verdict"],
+        "kept_words": wording.written("recovered", share_kept(*words)),
+        "wer": "{:.1f}, {:.1f} and {:.1f} %".format(*(100 * rate for rate in words)),
+    }
+
+
+def share_kept(baseline: float, ensemble: float, distilled: float) -> float | None:
+    """The share of the way from the baseline to the ensemble that the distilled net goes; None where there is none."""
+    return (distilled - baseline) / (ensemble - baseline) if ensemble != baseline else None
+
+
+def control_texts(control: pd.DataFrame, ensemble: Score) -> dict[str, str]:
+    """What the text quotes of the longer training: `control` has a row a system, with its rates in per cent."""
+    right, wrong = control["frame accuracy, %"], control["error rate, %"]
+    kept = share_kept(right["longer baseline"], 100 * ensemble.frame_accuracy, right["distilled"])
+    return {
+        "kept_longer": wording.written("recovered", kept),
+        "words_longer": f"{wrong['longer baseline']:.1f} %",
+        "words_distilled": f"{wrong['distilled']:.1f} %",
+        "words_ensemble": percent(ensemble.error_rate),
+    }
+
+
+def temperature_texts(found: pd.DataFrame) -> dict[str, str]:
+    """The best temperature of a sweep, what it reaches, and what T = 2 does, a dash where that was not tried."""
+    at = found.groupby("temperature")["frame accuracy, %"].mean()
+    two = f"{at[2]:.1f} %" if 2 in at else "–"
+    return {"at_two": two, "at_best": f"{at.max():.1f} %", "best_t": f"{at.idxmax():g}"}
+
+
+def states_kept(top_k: int | None, states: int) -> str:
+    """How much of a frame's soft targets is stored, in words."""
+    return "all states" if top_k is None or top_k >= states else f"{top_k} states"
 
 
 def accuracy_in_training(run: SpeechExperiment, net: Folded, most: int = CURVE_FRAMES) -> float:
@@ -227,6 +239,31 @@ def decoding_speed(run: SpeechExperiment, net: Folded) -> float:
         recognizer.recognize(found)
         took = time.perf_counter() - began
     return took * 360_000 / sum(u["frames"] for u in utterances)
+
+
+def temperature_figure(found: pd.DataFrame, level: float) -> Figure:
+    """Frame accuracy over the temperature, a dot a seed; `level`, in per cent, is that of hard targets."""
+    figure, ax = plt.subplots(figsize=(7.2, 3.2))
+    figures.sweep(ax, found, "temperature", "frame accuracy, %")
+    ax.axhline(level, ls="--", color=COLOURS[1], label="hard targets")
+    ax.set_ylim(min(ax.get_ylim()[0], level - 0.5), max(ax.get_ylim()[1], level + 0.5))
+    at = sorted(set(found["temperature"]))
+    ax.set_xticks(at, [f"{t:g}" for t in at])
+    ax.minorticks_off()
+    ax.legend(loc="upper right")
+    return figure
+
+
+def sizes_figure(alone: np.ndarray, growing: np.ndarray) -> Figure:
+    """Frame accuracies of `ensemble_sizes`: each member alone, and the average of the first n."""
+    figure, ax = plt.subplots(figsize=(7.2, 3.2))
+    count = np.arange(1, len(growing) + 1)
+    ax.plot(count, 100 * growing, "o-", color=COLOURS[0], label="average of the first n")
+    ax.plot(count, 100 * alone, "o", color=COLOURS[1], label="the n-th member alone")
+    ax.set(xlabel="n", ylabel="test frames right, %")
+    ax.set_xticks(count)
+    ax.legend()
+    return figure
 
 
 def features_of(split: Frames, utterance: Mapping[str, Any]) -> np.ndarray:

@@ -1,40 +1,20 @@
-"""Chapter 4: Table 5 and its claims."""
+"""Chapter 4: Table 5, what its text quotes, early stopping, teachers compared, and its figures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from kdrepro.chapters.sizes import SpeechTraining
-from kdrepro.chapters.speech import Folded, Scores, SpeechExperiment, mean_percent, percent
+from kdrepro.chapters import figures
+from kdrepro.chapters.figures import COLOURS
+from kdrepro.chapters.speech import Folded, Score, Scores, SpeechExperiment, mean_percent, percent
+from kdrepro.verdicts import wording
 
 # Its Table 5: frame accuracy in training and on the test set.
 PAPER_SOFT = {"all, hard": (0.634, 0.589), "little, hard": (0.673, 0.445), "little, soft": (0.654, 0.570)}
-
-
-def regulariser_plans(run: SpeechExperiment, fraction: float | None = None) -> dict[str, SpeechTraining]:
-    """Chapter 4's two plans, "hard" and "soft", for a share of the utterances; None for the chapter's own share.
-
-    For another share than the chapter's the epochs are changed: with soft targets so that about as many steps are
-    taken, one pass at the least; with hard targets, which overfit, by the root of that. On all of the data there is
-    "hard" only, chapter 3's member: the net whose soft targets the others get.
-    """
-    plans = {"hard": run.sizes.hard, "soft": run.sizes.soft}
-    if not run.is_synthetic:
-        plans = {"hard": run.sizes.timit_hard, "soft": run.sizes.timit_soft}
-    if fraction is None or fraction == plans["hard"].fraction:
-        return plans
-    if fraction == 1:
-        return {"hard": run.plans.member}
-    changed = {}
-    for kind, plan in plans.items():
-        epochs = max(1, round(plan.recipe.epochs * plan.fraction / fraction))
-        if kind == "hard":
-            # Fewer passes do on more data, but not in proportion: it overfits less.
-            epochs = max(1, round(plan.recipe.epochs * (plan.fraction / fraction) ** 0.5))
-        changed[kind] = plan.but(fraction=fraction, epochs=epochs, curve=max(1, epochs // 10))
-    return changed
 
 
 def table5(found: Sequence[tuple[SpeechExperiment, Mapping[str, Sequence[Folded]], Scores]]) -> pd.DataFrame:
@@ -67,18 +47,92 @@ def train_accuracy(net: Folded) -> float:
     return float(np.mean(found))
 
 
-def claim_table5(run: SpeechExperiment, nets: Mapping[str, Sequence[Folded]], scores: Scores) -> None:
-    """Record the claims of Table 5, one value a seed."""
-    test = {system: np.array([score.frame_accuracy for score in found]) for system, found in scores.items()}
-    train = {system: np.array([train_accuracy(net) for net in found]) for system, found in nets.items()}
-    errors = {system: {run.error_metric: [score.error_rate for score in found]} for system, found in scores.items()}
-    trained = {system: [one for net in found for one in net] for system, found in nets.items()}
-    full, hard, soft = "all, hard", "little, hard", "little, soft"
+def measured(run: SpeechExperiment, nets: Sequence[Folded], scores: Sequence[Score]) -> dict[str, Any]:
+    """The metrics of a row of Table 5, one value a seed: frame accuracy on test speakers and in training, error rate.
 
-    def common(system: str) -> dict[str, Any]:
-        return {"frame_accuracy": test[system], "train_frame_accuracy": train[system], **errors[system]}
+    nets, scores: of the same seeds in the same order; scored after decoding.
+    """
+    return {
+        "frame_accuracy": np.array([score.frame_accuracy for score in scores]),
+        "train_frame_accuracy": np.array([train_accuracy(net) for net in nets]),
+        run.error_metric: [score.error_rate for score in scores],
+    }
 
-    run.claim("soft.full", trained[full], **common(full), gain_over_hard3=test[full] - test[hard])
-    run.claim("soft.hard3", trained[hard], **common(hard), overfit=train[hard] - test[hard])
-    recovered = (test[soft] - test[hard]) / (test[full] - test[hard])
-    run.claim("soft.soft3", trained[full] + trained[hard] + trained[soft], recovered=recovered, **common(soft))
+
+def table5_texts(claims: Mapping[str, Any]) -> dict[str, str]:
+    """What the text quotes of Table 5's claims in a record; a dash for a share of a gain that is 0."""
+    full, hard, soft = (claims[f"soft.{name}"]["mean"] for name in ("full", "hard3", "soft3"))
+    return {
+        "hard_test": percent(hard["frame_accuracy"]),
+        "hard_train": percent(hard["train_frame_accuracy"]),
+        "soft_test": percent(soft["frame_accuracy"]),
+        "soft_train": percent(soft["train_frame_accuracy"]),
+        "full_test": percent(full["frame_accuracy"]),
+        "recovered": wording.written("recovered", soft.get("recovered")),
+        "verdict": claims["soft.soft3"]["verdict"],
+    }
+
+
+def passes(epochs: int) -> str:
+    """So many passes over the data, in words."""
+    return "one pass" if epochs == 1 else f"{epochs} passes"
+
+
+def stopping(nets: Sequence[Folded]) -> pd.DataFrame:
+    """Early stopping, a row a net: the epoch that was best on validation speakers, the last, what was lost between.
+
+    Of fold 0, among the epochs that a curve looked at.
+    """
+    lines = []
+    for net in nets:
+        seen = [row for row in net[0].history if "validation_frame_accuracy" in row]
+        best = max(seen, key=lambda row: row["validation_frame_accuracy"])
+        lost = best["validation_frame_accuracy"] - seen[-1]["validation_frame_accuracy"]
+        line = {"seed": net[0].seed, "best epoch": best["epoch"], "last epoch": seen[-1]["epoch"]}
+        lines.append({**line, "validation points lost": round(100 * lost, 2)})
+    return pd.DataFrame(lines).set_index("seed")
+
+
+def by_teacher(accuracies: Mapping[str, Mapping[str, Sequence[float]]], low: float) -> pd.DataFrame:
+    """Means over seeds in per cent, a row a kind of teacher, and how much of its gain its students recover.
+
+    accuracies: by teacher, shares of 1 of "teacher, training frames", "teacher, test frames" and "student, test
+    frames". low: what hard targets reach on the students' data; nothing is recovered of a gain of 0.
+    """
+    rows = {name: {key: 100 * np.mean(values) for key, values in row.items()} for name, row in accuracies.items()}
+    table = pd.DataFrame(rows).T
+    above = table[["teacher, test frames", "student, test frames"]] - 100 * low
+    gain = above["teacher, test frames"].where(above["teacher, test frames"] != 0)
+    return table.assign(recovered=100 * above["student, test frames"] / gain).add_suffix(", %")
+
+
+def whole_percent(value: float) -> str:
+    """A percentage for the text; a dash for one that is not finite."""
+    return f"{value:.0f} %" if np.isfinite(value) else "–"
+
+
+def training_curves(nets: Mapping[str, Sequence[Folded]]) -> Figure:
+    """Accuracy while nets train, a panel a kind of targets, a line a seed: training frames dashed, validation solid."""
+    figure, axes = plt.subplots(1, len(nets), figsize=(7.6, 3.3), sharey=True, squeeze=False)
+    for ax, (kind, found) in zip(axes.flat, nets.items(), strict=True):
+        for i, net in enumerate(found):
+            rows = [row for row in net[0].history if "train_frame_accuracy" in row]
+            for split, style, colour in (("train", "--", COLOURS[0]), ("validation", "-", COLOURS[1])):
+                values = [100 * row[f"{split}_frame_accuracy"] for row in rows]
+                label = split if i == 0 else None
+                ax.plot([row["epoch"] for row in rows], values, style, color=colour, lw=1.2, label=label)
+        ax.set(xlabel="epoch", title=f"{kind} targets")
+    axes[0, 0].set_ylabel("frames right, %")
+    axes[0, -1].legend()
+    return figure
+
+
+def shares_figure(curve: pd.DataFrame) -> Figure:
+    """Test frames right over the share of the utterances, by targets; see `speech.rows`."""
+    figure, ax = plt.subplots(figsize=(7.2, 3.4))
+    figures.sweep(ax, curve, "share", "frame accuracy, %", by="targets")
+    ax.set(xlabel="share of the training utterances, %", ylabel="test frames right, %")
+    at = sorted(set(curve["share"]))
+    ax.set_xticks(at, [f"{share:g}" for share in at])
+    ax.minorticks_off()
+    return figure

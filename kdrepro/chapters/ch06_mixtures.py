@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import nn
@@ -23,20 +24,41 @@ def gate_shares(run: SpecialistExperiment, mixture: Trained) -> np.ndarray:
     return torch.cat(parts).mean(0).cpu().numpy()
 
 
-def validation_curves(run: SpecialistExperiment, committees: Mapping[str, Sequence[Committee]]) -> Figure:
-    """Conditional accuracy of specialists alone on validation images over the epochs, a line a kind, means over all."""
-    figure, ax = plt.subplots(figsize=(7.2, 3.4))
-    for i, (name, each) in enumerate(committees.items()):
+def validation_means(committees: Mapping[str, Sequence[Committee]]) -> pd.DataFrame:
+    """Accuracy of specialists alone on validation images of their classes, among those, in per cent, over the epochs.
+
+    A row an epoch, a column a way of training: means over all its specialists. Every way was looked at equally often.
+    """
+    columns = {}
+    for name, each in committees.items():
         histories = [s.history for committee in each for s in committee.specialists]
-        rows = [[row for row in history if ON_VALIDATION in row] for history in histories]
-        means = np.mean([[row[ON_VALIDATION] for row in history] for history in rows], axis=0)
-        ax.plot([row["epoch"] for row in rows[0]], 100 * means, "o-", ms=4, color=COLOURS[i], label=name)
-    start = [
-        run.conditional_right(run.logits(c.generalist, "validation").softmax(1), [subset], "validation").mean()
-        for c in next(iter(committees.values()))
+        seen = [{row["epoch"]: row[ON_VALIDATION] for row in history if ON_VALIDATION in row} for history in histories]
+        columns[name] = 100 * pd.DataFrame(seen).mean()
+    return pd.DataFrame(columns).rename_axis("epoch")
+
+
+def overfitting(means: pd.DataFrame) -> pd.DataFrame:
+    """A row a way of training: the best epoch of `validation_means`, and the points lost from there to the last."""
+    lost = means.max() - means.iloc[-1]
+    return pd.DataFrame({"best epoch": means.idxmax(), "best, %": means.max(), "lost by the last, points": lost})
+
+
+def before_training(run: SpecialistExperiment, committees: Sequence[Committee]) -> float:
+    """What `validation_means` would find before the first epoch: the generalists' accuracy, in per cent."""
+    right = [
+        run.conditional_right(run.logits(c.generalist, "validation"), [subset], "validation").mean()
+        for c in committees
         for subset in c.subsets
     ]
-    ax.axhline(100 * np.mean(start), ls="--", color="grey", label="generalist")
+    return 100 * float(np.mean(right))
+
+
+def validation_curves(means: pd.DataFrame, start: float) -> Figure:
+    """The curves of `validation_means`, a line a way; dashed, where all of them start."""
+    figure, ax = plt.subplots(figsize=(7.2, 3.4))
+    for i, (name, values) in enumerate(means.items()):
+        ax.plot(values.index, values, "o-", ms=4, color=COLOURS[i], label=name)
+    ax.axhline(start, ls="--", color="grey", label="generalist")
     ax.set(xlabel="epoch", ylabel="validation accuracy, %")
     ax.legend(fontsize=9)
     return figure

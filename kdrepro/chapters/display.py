@@ -17,7 +17,7 @@ def headline(run: Experiment) -> Markdown:
     p = run.record["provenance"]
     text = (
         f"**Preset** `{run.preset.name}` · **data** {run.data.describe()} · **seeds** {len(run.seeds)} · "
-        f"**device** {p['device']} ({p['cpu']}, {threads(p)}) · torch {p['torch']} · {p['date']}"
+        f"**device** {p['device']} ({p['cpu']}, {threads(p)}) · torch {p['torch']} · {p['date']} · commit `{p['git']}`"
     )
     if run.preset.name == "smoke":
         text += (
@@ -34,9 +34,10 @@ def plans(**named: Training | Specialist) -> pd.DataFrame:
 
 def _described(plan: Training | Specialist) -> dict[str, str]:
     recipe, settings = plan.recipe, plan.model_dump()
-    network = settings.get("network", {})
-    soft = settings.get("loss") == "soft" or settings.get("soft", "none") != "none"
+    network, by = settings.get("network", {}), settings.get("soft", "none")
+    soft = settings.get("loss") == "soft" or by != "none"
     others = {
+        settings.get("output", ""): "output" in settings,
         "dropout": max(network.get("input_dropout", 0), network.get("hidden_dropout", 0), network.get("dropout", 0)),
         "max-norm": recipe.max_norm,
         "weight decay": recipe.weight_decay,
@@ -45,7 +46,7 @@ def _described(plan: Training | Specialist) -> dict[str, str]:
     }
     return {
         "layers": " – ".join(map(str, network.get("hidden") or network.get("channels") or ["the generalist's"])),
-        "targets": settings.get("loss") or ("soft and hard" if soft else "hard"),
+        "targets": settings.get("loss") or ("hard" if by == "none" else f"hard, and soft by {by}"),
         "T": f"{plan.temperature:g}" if soft else "–",
         "soft weight": f"{settings['soft_weight']:.2g}" if soft and "soft_weight" in settings else "–",
         "epochs": str(recipe.epochs),

@@ -19,16 +19,15 @@ except ImportError:  # not on Windows
 BLOCK = 2**18  # bytes
 SECONDS = 30  # without a byte, after which a download is given up; what has come is kept
 
+Progress = Callable[[int, int | None], None]  # called with the bytes that are there, and with all, None if not known
 
-def download(
-    url: str, path: Path, *, md5: str, what: str, progress: Callable[[int, int | None], None] | None = None
-) -> Path:
+
+def download(url: str, path: Path, *, md5: str, what: str, progress: Progress | None = None) -> Path:
     """Fetch a file unless a good copy is there; returns its path.
 
     What has come so far is kept beside its place, as `<name>.part`, and the next call goes on from there. A second call
     for a file in the same folder waits until the first has ended.
-    md5: of the whole file. what: the data set's name, for messages. progress: called with the bytes that are there and
-    their number in all, None where the server doesn't say.
+    md5: of the whole file. what: the data set's name, for messages.
     Raises InputError when the server cannot be reached or breaks off, the file comes out wrong (it is then deleted) or
     the folder cannot be written.
     """
@@ -66,9 +65,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _fetch_checked(
-    url: str, path: Path, md5: str, what: str, progress: Callable[[int, int | None], None] | None
-) -> None:
+def _fetch_checked(url: str, path: Path, md5: str, what: str, progress: Progress | None) -> None:
     part = path.with_name(f"{path.name}.part")
     _fetch(url, part, progress)
     if _md5(part) != md5:
@@ -77,7 +74,7 @@ def _fetch_checked(
     os.replace(part, path)
 
 
-def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None] | None) -> None:
+def _fetch(url: str, part: Path, progress: Progress | None) -> None:
     """Append to `part` what it lacks."""
     done = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})

@@ -28,34 +28,27 @@ class ImageData:
     validation_labels: torch.Tensor | None = None
 
     @classmethod
-    def of(
-        cls,
-        name,
-        train_images,
-        train_labels,
-        test_images,
-        test_labels,
-        classes,
-        *,
-        class_names=(),
-        validation_images=None,
-        validation_labels=None,
-    ) -> "ImageData":
+    def of(cls, name, train_images, train_labels, test_images, test_labels, classes, *, class_names=(), **validation):
         """Make one from its tensors, computing the fingerprint.
 
-        Raises ValueError when there are names but not one a class, or validation images without labels.
+        validation: `validation_images` and `validation_labels`, or neither. Raises ValueError for one without the
+        other, and when there are names but not one a class.
         """
         if class_names and len(class_names) != classes:
             raise ValueError(f"{len(class_names)} class names were given for {classes} classes.")
-        if (validation_images is None) != (validation_labels is None):
+        tensors = (train_images, train_labels, test_images, test_labels)
+        data = cls(name, *tensors, classes, "", tuple(class_names), **validation)
+        if (data.validation_images is None) != (data.validation_labels is None):
             raise ValueError("Validation images and labels come together.")
-        tensors = [train_images, train_labels, test_images, test_labels]
-        validation = [] if validation_images is None else [validation_images, validation_labels]
         digest = hashlib.sha256()
-        for tensor in (*tensors, *validation):
+        for tensor in data.tensors().values():
             digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(tensor.contiguous().numpy())
-        return cls(name, *tensors, classes, digest.hexdigest()[:16], tuple(class_names), *validation)
+        return replace(data, fingerprint=digest.hexdigest()[:16])
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Images and labels by name, in the order of the fingerprint."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
 
     def describe(self) -> str:
         """Name and size, for a reader."""
@@ -67,7 +60,7 @@ class ImageData:
 
     def to(self, device: torch.device | str) -> "ImageData":
         """The same data with all tensors on a device."""
-        return replace(self, **{name: t.to(device) for name, t in vars(self).items() if isinstance(t, torch.Tensor)})
+        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def with_validation(self, cases: int, seed: int = 0) -> "ImageData":
         """Hold out `cases` training cases and put them in the place of the test set.

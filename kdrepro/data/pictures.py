@@ -4,7 +4,7 @@ import io
 import os
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,12 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from kdrepro.data.image_cache import SPLITS, ImageRows, load_or_make
 from kdrepro.data.images import ImageData
-from kdrepro.data.sources import Source
+from kdrepro.data.sources import Source, digest
 from kdrepro.errors import InputError
 
 VERSION = 1  # raised when the same files would give other images
 ENDINGS = (".jpg", ".jpeg", ".png")
+TOGETHER = 256  # images a task
 MOST_THREADS = 8  # more of them only wait for each other
 
 Plan = dict[str, list[list[str]]]  # for each split, for each class, the names of its files
@@ -42,7 +43,7 @@ def load_pictures(
         "version": VERSION,
         "size": size,
         "counts": _counts(plan),
-        "files": source.digest(_names(plan)),
+        "files": digest(source, _names(plan)),
         "class_names": list(class_names),
         "skip_corrupt": skip_corrupt,
     }
@@ -104,8 +105,8 @@ def decode_all(source: Source, names: Sequence[str], size: int) -> tuple[np.ndar
             return " ".join(str(error).split()) or type(error).__name__
         return ""
 
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
-        wrong = dict(zip(names, pool.map(put, range(len(names))), strict=True))
+    with ThreadPool(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
+        wrong = dict(zip(names, pool.map(put, range(len(names)), chunksize=TOGETHER), strict=True))
     return images, {name: reason for name, reason in wrong.items() if reason}
 
 

@@ -12,45 +12,25 @@ from kdrepro.errors import InputError
 LARGEST = 2**30  # bytes of a member; a damaged list of members may state any size
 
 
-class Source:
-    """Files by name, "/" between folders. Threads may read from one source at once."""
-
-    path: Path
-
-    def names(self) -> list[str]:
-        """Every file, sorted."""
-        raise NotImplementedError
-
-    def read(self, name: str) -> bytes:
-        """A file's content. Raises nearly anything where the source is damaged."""
-        raise NotImplementedError
-
-    def about(self, name: str) -> tuple[int, int]:
-        """What changes when the file does."""
-        raise NotImplementedError
-
-    def digest(self, names: Sequence[str]) -> str:
-        """Of these files: changes with their names and contents."""
-        return hashlib.sha256("".join(repr((name, *self.about(name))) for name in names).encode()).hexdigest()
-
-
-class Folder(Source):
-    """The files under a folder."""
+class Folder:
+    """The files under a folder. Threads may read from one at once."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def names(self) -> list[str]:
+        """Every file, sorted, "/" between folders."""
         walk = os.walk(self.path, followlinks=True)
         return sorted(
             (Path(folder, file).relative_to(self.path)).as_posix() for folder, _, files in walk for file in files
         )
 
     def read(self, name: str) -> bytes:
+        """A file's content. Raises nearly anything where it is damaged."""
         return (self.path / name).read_bytes()
 
     def about(self, name: str) -> tuple[int, int]:
-        """Size and time of change: reading every file would take as long as decoding."""
+        """What changes when the file does. Size and time: reading every file would take as long as decoding."""
         try:
             about = (self.path / name).stat()
         except OSError:  # a link that leads nowhere: reading it will say so
@@ -58,8 +38,8 @@ class Folder(Source):
         return about.st_size, about.st_mtime_ns
 
 
-class Zip(Source):
-    """The files in a folder of a zip. Nothing is ever extracted, so no member is written outside of a folder.
+class Zip:
+    """The same in a folder of a zip. Nothing is ever extracted, so no member is written outside of a folder.
 
     Raises InputError when the file is not a whole zip, and when a member points outside of its folder all the same.
     """
@@ -99,3 +79,11 @@ def _points_outside(member: zipfile.ZipInfo) -> bool:
     name = member.orig_filename
     is_link = stat.S_ISLNK(member.external_attr >> 16)
     return is_link or name.startswith("/") or "\\" in name or name[1:2] == ":" or ".." in name.split("/")
+
+
+Source = Folder | Zip
+
+
+def digest(source: Source, names: Sequence[str]) -> str:
+    """Of these files: changes with their names and contents."""
+    return hashlib.sha256("".join(repr((name, *source.about(name))) for name in names).encode()).hexdigest()

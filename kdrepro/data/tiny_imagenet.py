@@ -1,10 +1,11 @@
 """Tiny ImageNet: 200 of ImageNet's classes at 64 x 64 pixels, read from its zip as it is or from its folder."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from kdrepro.data.downloads import download
+from kdrepro.data.downloads import Progress, download
 from kdrepro.data.folders import check_numbers
 from kdrepro.data.image_cache import SPLITS
 from kdrepro.data.images import ImageData
@@ -46,9 +47,7 @@ def tiny_imagenet(
     return load_pictures(source, NAME, plan, _first_synonyms(source, wnids), size, cache=cache)
 
 
-def fetch_tiny_imagenet(
-    root: Path | str, *, url: str = URL, progress: Callable[[int, int | None], None] | None = None
-) -> Path:
+def fetch_tiny_imagenet(root: Path | str, *, url: str = URL, progress: Progress | None = None) -> Path:
     """Download the zip into `root` unless it, or the folder unpacked from it, is there; returns which is.
 
     A zip that cannot be opened is downloaded again.
@@ -56,21 +55,9 @@ def fetch_tiny_imagenet(
     Raises InputError, see `downloads.download`; what has come so far is kept, and the next call goes on from there.
     """
     root = Path(root).expanduser()
-    there = [path for path in (root / f"{NAME}.zip", root / NAME) if path.exists()]
-    if there and _opens(there[0]):
-        return there[0]
+    with suppress(InputError):  # absent, or a zip that cannot be opened
+        return _source(root).path
     return download(url, root / f"{NAME}.zip", md5=MD5, what="Tiny ImageNet", progress=progress)
-
-
-def _opens(path: Path) -> bool:
-    """Whether a folder is there, or a zip that can be opened."""
-    if path.is_dir():
-        return True
-    try:
-        Zip(path, within=NAME)
-    except InputError:
-        return False
-    return True
 
 
 def tiny_imagenet_wnids(root: Path | str) -> tuple[str, ...]:

@@ -16,11 +16,11 @@ from kdrepro import paths
 from kdrepro.chapters import presets
 from kdrepro.errors import InputError
 from kdrepro.files import atomic_write
-from kdrepro.publishing import speed
 from kdrepro.publishing.runner import strip_metadata
 from kdrepro.verdicts import claims, records
 from kdrepro.verdicts.wording import duration, threads
 
+OLDER = ": older than its source"  # said of a page on the status page
 TABLE_START, TABLE_END = "<!-- verdicts: generated -->", "<!-- end of verdicts -->"
 
 
@@ -68,7 +68,7 @@ def publish(preset: str) -> list[Path]:
 
 
 def refresh() -> None:
-    """Remake the verdict tables, the pages of run times and speed, and the list of chapters from what is published."""
+    """Remake the verdict tables, the page of run times, and the list of chapters from what is published."""
     _generate(paths.BOOK, paths.RESULTS, paths.PUBLISHED)
     toc = (paths.ROOT / "_toc.yml").read_text(encoding="utf-8")
     there = [chapter for chapter in presets.CHAPTERS if (paths.PUBLISHED / f"{chapter}.ipynb").exists()]
@@ -187,7 +187,13 @@ def _generate(book: Path, results: Path, chapters: Path) -> None:
     found = records.read_all(results)
     atomic_write(book / "verdicts.md", (verdict_tables(found, link=True) + "\n").encode())
     atomic_write(book / "run-times.md", (_run_times(found, chapters) + "\n").encode())
-    speed.generate(book)
+
+
+def is_older(page: Path) -> bool:
+    """Whether a published chapter is a run of another source than the present one: the commit that it names has it."""
+    source, published = (_read_notebook(path).cells for path in (paths.NOTEBOOKS / page.name, page))
+    ran = [cell.source for cell in published if "injected-parameters" not in cell.metadata.get("tags", [])]
+    return ran != [cell.source for cell in source]
 
 
 def _run_times(found: Sequence[dict[str, Any]], chapters: Path) -> str:
@@ -198,15 +204,16 @@ def _run_times(found: Sequence[dict[str, Any]], chapters: Path) -> str:
     ]
     for record in found:
         p, config = record["provenance"], record["provenance"]["config"]
-        page = nbformat.read(chapters / f"{record['chapter']}.ipynb", 4)
-        wall = page.metadata["kdrepro"]["seconds"]
+        page = chapters / f"{record['chapter']}.ipynb"
+        wall = nbformat.read(page, 4).metadata["kdrepro"]["seconds"]
+        older = OLDER if is_older(page) else ""
         hardware = f"{p['device']}: {p['cpu']}, {threads(p)}"
         lines.append(
             f"| {{doc}}`chapters/{record['chapter']}` | {record['preset']}, {record['data']['name']} "
             f"| {len(config['seeds'])} | {p['networks']} | {duration(p['training_seconds'])} "
             f"| {duration(60 * config['minutes'])} | {duration(wall)} | {hardware} "
             f"| Python {p['python']}, torch {p['torch']}, kdrepro {p['kdrepro']} "
-            f"| {p['date']}, {p['git']}{' with changes' if p['dirty'] else ''} |"
+            f"| {p['date']}, {p['git']}{' with changes' if p['dirty'] else ''}{older} |"
         )
     return "\n".join(lines)
 

@@ -1,25 +1,21 @@
 """Speech of one's own: a folder of recordings for each speaker, with phone times beside each recording."""
 
-import csv
 import hashlib
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdrepro.errors import InputError, nearest
-from kdrepro.speech.audio import read_recording
-from kdrepro.speech.corpus import RATE, SPLITS, Segment, Utterance
-from kdrepro.speech.label_files import Files, of_speaker, read_text, read_times, reading, several, utterance
+from kdrepro.speech.corpus import RATE, SPLITS
+from kdrepro.speech.label_files import Files, Recordings, read_segments, reading, several
 
 AUDIO = (".wav", ".flac")
 PHONE_TIMES = (".phn", ".csv")
 WORD_TIMES = (".wrd", ".words.csv")
-HEADER = ("start", "end", "label")
 
 
 @dataclass(frozen=True)
-class SpeechFolder:
+class SpeechFolder(Recordings):
     """A corpus in a folder: `speech_folder` reads one. files: those of the utterances of each speaker."""
 
     name: str
@@ -47,23 +43,6 @@ class SpeechFolder:
                 with reading(), path.open("rb") as file:
                     digest.update(path.suffix.encode() + hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()[:16]
-
-    def speakers(self) -> dict[str, tuple[str, ...]]:
-        """The speakers of "train", "validation" and "test"; no speaker is in two."""
-        return dict(self.splits)
-
-    def utterances(self, speaker: str) -> list[Utterance]:
-        """A speaker's recordings by name; each waveform ends where its last phone does.
-
-        Raises InputError for an unknown speaker, and for a file of theirs that is wrong.
-        """
-        return [self._utterance(speaker, files) for files in of_speaker(self.files, speaker, self.name)]
-
-    def _utterance(self, speaker: str, files: Files) -> Utterance:
-        waveform, rate = read_recording(files.audio)
-        phones = _read_segments(files.phones, rate)
-        words = _read_segments(files.words, rate) if files.words else []
-        return utterance(files, speaker, waveform, phones, words, self.phones)
 
 
 def speech_folder(
@@ -180,46 +159,4 @@ def _only(audio: Path, endings: Sequence[str], by_name: Mapping[str, Path]) -> P
 def _labels(files: Mapping[str, Sequence[Files]]) -> tuple[str, ...]:
     """All phone labels that occur, sorted."""
     paths = (one.phones for several_files in files.values() for one in several_files)
-    return tuple(sorted({segment.label for path in paths for segment in _read_segments(path, RATE)}))
-
-
-def _read_segments(path: Path, rate: int) -> list[Segment]:
-    """The segments of a file of times, at `RATE`; rate: of the recording, in which a .phn or .wrd counts."""
-    return _read_seconds(path) if path.suffix.lower() == ".csv" else read_times(path, rate)
-
-
-def _read_seconds(path: Path) -> list[Segment]:
-    """The rows `start,end,label` of a csv file in seconds. Raises InputError for another header or a bad row."""
-    rows = csv.reader(io.StringIO(read_text(path)), skipinitialspace=True)
-    header = tuple(cell.strip() for cell in next(_rows(rows, path), ()))
-    if header != HEADER:
-        raise InputError(f"{path} starts with {','.join(header)!r}: its first line must be `{','.join(HEADER)}`.")
-    segments: list[Segment] = []
-    for row in _rows(rows, path):
-        start, end, label = _parse(row, path, rows.line_num)
-        due = segments[-1].end if segments else 0
-        if abs(start - due) <= 1:
-            start = due  # one time that was rounded to two
-        segments.append(Segment(label, start, end))
-    return segments
-
-
-def _rows(rows: Iterable[list[str]], path: Path) -> Iterator[list[str]]:
-    """Those that are not empty."""
-    try:
-        yield from filter(None, rows)
-    except csv.Error as error:
-        raise InputError(f"{path} cannot be read as csv ({error}): write it again.") from error
-
-
-def _parse(row: Sequence[str], path: Path, line: int) -> tuple[int, int, str]:
-    try:
-        start, end = (round(float(cell) * RATE) for cell in row[:2])
-        (label,) = (cell.strip() for cell in row[2:])
-        if not label:
-            raise ValueError
-    except (ValueError, OverflowError) as error:  # OverflowError: round(inf)
-        raise InputError(
-            f"{path}, line {line}: {','.join(row)!r} is not `start,end,label` with the times in seconds."
-        ) from error
-    return start, end, label
+    return tuple(sorted({segment.label for path in paths for segment in read_segments(path, RATE)}))

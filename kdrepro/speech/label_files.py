@@ -1,6 +1,8 @@
 """Files of times and text beside a recording: .phn, .wrd and CSV."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import csv
+import io
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from kdrepro.errors import InputError, nearest
-from kdrepro.speech.audio import at_rate
-from kdrepro.speech.corpus import Segment, Utterance, check_phones
+from kdrepro.speech.audio import at_rate, read_recording
+from kdrepro.speech.corpus import RATE, Segment, Utterance, check_phones
+
+HEADER = ("start", "end", "label")
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,39 @@ class Files:
     audio: Path
     phones: Path
     words: Path | None
+
+
+class Recordings:
+    """What the corpora on disk share: a name, phones, `splits` (the speakers of each) and `files` (of each speaker)."""
+
+    def speakers(self) -> dict[str, tuple[str, ...]]:
+        """The speakers of "train", "validation" and "test"; no speaker is in two."""
+        return dict(self.splits)
+
+    def utterances(self, speaker: str) -> list[Utterance]:
+        """A speaker's utterances by name; each waveform ends where its last phone does.
+
+        Raises InputError for an unknown speaker, and for a file of theirs that is wrong.
+        """
+        if speaker not in self.files:
+            near, known = nearest(speaker, self.files), several(self.files)
+            raise InputError(f"{self.name} has no speaker {speaker!r}{near}; it has {known}.")
+        return [self._utterance(speaker, files) for files in self.files[speaker]]
+
+    def _utterance(self, speaker: str, files: Files) -> Utterance:
+        waveform, rate = read_recording(files.audio)
+        phones = read_segments(files.phones, rate)
+        words = read_segments(files.words, rate) if files.words else []
+        return utterance(files, speaker, self._mended(waveform), phones, words, self.phones)
+
+    def _mended(self, waveform: np.ndarray) -> np.ndarray:
+        """The waveform without the damage that this corpus is known to have."""
+        return waveform
+
+
+def read_segments(path: Path, rate: int) -> list[Segment]:
+    """The segments of a file of times, at `RATE`; rate: of the recording, in which a .phn or .wrd counts."""
+    return read_seconds(path) if path.suffix.lower() == ".csv" else read_times(path, rate)
 
 
 def read_times(path: Path, rate: int) -> list[Segment]:
@@ -89,13 +126,6 @@ def utterance(
     return Utterance(files.name, speaker, waveform[:end], phones, _clipped_words(words, end, files.words))
 
 
-def of_speaker(files: Mapping[str, tuple[Files, ...]], speaker: str, corpus: str) -> tuple[Files, ...]:
-    """The files of a speaker. Raises InputError, with the nearest name, where the corpus has none of that name."""
-    if speaker not in files:
-        raise InputError(f"{corpus} has no speaker {speaker!r}{nearest(speaker, files)}; it has {several(files)}.")
-    return files[speaker]
-
-
 def several(names: Collection[str], most: int = 20) -> str:
     """The names in order, with commas; of many the first ones, and how many more there are."""
     names = sorted(names)
@@ -112,3 +142,40 @@ def _clipped_words(words: Sequence[Segment], end: int, where: Path | None) -> tu
             )
     ordered = sorted(words, key=lambda word: word.start)
     return tuple(Segment(label.lower(), start, min(stop, end)) for label, start, stop in ordered)
+
+
+def read_seconds(path: Path) -> list[Segment]:
+    """The rows `start,end,label` of a csv file in seconds. Raises InputError for another header or a bad row."""
+    rows = csv.reader(io.StringIO(read_text(path)), skipinitialspace=True)
+    header = tuple(cell.strip() for cell in next(_rows(rows, path), ()))
+    if header != HEADER:
+        raise InputError(f"{path} starts with {','.join(header)!r}: its first line must be `{','.join(HEADER)}`.")
+    segments: list[Segment] = []
+    for row in _rows(rows, path):
+        start, end, label = _parse(row, path, rows.line_num)
+        due = segments[-1].end if segments else 0
+        if abs(start - due) <= 1:
+            start = due  # one time that was rounded to two
+        segments.append(Segment(label, start, end))
+    return segments
+
+
+def _rows(rows: Iterable[list[str]], path: Path) -> Iterator[list[str]]:
+    """Those that are not empty."""
+    try:
+        yield from filter(None, rows)
+    except csv.Error as error:
+        raise InputError(f"{path} cannot be read as csv ({error}): write it again.") from error
+
+
+def _parse(row: Sequence[str], path: Path, line: int) -> tuple[int, int, str]:
+    try:
+        start, end = (round(float(cell) * RATE) for cell in row[:2])
+        (label,) = (cell.strip() for cell in row[2:])
+        if not label:
+            raise ValueError
+    except (ValueError, OverflowError) as error:  # OverflowError: round(inf)
+        raise InputError(
+            f"{path}, line {line}: {','.join(row)!r} is not `start,end,label` with the times in seconds."
+        ) from error
+    return start, end, label

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from kdrepro.errors import InputError
-from kdrepro.files import read_array, remove_stale
+from kdrepro.files import read_array, replacing_folder
 from kdrepro.speech.corpus import SPLITS, Corpus, Segment, Utterance
 from kdrepro.speech.features import COEFFICIENTS, STEP, log_mel
 from kdrepro.speech.states import NO_CONTEXT, States, positions
@@ -209,18 +208,10 @@ def _first_frame(sample: int, frames: int) -> int:
 
 
 def _write(path: Path, features: np.ndarray, segments: np.ndarray, utterances: list[dict[str, Any]]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(path.parent, f".{path.name}.*")
-        shutil.rmtree(part, ignore_errors=True)  # of a killed process that had the same id
-        part.mkdir()
-        np.save(part / "features.npy", features)
-        np.save(part / "segments.npy", segments)
-        (part / "utterances.json").write_text(json.dumps(utterances))
-        os.replace(part, path)
+        with replacing_folder(path) as part:
+            np.save(part / "features.npy", features)
+            np.save(part / "segments.npy", segments)
+            (part / "utterances.json").write_text(json.dumps(utterances))
     except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        if path.exists():  # another run was faster
-            return
         raise InputError(f"Cannot write the shard {path} ({error.strerror or error}): make room.") from error

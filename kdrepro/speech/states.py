@@ -37,14 +37,6 @@ class States:
                 return self.index[context]
         raise KeyError(f"There is no phone {phone}: they are 0 to {len(self.phones) - 1}.")
 
-    @property
-    def phone_of(self) -> np.ndarray:
-        """The phone that each state belongs to, int64 [states]."""
-        found = np.zeros(len(self), np.int64)
-        for (phone, *_), state in self.index.items():
-            found[state] = phone
-        return found
-
     def names(self) -> list[str]:
         """A name for each state: s-t+r.1 is the middle of t between s and r; t.0 the beginning of any t."""
         found = [""] * len(self)

@@ -1,17 +1,18 @@
-"""TODO"""
+"""TIMIT: read American English with phone times set by hand, as NLTK's sample or as the LDC's whole corpus."""
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
+import numpy as np
+
 from kdrepro.errors import InputError
-from kdrepro.speech.audio import read_recording
-from kdrepro.speech.corpus import Utterance
-from kdrepro.speech.label_files import Files, of_speaker, read_times, reading, utterance
+from kdrepro.speech.corpus import SPLITS
+from kdrepro.speech.label_files import Files, Recordings, reading
 from kdrepro.speech.line_ends import restored
 
 SILENCES = ("h#", "pau", "epi")
@@ -69,7 +70,7 @@ _SAMPLE_FOLDER = re.compile(r"dr([1-8])-([fm]\w+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Timit:
+class Timit(Recordings):
     """A TIMIT corpus on disk: `timit` finds one. files: those of the utterances that are used, of each speaker."""
 
     phones: ClassVar[tuple[str, ...]] = PHONES
@@ -95,24 +96,8 @@ class Timit:
                     digest.update(hashlib.sha256(labels.read_bytes()).digest())
         return digest.hexdigest()[:16]
 
-    def speakers(self) -> dict[str, tuple[str, ...]]:
-        """The speakers of "train", "validation" and "test", in lower case; no speaker is in two."""
-        return dict(self.splits)
-
-    def utterances(self, speaker: str) -> list[Utterance]:
-        """A speaker's SX and SI sentences by name; each waveform ends where its last phone does.
-
-        Raises InputError for an unknown speaker, and for a file of theirs that is wrong.
-        """
-        return [self._utterance(speaker, files) for files in of_speaker(self.files, speaker, self.name)]
-
-    def _utterance(self, speaker: str, files: Files) -> Utterance:
-        waveform, rate = read_recording(files.audio)
-        if self.name == SAMPLE:
-            waveform = restored(waveform)  # some copies of it are damaged
-        phones = read_times(files.phones, rate)
-        words = read_times(files.words, rate) if files.words else []
-        return utterance(files, speaker, waveform, phones, words, PHONES)
+    def _mended(self, waveform: np.ndarray) -> np.ndarray:
+        return restored(waveform) if self.name == SAMPLE else waveform  # some copies of the sample are damaged
 
 
 def timit(root: Path | str, fold: int = 0) -> Timit:
@@ -181,7 +166,7 @@ def _split_sample(folder: Path, fold: int) -> tuple[dict[str, Path], dict[str, t
     test = [*of("f", 0, 1), *of("m", 2, 3)]
     validation = [*of("f", 4), *of("m", 6)]
     train = folders.keys() - {*test, *validation}
-    return folders, _in_order(train, validation, test)
+    return folders, {split: tuple(sorted(who)) for split, who in zip(SPLITS, (train, validation, test), strict=True)}
 
 
 def _split_full(folder: Path) -> tuple[dict[str, Path], dict[str, tuple[str, ...]]]:
@@ -197,11 +182,8 @@ def _split_full(folder: Path) -> tuple[dict[str, Path], dict[str, tuple[str, ...
             f"{folder} is not the whole TIMIT ({lack}, where the LDC's corpus has {TRAINING_SPEAKERS} speakers in "
             "TRAIN and 168 in TEST): copy it again."
         )
-    return parts["test"] | parts["train"], _in_order(parts["train"], DEVELOPMENT, CORE_TEST)
-
-
-def _in_order(train: Collection[str], validation: Collection[str], test: Collection[str]) -> dict[str, tuple[str, ...]]:
-    return {"train": tuple(sorted(train)), "validation": tuple(sorted(validation)), "test": tuple(sorted(test))}
+    splits = (parts["train"], DEVELOPMENT, CORE_TEST)
+    return parts["test"] | parts["train"], {s: tuple(sorted(who)) for s, who in zip(SPLITS, splits, strict=True)}
 
 
 def _files(folder: Path, speaker: str) -> tuple[Files, ...]:

@@ -8,6 +8,7 @@ import torch
 from acoustic_cases import INPUTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from state_phones import phone_of
 
 from kdrepro.acoustic import frames
 from kdrepro.speech.features import COEFFICIENTS
@@ -54,10 +55,10 @@ def test_utterances_and_their_phones(tiny):
     assert [u["index"] for u in split.utterances] == list(range(len(split.utterances)))
     assert split.offsets.tolist() == [0, *np.cumsum([shard.frames for shard in split.shards])]
     assert len(split) == split.offsets[-1] == sum(u["frames"] for u in split.utterances)
-    phone_of = tiny.states.phone_of[split.targets.numpy()]
+    phones = phone_of(tiny.states)[split.targets.numpy()]
     for utterance in split.utterances:
         said = [label for label, start, end in utterance["phones"] for _ in range(end - start)]
-        mine = phone_of[utterance["first"] : utterance["first"] + utterance["frames"]]
+        mine = phones[utterance["first"] : utterance["first"] + utterance["frames"]]
         assert said == [tiny.corpus.phones[p] for p in mine]
 
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kdrepro.acoustic import frames
 from kdrepro.acoustic.frames import Frames, Speech
-from kdrepro.acoustic.recognition import PENALTIES, SCALES, Recognizer
+from kdrepro.acoustic.recognition import PENALTIES, SCALES, Recognizer, error_counts
 from kdrepro.speech import shards
 from kdrepro.speech.corpus import Segment, Utterance
 from kdrepro.speech.states import monophone_states
@@ -207,3 +209,28 @@ def test_a_folders_recognizer(tmp_path):
     recognizer = Recognizer.of(speech)
     assert not recognizer.words
     assert rate(recognizer.errors(speech.test.utterances, perfect(speech.test, speech.states))) == 0
+
+
+@given(st.text("abc", max_size=12), st.text("abc", max_size=12))
+@settings(max_examples=200)
+def test_errors_are_the_edit_distance(reference, hypothesis):
+    functional = pytest.importorskip("torchaudio.functional")
+    substitutions, insertions, deletions = error_counts(reference, hypothesis)
+    assert substitutions + insertions + deletions == functional.edit_distance(reference, hypothesis)
+    assert insertions - deletions == len(hypothesis) - len(reference)
+    assert min(substitutions, insertions, deletions) >= 0
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "expected"),
+    [
+        ("the cat sat", "the cat sat", (0, 0, 0)),
+        ("the cat sat", "a cat sat", (1, 0, 0)),
+        ("the cat sat", "the sat", (0, 0, 1)),
+        ("the cat sat", "the fat cat sat", (0, 1, 0)),
+        ("the cat sat", "", (0, 0, 3)),
+        ("", "the cat", (0, 2, 0)),
+    ],
+)
+def test_error_counts_by_hand(reference, hypothesis, expected):
+    assert error_counts(reference.split(), hypothesis.split()) == expected

@@ -1,13 +1,13 @@
 """What a chapter asks for: networks by plan, subsets, averaged teachers, the record."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from kdrepro import chapters, ensembles
+from kdrepro import chapters, ensembles, training
 from kdrepro.chapters import experiment
-from kdrepro.chapters.images import Request
 from kdrepro.chapters.sizes import Network, Training
 from kdrepro.chapters.start import check_device
 from kdrepro.errors import InputError
@@ -36,11 +36,11 @@ def test_same_plan_and_seed_is_one_network(run):
 
 def test_a_later_setting_leaves_earlier_names_alone(run):
     """What was trained before beta2 and classes existed is found again; other values are other nets."""
-    config = run._config(Request(PLAN, 0))
+    config = run.request(PLAN, 0).config
     assert "classes" not in config
     assert "beta2" not in config["recipe"]
     others = [PLAN.but(beta2=0.9), PLAN.but(classes=[1, 2])]
-    keys = {run.store.key(run._config(Request(plan, 0))) for plan in [PLAN, *others]}
+    keys = {run.store.key(run.request(plan, 0).config) for plan in [PLAN, *others]}
     assert len(keys) == 3
 
 
@@ -60,17 +60,17 @@ def test_many_at_once_are_the_networks_that_are_asked_for_one_by_one(run, tmp_pa
     teachers = run.train_seeds(PLAN)
     soft = PLAN.but(loss="soft", temperature=4.0)
     wanted = [
-        *(Request(soft.but(temperature=t), seed, teachers[seed]) for t in (1.0, 8.0) for seed in run.seeds),
-        Request(PLAN.but(fraction=0.5), 1),
-        Request(soft.but(classes=[7, 8]), 0, teachers[0]),
-        Request(PLAN.but(loss="logits"), 0, teachers),
-        Request(PLAN.but(curve=1, epochs=2), 1),
-        Request(PLAN.but(jitter=1, hidden=[4]), 0),
+        *((soft.but(temperature=t), seed, teachers[seed]) for t in (1.0, 8.0) for seed in run.seeds),
+        (PLAN.but(fraction=0.5), 1),
+        (soft.but(classes=[7, 8]), 0, teachers[0]),
+        (PLAN.but(loss="logits"), 0, teachers),
+        (PLAN.but(curve=1, epochs=2), 1),
+        (PLAN.but(jitter=1, hidden=[4]), 0),
     ]
     monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path / "one by one"))
     other = chapters.start("02-mnist", seeds=2)
-    alone = [other.train(one.plan, one.seed, one.teacher) for one in wanted]
-    together = run.train_many(wanted)
+    alone = [other.train(*one) for one in wanted]
+    together = run.train_many([run.request(*one) for one in wanted])
     assert [net.key for net in together] == [net.key for net in alone]
     for a, b in zip(alone, together, strict=True):
         assert torch.equal(other.logits(a), run.logits(b))
@@ -78,21 +78,30 @@ def test_many_at_once_are_the_networks_that_are_asked_for_one_by_one(run, tmp_pa
 
 
 def test_a_network_that_is_asked_for_twice_is_trained_once(run, monkeypatch):
-    trained = []
-    monkeypatch.setattr(run, "_fit_many", lambda wanted, missing: trained.extend(wanted) or real(wanted, missing))
-    real = type(run)._fit_many.__get__(run)
-    first, second, third = run.train_many([Request(PLAN, 0), Request(PLAN, 1), Request(PLAN, 0)])
+    trained, real = [], training.fit_many
+    monkeypatch.setattr(
+        training, "fit_many", lambda *a, seeds, **k: trained.extend(seeds) or real(*a, seeds=seeds, **k)
+    )
+    first, second, third = run.train_many([run.request(PLAN, seed) for seed in (0, 1, 0)])
     assert first.network is third.network
-    assert [one.seed for one in trained] == [0, 1]
-    assert [net.key for net in run.train_many([Request(PLAN, 1), Request(PLAN, 0)])] == [second.key, first.key]
-    assert len(trained) == 2
+    assert trained == [0, 1]
+    again = run.train_many([run.request(PLAN, seed) for seed in (1, 0)])
+    assert [net.key for net in again] == [second.key, first.key]
+    assert trained == [0, 1]
+
+
+def test_cases_are_made_for_what_is_trained_only(run):
+    """A network that the store has costs no teacher's logits, no subset and no soft targets on disk."""
+    run.train(PLAN, 0)
+    request = replace(run.request(PLAN, 0), batches=None)
+    assert run.train_many([request])[0].key == run.store.key(request.config)
 
 
 def test_what_has_finished_is_kept_when_another_network_diverges(run):
     apart = PLAN.but(hidden=[4], learning_rate=1e30)
     with pytest.raises(InputError, match="lower the learning rate"):
-        run.train_many([Request(PLAN, 0), Request(apart, 0)])
-    assert run.store.entry(run._config(Request(PLAN, 0))) is not None
+        run.train_many([run.request(PLAN, 0), run.request(apart, 0)])
+    assert run.store.entry(run.request(PLAN, 0).config) is not None
 
 
 def test_fewer_teachers_than_seeds_are_refused(run):

@@ -12,7 +12,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from kdrepro import data
 from kdrepro.data.downloads import download
 from kdrepro.errors import InputError
 
@@ -147,22 +146,3 @@ def test_a_damaged_copy_is_replaced(server, tmp_path):
     (tmp_path / "file").write_bytes(CONTENT[:-1])
     download(server.url, tmp_path / "file", md5=MD5, what="it")
     assert (tmp_path / "file").read_bytes() == CONTENT
-
-
-def test_no_server_is_one_sentence(tmp_path):
-    with pytest.raises(InputError, match="Tiny ImageNet could not be downloaded"):
-        data.fetch_tiny_imagenet(tmp_path, url="http://127.0.0.1:9/tiny-imagenet-200.zip")
-
-
-def test_a_zip_that_cannot_be_opened_is_fetched_again(tmp_path):
-    (tmp_path / "tiny-imagenet-200.zip").write_bytes(b"PK and no more")
-    with pytest.raises(InputError, match="Tiny ImageNet could not be downloaded"):
-        data.fetch_tiny_imagenet(tmp_path, url="http://127.0.0.1:9/tiny-imagenet-200.zip")
-
-
-def test_a_users_own_copy_is_left_alone(tmp_path):
-    """Whatever it holds: the folder may have been unpacked from it, or have other numbers of images."""
-    for name in ("tiny-imagenet-200.zip", "tiny-imagenet-200"):
-        root = tmp_path / name.replace(".", "_")
-        (root / name).mkdir(parents=True)
-        assert data.fetch_tiny_imagenet(root, url="http://127.0.0.1:9/") == root / name

@@ -118,7 +118,9 @@ def test_an_array_without_its_json_was_never_finished(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"image cache .* cannot be written .*: make room, choose another folder"):
+    with pytest.raises(
+        InputError, match=r"Cannot write the image cache .*: make room or choose a folder that is writable"
+    ):
         load_or_make(tmp_path / "file", "few", {}, never)
 
 
@@ -127,7 +129,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+    with pytest.raises(InputError, match=r"Cannot write the image cache .* \(No space left on device\)"):
         load_or_make(tmp_path, "few", {}, rows)
     assert list(tmp_path.iterdir()) == []
 

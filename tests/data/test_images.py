@@ -54,3 +54,14 @@ def test_what_does_not_fit_together_is_refused():
         ImageData.of("few", *PAIR, 2, class_names=("a", "b", "c"))
     with pytest.raises(ValueError, match="come together"):
         ImageData.of("few", *PAIR, 2, validation_images=X)
+
+
+def test_validation_split_is_disjoint_and_leaves_the_test_set_out(digits):
+    split = digits.with_validation(297, seed=1)
+    assert len(split.train_images) == 1000
+    assert len(split.test_images) == 297
+    rows = {bytes(x.numpy()) for x in digits.train_images.flatten(1)}
+    assert {bytes(x.numpy()) for x in split.test_images.flatten(1)} <= rows
+    assert split.fingerprint not in (digits.fingerprint, digits.with_validation(297, seed=2).fingerprint)
+    with pytest.raises(ValueError, match="cases"):
+        digits.with_validation(1297)

@@ -25,7 +25,7 @@ def test_both_methods_reach_the_convex_minimum(seed, n_classes, n_specialists):
 
 
 @given(SEEDS, st.integers(2, 6), st.integers(1, 4))
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_em_at_the_walls(seed, n_classes, n_specialists):
     """Zeros, certainties and full dustbins: no NaN, no step cut short (it would warn), never above a solver's best."""
     p_g, p_m, classes = problem(seed, 1, n_classes, n_specialists, kinds=KINDS)
@@ -78,6 +78,7 @@ def test_equals_long_plain_em(method):
         torch.testing.assert_close(ours, q, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_fifteen_thousand_classes():
     p_g, p_m, classes = problem(0, 1, 15_000, 6, size=3_000)
     is_active = active(p_g, classes, 3)

@@ -290,7 +290,9 @@ def test_utterances_shorter_than_a_frame_are_left_out(tmp_path):
     assert [u["name"] for u in shards.load(tmp_path / "shard").utterances] == ["v"]
 
 
+@pytest.mark.slow
 def test_fewer_states_than_three_a_phone(corpus, tmp_path):
+    """As `tied_states` says it."""
     with pytest.raises(InputError, match="at least three a phone, 6 for 2 phones, not 5"):
         load_speech(corpus, tmp_path / "cache", 5)
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,17 +25,15 @@ def small(seed=0, **changes):
 # --- the same again, and disjoint splits ----------------------------------------------------------
 
 
-def test_same_settings_same_shards_byte_for_byte(tmp_path):
+def test_same_settings_same_shards_byte_for_byte(tiny, tmp_path):
     """Each shard comes from a fresh process; another seed says something else."""
-    content = []
-    for name in "ab":
-        folder, paths = shards.prepare(small(), tmp_path / name)
-        content.append({str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.*")})
-    assert content[0] == content[1]
-    assert len(content[0]) == 9  # three files a split
-    shards._in_own_process((small(seed=1), small(seed=1).speakers()["train"], tmp_path / "other"))
-    for path in paths["train"][0].iterdir():
-        assert path.read_bytes() != (tmp_path / "other" / path.name).read_bytes()
+    for name, corpus in (("same", tiny.corpus), ("other", replace(tiny.corpus, seed=1))):
+        shards._in_own_process((corpus, corpus.speakers()["test"], tmp_path / name))
+    files = list(Path(tiny.test.shards[0].features.filename).parent.iterdir())
+    assert len(files) == 3
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "same" / file.name).read_bytes()
+        assert file.read_bytes() != (tmp_path / "other" / file.name).read_bytes()
 
 
 def test_fingerprint_follows_the_settings():

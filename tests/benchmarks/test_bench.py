@@ -8,6 +8,7 @@ import arms
 import bench
 import flops
 import pytest
+import speed_page as speed
 import torch
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdrepro import paths
 from kdrepro.errors import InputError
 from kdrepro.networks import MLP
-from kdrepro.publishing import speed
 
 CPU = torch.device("cpu")
 TINY = bench.QUICK | {
@@ -164,7 +164,7 @@ def test_results_make_the_page_and_its_chart(result, tmp_path):
 
 
 def test_the_published_page_is_that_of_the_results():
-    found = sorted(paths.BENCHMARKS.glob("*.json"))
+    found = sorted(speed.RESULTS.glob("*.json"))
     assert (paths.BOOK / "speed-results.md").read_text().strip() == speed.page({p.stem: speed.read(p) for p in found})
     assert {svg.stem for svg in (paths.BOOK / "speed").glob("*.svg")} == {path.stem for path in found}
     for path in found:

@@ -3,71 +3,31 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from kdrepro import specialists, training
-from kdrepro.chapters import ch05_specialists, committees, presets
-from kdrepro.chapters.committees import ON_VALIDATION, SpecialistExperiment
-from kdrepro.chapters.sizes import Specialists
-from kdrepro.data import ImageData, families
+from kdrepro.chapters import committees
+from kdrepro.chapters.committees import ON_VALIDATION
+from kdrepro.data import families
 from kdrepro.store import Store
 
 CLASSES = 8
 
 
-def stripes(each: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images [N, 12, 12] of bright stripes; pairs of classes differ by one column only, under noise."""
-    labels = torch.arange(CLASSES).repeat(each)
-    images = torch.randint(0, 90, (len(labels), 12, 12), generator=generator)
-    for i, label in enumerate(labels.tolist()):
-        images[i, 3 * (label // 2) : 3 * (label // 2) + 2] += 120
-        images[i, :, 3 + 5 * (label % 2)] += 60
-    return images.clamp(max=255).to(torch.uint8), labels
+@pytest.fixture
+def run(committee_run):
+    return committee_run
 
 
-@pytest.fixture(scope="module")
-def images() -> ImageData:
-    generator = torch.Generator().manual_seed(0)
-    train, validation, test = (stripes(each, generator) for each in (30, 6, 10))
-    validation = dict(zip(("validation_images", "validation_labels"), validation, strict=True))
-    return ImageData.of("stripes", *train, *test, CLASSES, **validation, class_names=tuple("abcdefgh"))
+@pytest.fixture
+def generalist(committee_generalist):
+    return committee_generalist
 
 
-@pytest.fixture(scope="module")
-def sizes() -> Specialists:
-    whole = presets.load("smoke").chapters["05-specialists"].model_dump()
-    plan = {"recipe": {"epochs": 4, "batch_size": 32, "learning_rate": 3e-3, "precision": "fp32"}, "jitter": 1}
-    return Specialists(
-        **{
-            **whole,
-            "generalist": {"network": {"channels": [4, 8]}, **plan},
-            "specialist": {"recipe": plan["recipe"] | {"epochs": 2}, "curve": 1},
-            "specialists": 4,
-            "special_classes": 3,
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def run(images, sizes, tmp_path_factory) -> SpecialistExperiment:
-    preset = presets.load("smoke")
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("runs")
-        patch.setenv("KDREPRO_RUNS", str(folder))
-        preset = preset.model_copy(update={"chapters": {**preset.chapters, "05-specialists": sizes}})
-        yield SpecialistExperiment("05-specialists", preset, [0, 1], torch.device("cpu"), images, Store(folder))
-
-
-@pytest.fixture(scope="module")
-def generalist(run):
-    return run.train(run.sizes.generalist, 0)
-
-
-@pytest.fixture(scope="module")
-def committee(run, generalist):
-    return run.committee(run.sizes.specialist, generalist, run.clusters(generalist))
+@pytest.fixture
+def committee(committee_of_four):
+    return committee_of_four
 
 
 def never(monkeypatch):
@@ -108,8 +68,8 @@ def test_all_that_are_missing_are_trained_in_one_call(run, generalist, committee
 
 
 def test_specialists_start_from_the_generalist(run, generalist, committee):
-    config = run._specialist_config(run.sizes.specialist, generalist, committee.subsets[0])
-    network = run._cut_down(generalist)(config).eval()
+    request = run._specialist(run.sizes.specialist, generalist, committee.subsets[0], "specialist")
+    network = request.build(request.config).eval()
     inputs = training.as_inputs(run.data.test_images)
     whole = generalist.network(inputs)[:, committee.subsets[0]]
     torch.testing.assert_close(network(inputs)[:, :-1], whole)
@@ -207,38 +167,6 @@ def test_gains(run, committee):
     before = (run.logits(committee.generalist).argmax(1) == run.data.test_labels).double().mean().item()
     assert found.loc[0, "accuracy"] == pytest.approx(before)
     assert found.loc[0, "relative gain"] == pytest.approx(found.loc[0, "accuracy +"] / before - 1)
-    assert "+" in ch05_specialists.table3(found).loc["accuracy", ("this run", "relative")]
-
-
-def test_coverage_rows_add_up(run, committee):
-    table = ch05_specialists.by_coverage(run, committee)
-    labels = run.data.test_labels
-    assert table["cases"].sum() == len(labels)
-    right = run.right(run.combined(committee)).sum() - run.right(run.logits(committee.generalist)).sum()
-    assert table["change"].sum() == right
-    counts = specialists.coverage(committee.subsets, CLASSES)
-    assert table["cases"].to_dict() == {
-        int(n): int((counts[labels] == n).sum()) for n in counts.unique() if (counts[labels] == n).any()
-    }
-    assert len(ch05_specialists.table4([table, table])) == len(table)
-
-
-@pytest.mark.parametrize(
-    ("relative", "expected"), [([0.0, 0.1, 0.2, 0.3], 1.0), ([0.3, 0.2, 0.1, 0.0], -1.0), ([0.1] * 4, 0.0)]
-)
-def test_rank_correlation(relative, expected):
-    table = pd.DataFrame({"cases": [100] * 4, "relative": relative}, index=[0, 1, 2, 3])
-    assert ch05_specialists.rank_correlation(table) == pytest.approx(expected)
-    few = pd.concat([table, pd.DataFrame({"cases": [1], "relative": [-9.0]}, index=[4])])
-    assert ch05_specialists.rank_correlation(few, least=50) == pytest.approx(expected)
-
-
-def test_within_over_between():
-    families = ["a", "a", "b", "b"]  # a third of all pairs are of one family
-    assert ch05_specialists.within_over_between([torch.tensor([0, 1]), torch.tensor([2, 3])], families) == 3
-    assert ch05_specialists.within_over_between([torch.tensor([0, 2])], families) == 0
-    with pytest.raises(ValueError, match="No two classes share a family"):
-        ch05_specialists.within_over_between([torch.tensor([0, 1])], ["a", "b"])
 
 
 def test_cost(run, committee):
@@ -247,18 +175,6 @@ def test_cost(run, committee):
     assert found["images seen"] == pytest.approx(4 * 6 / 8 * 2 / 4)
     assert 1 <= found["nets a case"] <= 5
     assert found["parameters"] == pytest.approx(4, abs=0.3)
-
-
-def test_heard_counts_special_cases_whose_specialist_is_active(run, generalist, committee):
-    found = {n: ch05_specialists.heard(run, committee, n) for n in (1, CLASSES)}
-    best, labels = run.logits(generalist).argmax(1).tolist(), run.data.test_labels.tolist()
-    pairs = [
-        (b in s, y in s)
-        for s in (subset.tolist() for subset in committee.subsets)
-        for b, y in zip(best, labels, strict=True)
-    ]
-    assert found[1] == pytest.approx(sum(b and y for b, y in pairs) / sum(y for _, y in pairs))
-    assert found[CLASSES] == 1  # every specialist has one of all classes
 
 
 def test_work_is_that_of_the_layers(run, generalist):

@@ -18,12 +18,12 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdrepro import paths
 from kdrepro.chapters.figures import COLOURS, STYLE
 from kdrepro.errors import InputError
 from kdrepro.files import atomic_write
 from kdrepro.verdicts.wording import threads
 
+RESULTS = Path(__file__).parent / "results"  # what `make bench` has measured, a file a machine
 STORED = ("stored-in-turn", "stored-many")  # without a teacher's work, so not to be compared with those that do it
 OURS = ("fit", "fit-fp32", "in-turn", "fit-many", *STORED)
 OTHERS = ("dataloader", "in-memory", "torchdistill")  # that ours are compared with
@@ -177,7 +177,7 @@ def fingerprint(path: Path) -> str:
     return f"drawn from {path.name}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
-def generate(book: Path, folder: Path = paths.BENCHMARKS) -> None:
+def generate(book: Path, folder: Path = RESULTS) -> None:
     """Make the book's table and charts of every result in a folder, and drop charts of results that are gone."""
     found = sorted(folder.glob("*.json"))
     atomic_write(book / "speed-results.md", (page({path.stem: read(path) for path in found}) + "\n").encode())

@@ -1,10 +1,15 @@
-"""Mixtures of experts: the likelihood, that both parts learn, and what a parallel training exchanges."""
+"""Chapter 6: mixtures of experts, what a parallel training exchanges, and overfitting read off validation curves."""
 
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import torch
 
 from kdrepro import store, training
 from kdrepro.chapters import ch06_mixtures
+from kdrepro.chapters.committees import ON_VALIDATION
 from kdrepro.networks import MixtureOfExperts, parameter_count
 
 NETWORK = {"channels": [4, 8], "experts": 3, "gate_channels": [4], "in_channels": 1, "classes": 5}
@@ -61,3 +66,49 @@ def test_what_is_exchanged():
     generalist = mixture().experts[0]
     alone = ch06_mixtures.exchange_of_specialists(generalist, specialists=7, classes_per_specialist=2)
     assert alone == ch06_mixtures.Exchange(0, 7 * 4 * (parameter_count(generalist) + 2))
+
+
+def test_gate_shares_are_means_over_the_test_images(committee_run, committee_generalist):
+    net = MixtureOfExperts(**{**NETWORK, "classes": 8}, generator=torch.Generator().manual_seed(0)).eval()
+    shares = ch06_mixtures.gate_shares(committee_run, replace(committee_generalist, network=net))
+    with torch.no_grad():
+        expected = net.shares(training.as_inputs(committee_run.data.test_images)).mean(0)
+    torch.testing.assert_close(torch.from_numpy(shares), expected)
+
+
+def test_validation_means_are_over_specialists_and_committees(committee_of_four):
+    def with_histories(*histories):
+        made = [replace(committee_of_four.specialists[0], history=h) for h in histories]
+        return replace(committee_of_four, specialists=made)
+
+    def history(*values):  # looked at after every second epoch
+        rows = [{"epoch": e} for e in range(1, 2 * len(values) + 1)]
+        return [row | ({ON_VALIDATION: values[row["epoch"] // 2 - 1]} if row["epoch"] % 2 == 0 else {}) for row in rows]
+
+    each = [with_histories(history(0.2, 0.5), history(0.4, 0.5)), with_histories(history(0.6, 0.2))]
+    means = ch06_mixtures.validation_means({"one": each, "two": each[1:]})
+    assert means.index.tolist() == [2, 4]
+    assert means["one"].tolist() == pytest.approx([40, 40])
+    assert means["two"].tolist() == pytest.approx([60, 20])
+
+
+def test_overfitting_is_what_is_lost_after_the_best_epoch():
+    means = pd.DataFrame({"rises": [10.0, 20.0, 30.0], "falls": [10.0, 25.0, 21.0]}, index=[1, 2, 3])
+    found = ch06_mixtures.overfitting(means)
+    assert found.loc["rises"].tolist() == [3, 30, 0]
+    assert found.loc["falls"].tolist() == [2, 25, 4]
+
+
+def test_before_training_a_specialist_is_its_generalist(committee_run, committee_of_four):
+    run, generalist = committee_run, committee_of_four.generalist
+    p = run.logits(generalist, "validation").softmax(1)
+    each = [run.conditional_right(p, [subset], "validation").mean() for subset in committee_of_four.subsets]
+    assert ch06_mixtures.before_training(run, [committee_of_four]) == pytest.approx(100 * sum(each) / 4)
+
+
+def test_validation_curves_have_a_line_a_way_and_the_start():
+    means = pd.DataFrame({"labels": [10.0, 20.0], "soft": [12.0, 18.0]}, index=[1, 2])
+    figure = ch06_mixtures.validation_curves(means, start=8.0)
+    lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
+    assert lines == {"labels": [10, 20], "soft": [12, 18], "generalist": [8, 8]}
+    plt.close(figure)

@@ -1,0 +1,201 @@
+"""Chapter 2: nets compared image by image and seed by seed, shifts of classes never seen, and the figures."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kdrepro import biases
+from kdrepro.chapters import figures
+from kdrepro.chapters.figures import COLOURS
+from kdrepro.verdicts import stats
+
+Pairs = Iterable[tuple[str, str]]
+
+# --- two kinds of uncertainty ---------------------------------------------------------------------------------------
+
+
+def interval(ends: tuple[float, float] | None) -> str:
+    """An interval as text, with one decimal; a dash where a single seed has none."""
+    return "–" if ends is None else "{:.1f} to {:.1f}".format(*ends)
+
+
+def uncertainties(errors: Mapping[str, Sequence[float]], cases: int) -> pd.DataFrame:
+    """Spread over seeds and sampling of the test set, a row a kind of net.
+
+    errors: test errors by name, one a seed, of `cases` test cases.
+    """
+    rows = {}
+    for name, counts in errors.items():
+        mean, over_seeds = stats.mean_ci(counts)
+        rows[name] = {
+            "mean errors": f"{mean:.1f}",
+            "SD over seeds": f"{np.std(counts, ddof=1):.1f}" if len(counts) > 1 else "–",
+            "SD of sampling": f"{np.sqrt(mean * (1 - mean / cases)):.1f}",
+            "95 %, mean over seeds": interval(over_seeds),
+            "95 %, sampling": interval(stats.sampling_ci(mean, cases)),
+        }
+    return pd.DataFrame(rows).T
+
+
+def image_by_image(wrong: Mapping[str, np.ndarray], pairs: Pairs, seeds: Sequence[int]) -> pd.DataFrame:
+    """McNemar's test of each pair of nets of one seed: the images that only one of them gets wrong, and p.
+
+    wrong: by the nets' name, boolean [seeds, cases]. Raises ValueError for other than `len(seeds)` rows.
+    """
+    rows = []
+    for a, b in pairs:
+        for seed, first, second in zip(seeds, wrong[a], wrong[b], strict=True):
+            only_a, only_b, p = stats.mcnemar(first, second)
+            counts = {"only first wrong": only_a, "only second wrong": only_b, "p": f"{p:.1e}"}
+            rows.append({"nets": f"{a} / {b}", "seed": seed, **counts})
+    return pd.DataFrame(rows).set_index(["nets", "seed"])
+
+
+def seed_by_seed(errors: Mapping[str, Sequence[float]], pairs: Pairs) -> pd.DataFrame:
+    """The paired t test over seeds, a row a pair: mean difference, its interval, and p."""
+    rows = {}
+    for a, b in pairs:
+        mean, ends, p = stats.paired(errors[a], errors[b])
+        p = "–" if p is None else f"{p:.1e}"
+        rows[f"{a} − {b}"] = {"mean": f"{mean:.1f}", "95 % over seeds": interval(ends), "p": p}
+    return pd.DataFrame(rows).T
+
+
+# --- single images --------------------------------------------------------------------------------------------------
+
+
+def usual_mistake(answers: np.ndarray, label: int) -> int | None:
+    """The most frequent wrong one of several nets' answers [seeds] to an image; None where all are right."""
+    wrong = answers[answers != label]
+    return int(np.bincount(wrong).argmax()) if len(wrong) else None
+
+
+def with_most(counts: np.ndarray, most: int) -> np.ndarray:
+    """Indices of at most `most` cases, those with the highest counts [N] first; none whose count is not positive."""
+    order = np.argsort(-counts, kind="stable")[:most]
+    return order[counts[order] > 0]
+
+
+def shares_inherited(wrong: np.ndarray, wrong_teacher: np.ndarray) -> list[float]:
+    """For each seed, the share of a net's errors that its teacher makes too; 0 where it makes none.
+
+    wrong, wrong_teacher: boolean [seeds, cases].
+    """
+    both = (wrong & wrong_teacher).sum(1)
+    return (both / np.maximum(1, wrong.sum(1))).tolist()
+
+
+# --- temperatures and shifts ----------------------------------------------------------------------------------------
+
+
+def saved_by_range(errors: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
+    """Errors that temperatures from `low` to `high` save, in their mean, against each one outside; paired t tests.
+
+    errors: [seeds, temperatures].
+    """
+    outside = [t for t in errors if not low <= t <= high]
+    inside, rows = errors.drop(columns=outside).mean(axis=1), []
+    for t in outside:
+        saved, ends, p = stats.paired(errors[t], inside)
+        row = {"T": f"{t:g}", "errors": errors[t].mean(), f"errors saved at T of {low:g} to {high:g}": saved}
+        rows.append(row | ({"95 %": interval(ends), "p": f"{p:.2g}"} if ends else {}))
+    return pd.DataFrame(rows, columns=None if rows else ["T"]).set_index("T").round(1)
+
+
+def of_shift(rows: pd.DataFrame, how: str, column: str) -> np.ndarray:
+    """A column of the rows of `biases.compare` that are of this shift, one value a seed."""
+    return rows.loc[rows["how"] == how, column].to_numpy()
+
+
+def by_seed(rows: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """A table for each of these columns of rows with how, seed and more, shifts down and seeds across.
+
+    names: of the tables, by column.
+    """
+    tables = {name: rows.pivot(index="how", columns="seed", values=column) for column, name in names.items()}
+    return pd.concat(tables).reindex(rows["how"].unique(), level=1).round(2).map("{:.4g}".format)
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+
+def curves_figure(panels: Sequence[Mapping[str, Sequence]]) -> Figure:
+    """Test errors during training: a panel for each of these, trained nets by name."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(7.6, 3.4), squeeze=False)
+    for ax, nets in zip(axes.flat, panels, strict=True):
+        figures.learning_curves(ax, {name: [net.history for net in each] for name, each in nets.items()}, "errors")
+        ax.set_yscale("log")
+        ax.set_ylabel("test errors")
+        ax.yaxis.set_major_formatter("{x:.0f}")
+        ax.yaxis.set_minor_formatter("{x:.0f}")
+    return figure
+
+
+def temperature_figure(rows: pd.DataFrame, shaded: Mapping[int, tuple[float, float]]) -> Figure:
+    """Test errors over the temperature, a panel a width: rows with units, T, seed and errors.
+
+    shaded: for each width, in units, the range of temperatures that the paper singles out.
+    """
+    figure, axes = plt.subplots(1, len(shaded), figsize=(7.6, 3.3), squeeze=False)
+    for ax, (units, ends) in zip(axes.flat, shaded.items(), strict=True):
+        figures.sweep(ax, rows[rows["units"] == units], "T", "errors")
+        ax.axvspan(*ends, color="black", alpha=0.07, lw=0)
+        ax.set(title=f"{units} units a layer", ylabel="test errors" if ax is axes[0, 0] else "")
+        ax.minorticks_off()
+        ax.set_xticks([1, 3, 10, 40], ["1", "3", "10", "40"])
+    return figure
+
+
+def length_figure(rows: pd.DataFrame, paper: float | None) -> Figure:
+    """Test errors over the epochs, rows with "epochs" and "test errors"; the paper's as a line, None for no line."""
+    figure, ax = plt.subplots(figsize=(7.2, 3))
+    ax.plot(rows["epochs"], rows["test errors"], "o-")
+    if paper is not None:
+        ax.axhline(paper, color="black", ls=":", label="paper")
+        ax.legend()
+    ax.set(xscale="log", xlabel="epochs", ylabel="test errors")
+    ax.minorticks_off()
+    ax.set_xticks(rows["epochs"], rows["epochs"])
+    return figure
+
+
+def shift_panel(
+    ax: Axes,
+    logits: Iterable[torch.Tensor],
+    labels: torch.Tensor,
+    digits: Sequence[int],
+    rows: pd.DataFrame,
+    paper: Mapping[float, int],
+    printed: bool,
+) -> None:
+    """Errors against the shift of `digits`: a line a net's logits [N, C], dots for the label-free shifts in `rows`.
+
+    paper: its errors by shift, the last its own shift, drawn if `printed`.
+    """
+    own = max(paper)
+    grid = np.linspace(-1, 1.75 * own, 600)
+    for z in logits:
+        at, counts = (t.cpu().numpy() for t in biases.error_curve(z, labels, digits))
+        ax.plot(grid, counts[np.searchsorted(at, grid, side="right")], color=COLOURS[0], lw=1, alpha=0.8)
+    found = [of_shift(rows, "label-free", column) for column in ("shift", "errors")]
+    ax.plot(*found, "o", color=COLOURS[1], ms=5, zorder=3)
+    ax.axvline(own, color="black", ls=":", lw=1)
+    if printed:
+        ax.plot(paper.keys(), paper.values(), "D", mfc="none", mec="black", ms=8, zorder=4)
+    ax.set(xlim=(grid[0], grid[-1]), xlabel="shift")
+
+
+def turn_figure(rows: pd.DataFrame, classes: int) -> Figure:
+    """Share of a digit's images that students who never saw it get right: rows with how, digit and "right, %"."""
+    figure, ax = plt.subplots(figsize=(7.6, 3.3))
+    for k, (how, part) in enumerate(rows.groupby("how", sort=False)):
+        ax.plot(part["digit"] + 0.2 * (k - 1), part["right, %"], "o", ms=4, color=COLOURS[k], label=f"shift: {how}")
+    ax.set_xticks(range(classes))
+    ax.set(xlabel="the digit left out", ylabel="right on it, %")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
+    return figure

@@ -1,0 +1,153 @@
+"""Chapter 4: its plans, Table 5 and its claims, early stopping, teachers, figures, and what its text quotes."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdrepro.chapters import ch04_soft_targets, display
+from kdrepro.chapters.experiment import Trained
+
+
+def a_net(plan, *curve, seed=0):
+    """A network of one fold with (epoch, accuracy in training, on validation speakers) rows; one without, first."""
+    rows = [{"epoch": e, "train_frame_accuracy": t, "validation_frame_accuracy": v} for e, t, v in curve]
+    return (Trained(None, "", seed, plan, [{"epoch": 1}, *rows]),)
+
+
+# --- plans ------------------------------------------------------------------------------------------------------------
+
+
+def test_plans_at_other_shares(speech_regulariser, speech_cell, capsys):
+    """The notebook's cell: as many steps with soft targets at every share, fewer passes with hard ones on more data."""
+    sizes = speech_regulariser.sizes
+    own = {"hard": sizes.hard, "soft": sizes.soft}
+    names = {"own": {"synthetic": own}, "synthetic": speech_regulariser, "sizes": sizes}
+    plans_at = speech_cell("04-soft-targets", "def plans_at(", **names)["plans_at"]
+    assert plans_at(sizes.fraction) == own
+    assert plans_at(1) == {"hard": speech_regulariser.plans.member}
+    for share in (0.003, 0.02, 0.3, 0.9):
+        plans = plans_at(share)
+        assert [plan.fraction for plan in plans.values()] == [share, share]
+        ratio = sizes.fraction / share
+        assert plans["soft"].recipe.epochs == max(1, round(own["soft"].recipe.epochs * ratio))
+        assert plans["hard"].recipe.epochs == max(1, round(own["hard"].recipe.epochs * ratio**0.5))
+        assert plans["hard"].early_stopping
+        assert plans["hard"].curve >= 1
+    assert capsys.readouterr().out.startswith("10 %: 12 epochs of hard targets, 12 epochs of soft targets")
+
+
+# --- Table 5 ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def three(speech_regulariser, speech_members):
+    """Networks and scores of Table 5's systems."""
+    sizes = speech_regulariser.sizes
+    plans = {"hard": sizes.hard.but(epochs=1, curve=1), "soft": sizes.soft.but(epochs=1, curve=1)}
+    teachers = {seed: [speech_members[seed]] for seed in (0, 1)}
+    nets = {
+        "all, hard": speech_members,
+        "little, hard": speech_regulariser.train(plans["hard"], [0, 1]),
+        "little, soft": speech_regulariser.train(plans["soft"], [0, 1], teachers),
+    }
+    scores = {name: [speech_regulariser.score(net, decode=True) for net in found] for name, found in nets.items()}
+    return nets, scores
+
+
+def test_claims_of_table_5(speech_regulariser, speech_cell, three):
+    nets, scores = three
+    names = {"chapter": SimpleNamespace(sets={"synthetic": speech_regulariser}), "synthetic": speech_regulariser}
+    names |= {"nets": {"synthetic": nets}, "scores": {"synthetic": scores}, "np": np}
+    claim = 'run.claim("soft.full"'
+    speech_cell("04-soft-targets", claim, **names, display=display, ch04_soft_targets=ch04_soft_targets)
+    claims = speech_regulariser.record["claims"]
+    assert set(claims) == {"soft.full", "soft.hard3", "soft.soft3"}
+    assert {entry["verdict"] for entry in claims.values()} == {"not run"}
+    full, hard, soft = ([score.frame_accuracy for score in found] for found in scores.values())
+    recovered = [(s - h) / (f - h) for f, h, s in zip(full, hard, soft, strict=True)]
+    assert claims["soft.soft3"]["metrics"]["recovered"] == pytest.approx(recovered, rel=1e-6)
+    overfit = [ch04_soft_targets.train_accuracy(net) - h for net, h in zip(nets["little, hard"], hard, strict=True)]
+    assert claims["soft.hard3"]["metrics"]["overfit"] == pytest.approx(overfit, rel=1e-6)
+    gain = [f - h for f, h in zip(full, hard, strict=True)]
+    assert claims["soft.full"]["metrics"]["gain_over_hard3"] == pytest.approx(gain, rel=1e-6)
+    assert claims["soft.soft3"]["seconds"] > claims["soft.full"]["seconds"] > 0
+    table = ch04_soft_targets.table5([(speech_regulariser, nets, scores)])
+    assert table.loc["little, soft", ("paper", "test")] == "57.0 %"
+    assert "recovered" not in ch04_soft_targets.table5_texts(claims)["recovered"]
+
+
+def test_what_is_measured_of_a_system(speech_regulariser, three):
+    nets, scores = three
+    found = ch04_soft_targets.measured(speech_regulariser, nets["little, soft"], scores["little, soft"])
+    assert list(found) == ["frame_accuracy", "train_frame_accuracy", "word_error_rate"]
+    assert found["frame_accuracy"].tolist() == [score.frame_accuracy for score in scores["little, soft"]]
+    assert found["train_frame_accuracy"][1] == nets["little, soft"][1][0].history[-1]["train_frame_accuracy"]
+
+
+def test_accuracy_in_training_is_that_of_the_weights_that_were_kept(speech_regulariser):
+    net = a_net(speech_regulariser.sizes.hard, (2, 0.5, 0.4), (4, 0.7, 0.3))
+    assert ch04_soft_targets.train_accuracy(net) == 0.5
+    (one,) = net
+    last = replace(one, plan=one.plan.but(early_stopping=False))
+    assert ch04_soft_targets.train_accuracy((last,)) == 0.7
+    assert ch04_soft_targets.train_accuracy((one, last)) == pytest.approx(0.6)  # the mean over folds
+
+
+@pytest.mark.parametrize(("mean", "recovered"), [({"recovered": 0.85}, "85.0 %"), ({}, "–")])
+def test_texts_of_table_5(mean, recovered):
+    """A share of the gap that is not finite in a seed is not in the record."""
+    rates = {"full": (0.6, 0.63), "hard3": (0.4, 0.8), "soft3": (0.57, 0.66)}
+    claims = {
+        f"soft.{name}": {"mean": {"frame_accuracy": test, "train_frame_accuracy": train}, "verdict": "partly"}
+        for name, (test, train) in rates.items()
+    }
+    claims["soft.soft3"]["mean"] |= mean
+    texts = ch04_soft_targets.table5_texts(claims)
+    assert (texts["hard_train"], texts["soft_test"], texts["full_test"]) == ("80.0 %", "57.0 %", "60.0 %")
+    assert (texts["recovered"], texts["verdict"]) == (recovered, "partly")
+
+
+def test_numbers_in_words():
+    assert [ch04_soft_targets.passes(n) for n in (1, 3)] == ["one pass", "3 passes"]
+    assert [ch04_soft_targets.whole_percent(v) for v in (84.6, np.nan, np.inf)] == ["85 %", "–", "–"]
+
+
+# --- what else is measured ------------------------------------------------------------------------------------------
+
+
+def test_early_stopping(speech_regulariser):
+    plan = speech_regulariser.sizes.hard
+    nets = [a_net(plan, (2, 0.5, 0.4), (4, 0.7, 0.38)), a_net(plan, (2, 0.5, 0.3), (4, 0.7, 0.4), seed=3)]
+    table = ch04_soft_targets.stopping(nets)
+    assert table.index.tolist() == [0, 3]
+    assert table["best epoch"].tolist() == [2, 4]
+    assert table["last epoch"].tolist() == [4, 4]
+    assert table["validation points lost"].tolist() == [2.0, 0.0]
+
+
+def test_teachers_side_by_side():
+    accuracies = {
+        "own": {"teacher, training frames": [0.7], "teacher, test frames": [0.5, 0.7], "student, test frames": [0.55]},
+        "none": {"teacher, training frames": [0.7], "teacher, test frames": [0.4], "student, test frames": [0.55]},
+    }
+    table = ch04_soft_targets.by_teacher(accuracies, low=0.4)
+    assert table.loc["own", "teacher, test frames, %"] == pytest.approx(60)
+    assert table.loc["own", "recovered, %"] == pytest.approx(75)
+    assert np.isnan(table.loc["none", "recovered, %"])  # a teacher that is no better than hard targets
+
+
+def test_figures(speech_regulariser):
+    plan = speech_regulariser.sizes.hard
+    nets = {"hard": [a_net(plan, (2, 0.5, 0.4), (4, 0.7, 0.3))] * 2, "soft": [a_net(plan, (5, 0.5, 0.4))]}
+    left, right = ch04_soft_targets.training_curves(nets).axes
+    assert (left.get_title(), len(left.lines), len(right.lines)) == ("hard targets", 4, 2)
+    assert left.lines[0].get_xdata().tolist() == [2, 4]
+    assert left.lines[0].get_ydata().tolist() == pytest.approx([50, 70])
+    rows = [(3.0, "hard", 30.0), (3.0, "soft", 40.0), (100.0, "hard", 50.0)]
+    (ax,) = ch04_soft_targets.shares_figure(pd.DataFrame(rows, columns=["share", "targets", "frame accuracy, %"])).axes
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["3", "100"]
+    plt.close("all")

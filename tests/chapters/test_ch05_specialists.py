@@ -1,0 +1,100 @@
+"""Chapter 5 on tiny examples: its tables, their metrics and its figures."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kdrepro import specialists
+from kdrepro.chapters import ch05_specialists
+
+CLASSES = 8
+
+
+@pytest.fixture
+def run(committee_run):
+    return committee_run
+
+
+@pytest.fixture
+def committee(committee_of_four):
+    return committee_of_four
+
+
+def test_coverage_rows_add_up(run, committee):
+    table = ch05_specialists.by_coverage(run, committee)
+    labels = run.data.test_labels
+    assert table["cases"].sum() == len(labels)
+    right = run.right(run.combined(committee)).sum() - run.right(run.logits(committee.generalist)).sum()
+    assert table["change"].sum() == right
+    counts = specialists.coverage(committee.subsets, CLASSES)
+    assert table["cases"].to_dict() == {
+        int(n): int((counts[labels] == n).sum()) for n in counts.unique() if (counts[labels] == n).any()
+    }
+    assert len(ch05_specialists.table4([table, table])) == len(table)
+
+
+@pytest.mark.parametrize(
+    ("relative", "expected"), [([0.0, 0.1, 0.2, 0.3], 1.0), ([0.3, 0.2, 0.1, 0.0], -1.0), ([0.1] * 4, 0.0)]
+)
+def test_rank_correlation(relative, expected):
+    table = pd.DataFrame({"cases": [100] * 4, "relative": relative}, index=[0, 1, 2, 3])
+    assert ch05_specialists.rank_correlation(table) == pytest.approx(expected)
+    few = pd.concat([table, pd.DataFrame({"cases": [1], "relative": [-9.0]}, index=[4])])
+    assert ch05_specialists.rank_correlation(few, least=50) == pytest.approx(expected)
+
+
+def test_within_over_between():
+    families = ["a", "a", "b", "b"]  # a third of all pairs are of one family
+    assert ch05_specialists.within_over_between([torch.tensor([0, 1]), torch.tensor([2, 3])], families) == 3
+    assert ch05_specialists.within_over_between([torch.tensor([0, 2])], families) == 0
+    with pytest.raises(ValueError, match="No two classes share a family"):
+        ch05_specialists.within_over_between([torch.tensor([0, 1])], ["a", "b"])
+
+
+def test_heard_counts_special_cases_whose_specialist_is_active(run, committee):
+    found = {n: ch05_specialists.heard(run, committee, n) for n in (1, CLASSES)}
+    best, labels = run.logits(committee.generalist).argmax(1).tolist(), run.data.test_labels.tolist()
+    pairs = [
+        (b in s, y in s)
+        for s in (subset.tolist() for subset in committee.subsets)
+        for b, y in zip(best, labels, strict=True)
+    ]
+    assert found[1] == pytest.approx(sum(b and y for b, y in pairs) / sum(y for _, y in pairs))
+    assert found[CLASSES] == 1  # every specialist has one of all classes
+
+
+def test_table_3_shows_means_with_intervals_beside_the_papers():
+    columns = ("accuracy", "accuracy +", "relative gain", "conditional", "conditional +", "relative gain, conditional")
+    found = pd.DataFrame([(0.5, 0.6, 0.2, 0.4, 0.3, -0.25), (0.5, 0.7, 0.4, 0.4, 0.3, -0.25)], columns=columns)
+    table = ch05_specialists.table3(found)
+    assert table.loc["accuracy", ("paper", "relative")] == "+4.4 %"
+    assert table.loc["accuracy", ("this run", "+ specialists")].startswith("65.0 % [")
+    assert table.loc["conditional accuracy", ("this run", "relative")].startswith("-25.0 % [")
+    one = ch05_specialists.table3(found[:1])  # of one seed there is no interval
+    assert one.loc["accuracy", ("this run", "baseline")] == "50.0 %"
+
+
+def test_percent_right_is_of_the_first_seeds_of_those_that_have_them():
+    right = {"a": [np.array([True, False]), np.array([True, True])], "b": [np.array([False, False])]}
+    assert ch05_specialists.percent_right(right, 1) == {"a": 50.0, "b": 0.0}
+    assert ch05_specialists.percent_right(right, 2) == {"a": 75.0}
+
+
+def test_the_figure_of_clusters_has_a_row_a_specialist(run, committee):
+    figure = ch05_specialists.clusters(run, committee.subsets, rows=3, columns=5)
+    titles = [ax.get_title() for ax in figure.axes]
+    chosen = [committee.subsets[i].tolist() for i in (0, 2, 3)]
+    assert titles == [t for s in chosen for t in ["abcdefgh"[label] for label in s] + [""] * (5 - len(s))]
+    plt.close(figure)
+
+
+def test_every_way_to_eq_5_comes_nearer_to_the_minimum(run, committee):
+    figure = ch05_specialists.convergence(run, committee, cases=5, top_n=2, steps=(1, 8, 40))
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+    assert list(lines) == ["plain EM", "gradient descent on logits", "Newton's method"]
+    for gaps in lines.values():
+        assert gaps[-1] < gaps[0]
+    assert lines["Newton's method"][-1] <= 1e-10
+    plt.close(figure)

@@ -1,0 +1,106 @@
+"""Pictures of every shape and kind become squares in colour, and no bytes stop the decoder."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from image_files import encoded, fill, picture
+from PIL import Image
+
+from kdrepro.data.pictures import decode, decode_all
+from kdrepro.data.sources import Folder
+
+
+def test_half_the_size_is_the_average_of_four_pixels():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    got = decode(encoded(image, "PNG"), 32).astype(float)
+    expected = np.asarray(image, float).transpose(2, 0, 1).reshape(3, 32, 2, 32, 2).mean((2, 4))
+    assert np.abs(got - expected).max() <= 1  # it is rounded across and then down
+    assert np.array_equal(decode(encoded(image, "PNG"), 64), np.asarray(image).transpose(2, 0, 1))
+
+
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.integers(4, 40),
+    st.sampled_from(["RGB", "L", "CMYK", "P", "RGBA", "LA", "1"]),
+)
+@settings(max_examples=60)
+def test_every_shape_and_kind_becomes_a_square_in_colour(width, height, size, mode):
+    image = Image.new("RGB", (width, height), "white").convert(mode)
+    got = decode(encoded(image, "JPEG" if mode == "CMYK" else "PNG"), size)
+    assert got.shape == (3, size, size)
+    assert got.dtype == np.uint8
+    assert got.min() >= 250
+
+
+@pytest.mark.parametrize("size", [8, 32, 70])
+def test_the_centre_is_kept(size):
+    image = Image.new("RGB", (300, 100), "red")
+    image.paste("blue", (100, 0, 200, 100))
+    for kind in ("PNG", "JPEG"):
+        middle = decode(encoded(image, kind, **({"quality": 95} if kind == "JPEG" else {})), size)[:, 2:-2, 2:-2]
+        assert middle[2].min() > 230
+        assert middle[0].max() < 25
+
+
+def test_a_large_jpeg_decoded_at_a_fraction_is_the_same_picture():
+    image = picture(1, 800, 600)
+    png, jpeg = (decode(encoded(image, kind), 32).astype(int) for kind in ("PNG", "JPEG"))
+    assert np.abs(png - jpeg).mean() < 3
+
+
+def test_what_is_transparent_is_white():
+    image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    image.paste((0, 0, 255, 255), (0, 0, 8, 4))
+    got = decode(encoded(image, "PNG"), 8)
+    assert got[:, 0, 0].tolist() == [0, 0, 255]
+    assert got[:, 7, 0].tolist() == [255, 255, 255]
+    palette = Image.new("P", (8, 8))
+    palette.putpalette([255, 0, 0])
+    assert decode(encoded(palette, "PNG", transparency=0), 8).min() == 255
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped():
+    image = Image.fromarray(np.full((8, 8), 0x8000, np.uint16))
+    assert np.unique(decode(encoded(image, "PNG"), 8)).tolist() == [0x80]
+
+
+def test_a_photograph_stands_as_the_camera_was_held():
+    image = Image.new("RGB", (16, 16), "black")
+    image.paste("white", (0, 0, 16, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise: what is up is stored left
+    stored = image.transpose(Image.Transpose.ROTATE_90)
+    got = decode(encoded(stored, "JPEG", exif=exif, quality=95), 16)
+    assert got[:, :7].min() > 230
+    assert got[:, 9:].max() < 25
+
+
+def test_bad_exif_data_does_not_matter():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own, of the kind "Corrupt EXIF data"
+        assert decode(encoded(picture(1), "JPEG", exif=b"Exif\0\0MM\0*garbage"), 32).shape == (3, 32, 32)
+
+
+@given(st.binary(max_size=80), st.integers(0, 1500), st.integers(0, 255), st.sampled_from(["JPEG", "PNG"]))
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_bytes_stop_the_decoder(tmp_path, junk, place, value, kind):
+    content = bytearray(encoded(picture(1, 40, 40), kind))
+    content[place % len(content)] = value
+    names = ["cut", "junk", "other"]
+    for name, bad in zip(names, (content[:place], junk, content), strict=True):
+        (tmp_path / name).write_bytes(bad)
+    images, corrupt = decode_all(Folder(tmp_path), names, 8)
+    assert images.shape == (3, 3, 8, 8)
+    assert "junk" in corrupt
+    assert all("\n" not in reason and "0x" not in reason for reason in corrupt.values())
+
+
+def test_threads_decode_the_same(tmp_path):
+    source = Folder(fill(tmp_path))
+    images, corrupt = decode_all(source, source.names(), 8)
+    assert np.array_equal(images, np.stack([decode(source.read(name), 8) for name in source.names()]))
+    assert corrupt == {}

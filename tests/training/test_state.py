@@ -1,0 +1,229 @@
+"""A training's state: where it goes on after an interruption, whose weights are kept, and what it refuses."""
+
+import math
+
+import pytest
+import torch
+from training_cases import (
+    RECIPE,
+    cases,
+    check_resumption,
+    fit,
+    interruptions,
+    network,
+    stopping,
+    weights,
+)
+
+from kdrepro import training
+from kdrepro.errors import InputError
+from kdrepro.networks import ConvNet
+from kdrepro.training import Batches, Recipe, loop
+from kdrepro.training.checkpoint import Checkpoint
+
+UNCONSTRAINED = RECIPE.model_copy(update={"max_norm": None})
+
+
+def hard(count):
+    return [training.hard_targets] * count
+
+
+# --- interruptions --------------------------------------------------------------------------------
+
+
+@interruptions("images", "moved")
+def test_interrupted_training_ends_bit_for_bit_the_same(digits, tmp_path, monkeypatch, case):
+    """Stopped before any checkpoint, within an epoch or at its end, also where some have been saved and others not."""
+    moved = {"jitter": 1, "flip": True} if case.data == "moved" else {}
+    if case.teacher:
+        teacher = network(10, (64, 20, 10))
+        found = training.logits(teacher, digits.train_images[:600])
+        moved |= {"teacher": teacher} if moved else {"teacher_logits": found}
+    dropout = {"input_dropout": 0.1, "hidden_dropout": 0.3} if case.dropout else {}
+    batches = [cases(digits, **moved)] * (1 if case.kind == "alone" else 3)
+    check_resumption(case, tmp_path, lambda seed: network(seed, **dropout), batches, monkeypatch)
+
+
+def train_many(digits, nets, seeds, checkpoints, progress=None):
+    count = len(nets)
+    shown = None if progress is None else [progress] * count
+    of = ([cases(digits)] * count, hard(count), [RECIPE] * count)
+    training.fit_many(nets, *of, seeds=seeds, checkpoints=checkpoints, progress=shown)
+
+
+def train_alone(digits, nets, seeds, checkpoints, progress=None):
+    """The last of them."""
+    of = (cases(digits), training.hard_targets, RECIPE)
+    training.fit(nets[-1], *of, seed=seeds[-1], checkpoint=checkpoints[-1], progress=progress)
+
+
+@pytest.mark.parametrize(("first", "then", "stop"), [(train_many, train_alone, 5), (train_alone, train_many, 3)])
+def test_what_several_began_one_goes_on_with_and_the_other_way_round(digits, tmp_path, first, then, stop):
+    """To rounding, since they are computed in other ways; no epoch is trained twice. Stopped after the second epoch."""
+    expected, resumed, rows = network(1), network(5), []
+    train_alone(digits, [expected], [1], [None])
+    checkpoints = stopping(tmp_path, 2, stop)
+    with pytest.raises(InterruptedError):
+        first(digits, [network(0), network(1)], [0, 1], checkpoints)
+    left = Checkpoint(checkpoints[1].path)
+    then(digits, [resumed], [1], [left], rows.append)
+    assert [row["epoch"] for row in rows] == [3]
+    assert [row["epoch"] for row in left.history] == [1, 2, 3]
+    torch.testing.assert_close(weights(resumed), weights(expected), rtol=1e-3, atol=1e-4)
+
+
+def test_finished_checkpoint_trains_no_more(digits, tmp_path):
+    checkpoint = Checkpoint(tmp_path / "c.safetensors")
+    first, again = network(), network(seed=4)
+    fit(first, digits, checkpoint=checkpoint)
+    fit(again, digits, checkpoint=checkpoint, progress=pytest.fail)
+    assert torch.equal(weights(first), weights(again))
+
+
+def test_an_online_teacher_is_not_asked_again_for_steps_that_are_done(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    teacher, asked = network(seed=7), []
+    teacher.register_forward_hook(lambda *_: asked.append(1))
+    batches = Batches(digits.train_images[:400], digits.train_labels[:400], batch_size=40, teacher=teacher)
+    recipe, (stopped,) = Recipe(epochs=1, precision="fp32"), stopping(tmp_path, 1, 8)
+    with pytest.raises(InterruptedError):
+        training.fit(network(), batches, training.matched_logits, recipe, checkpoint=stopped)
+    asked.clear()
+    training.fit(network(), batches, training.matched_logits, recipe, checkpoint=Checkpoint(stopped.path))
+    assert len(asked) == 10 - 7
+
+
+class TurningBad:
+    """Hard targets whose loss is NaN in the second epoch."""
+
+    def __init__(self):
+        self.steps = 0
+
+    def __call__(self, logits, batch):
+        self.steps += 1
+        return training.hard_targets(logits, batch) * (math.nan if self.steps > 15 else 1)
+
+
+def test_a_loss_that_is_nan_stops_with_a_sentence_and_keeps_the_checkpoint(digits, tmp_path):
+    checkpoint = Checkpoint(tmp_path / "c.safetensors")
+    with pytest.raises(InputError, match="loss is nan in epoch 2"):
+        training.fit(network(), cases(digits), TurningBad(), RECIPE, checkpoint=checkpoint)
+    assert checkpoint.load()[1]["epoch"] == 1
+
+
+def test_a_members_loss_that_is_nan_stops_all_and_keeps_the_checkpoints(digits, tmp_path):
+    checkpoints = [Checkpoint(tmp_path / f"{m}.safetensors") for m in range(2)]
+    of = ([cases(digits)] * 2, [training.hard_targets, TurningBad()], [RECIPE] * 2)
+    with pytest.raises(InputError, match="loss is nan in epoch 2"):
+        training.fit_many([network(0), network(1)], *of, seeds=(0, 1), checkpoints=checkpoints)
+    assert [checkpoint.load()[1]["epoch"] for checkpoint in checkpoints] == [1, 1]
+
+
+# --- checkpoints that are left alone --------------------------------------------------------------
+
+
+def test_a_checkpoint_of_another_device_is_said_and_left_alone(digits, tmp_path):
+    """Its generators' states cannot be loaded here."""
+    warned = []
+    checkpoint, first, again = Checkpoint(tmp_path / "c.safetensors", warn=warned.append), network(), network()
+    fit(first, digits, checkpoint=checkpoint)
+    tensors, state = checkpoint.load()
+    assert state["device"] == "cpu"
+    tensors |= {"generator.noise": torch.zeros(16, dtype=torch.uint8), "network.output.bias": torch.ones(10)}
+    checkpoint.save(tensors, state | {"device": "cuda"})
+    fit(again, digits, checkpoint=checkpoint)
+    assert torch.equal(weights(first), weights(again))
+    assert warned == [
+        "The checkpoint c.safetensors was made on cuda and cannot be continued on cpu: "
+        "this network is trained from its start."
+    ]
+
+
+def test_a_checkpoint_of_another_training_is_said_and_left_alone(digits, tmp_path):
+    warned = []
+    checkpoint, alone, after = Checkpoint(tmp_path / "c.safetensors", warn=warned.append), network(), network()
+    fit(network(), digits, seed=1, checkpoint=checkpoint)
+    assert fit(after, digits, seed=2, checkpoint=checkpoint) != []
+    fit(alone, digits, seed=2)
+    assert torch.equal(weights(after), weights(alone))
+    assert warned == [
+        "The checkpoint c.safetensors is that of another training (another recipe, seed, number of cases or network): "
+        "this network is trained from its start."
+    ]
+
+
+# --- the best row ---------------------------------------------------------------------------------
+
+
+class Figures:
+    """Gives these figures one after the other, and keeps the weights that each was given of."""
+
+    def __init__(self, *figures):
+        self.left, self.kept = list(figures), []
+
+    def __call__(self, net):
+        self.kept.append(weights(net))
+        return {"figure": self.left.pop(0)}
+
+
+@pytest.mark.parametrize(
+    ("figures", "best"),
+    [([0.1, 0.3, 0.2], 1), ([0.3, 0.2, 0.1], 0), ([0.1, 0.2, 0.3], 2), ([0.2, 0.2, 0.1], 0), ([-3.0, -1.0, -2.0], 1)],
+)
+def test_the_best_rows_weights_are_kept(digits, figures, best):
+    evaluate, net = Figures(*figures), network()
+    history = fit(net, digits, recipe=UNCONSTRAINED, evaluate=evaluate, keep_best="figure")
+    assert [row["figure"] for row in history] == figures
+    assert torch.equal(weights(net), evaluate.kept[best])
+    assert not any(torch.equal(weights(net), evaluate.kept[i]) for i in range(3) if i != best)
+    assert not net.training
+
+
+def test_the_best_rows_weights_are_kept_for_each_member(digits):
+    evaluate, nets = [Figures(1, 3, 2), Figures(3, 2, 1)], [network(m) for m in range(2)]
+    training.fit_many(
+        nets,
+        [cases(digits)] * 2,
+        hard(2),
+        [UNCONSTRAINED] * 2,
+        seeds=(0, 1),
+        evaluate=evaluate,
+        keep_best="figure",
+    )
+    assert torch.equal(weights(nets[0]), evaluate[0].kept[1])
+    assert torch.equal(weights(nets[1]), evaluate[1].kept[0])
+
+
+def test_without_keep_best_the_last_weights_are_kept(digits):
+    evaluate, net = Figures(0.3, 0.2, 0.1), network()
+    fit(net, digits, recipe=UNCONSTRAINED, evaluate=evaluate)
+    assert torch.equal(weights(net), evaluate.kept[-1])
+
+
+def test_only_rows_that_were_evaluated_are_kept(digits):
+    evaluate, net = Figures(0.3, 0.2), network()
+    history = fit(net, digits, recipe=UNCONSTRAINED, evaluate=evaluate, evaluate_every=2, keep_best="figure")
+    assert ["figure" in row for row in history] == [False, True, True]
+    assert torch.equal(weights(net), evaluate.kept[0])
+
+
+def test_a_finished_checkpoint_gives_the_best_weights(digits, tmp_path):
+    checkpoint, first, again = Checkpoint(tmp_path / "c.safetensors"), network(), network(seed=4)
+    fit(first, digits, recipe=UNCONSTRAINED, checkpoint=checkpoint, evaluate=Figures(0.3, 0.2, 0.1), keep_best="figure")
+    never = Figures()
+    fit(again, digits, recipe=UNCONSTRAINED, checkpoint=checkpoint, evaluate=never, keep_best="figure")
+    assert torch.equal(weights(first), weights(again))
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def test_keep_best_without_evaluate_is_refused_before_the_training(digits):
+    with pytest.raises(ValueError, match=r"keep_best names 'figure'.* evaluate"):
+        fit(network(), digits, keep_best="figure", progress=pytest.fail)
+
+
+def test_max_norm_is_for_mlps(digits):
+    convolutional = ConvNet([4], in_channels=1, classes=10, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"max_norm .* ConvNet"):
+        fit(convolutional, digits, recipe=RECIPE.model_copy(update={"max_norm": 2.0}))
