@@ -101,6 +101,7 @@ def test_unknown_preset_key(main, no_kernel, tmp_path, monkeypatch):
     assert "did you mean 'soft_weights'" in err
 
 
+@pytest.mark.slow
 def test_no_network(tmp_path):
     """A real attempt, with every address refused."""
     proxies = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
@@ -111,6 +112,7 @@ def test_no_network(tmp_path):
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
+@pytest.mark.slow
 def test_bad_input_inside_a_notebook_is_the_same_sentence(tmp_path):
     """Plain papermill gives the notebook what the command line would have refused."""
     asked = {"preset": "smoke", "seeds": 0, "first_seed": 0, "device": "cpu", "data_root": None}
@@ -125,6 +127,7 @@ def test_claims_prints_every_claim():
         assert claim in done.stdout
 
 
+@pytest.mark.slow
 def test_reproduce_prints_paper_published_and_this_run(tmp_path):
     """The whole way at smoke: papermill, record, row; a second time everything is loaded."""
     runs = {"KDREPRO_RUNS": str(tmp_path)}
@@ -180,8 +183,8 @@ import os, signal
 os.kill(os.getpid(), signal.SIGKILL)
 """
 NAN = """
-from kdrepro import experiments
-run = experiments.start("02-mnist", preset="smoke", seeds=1)
+from kdrepro import chapters
+run = chapters.start("02-mnist", preset="smoke", seeds=1)
 run.train(run.sizes.plain.but(learning_rate=1e30), 0)
 """
 
@@ -222,6 +225,7 @@ def test_what_stops_a_chapter_is_one_sentence(main, stub, code, said):
     assert out == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quiet", [["--quiet"], []])
 def test_ctrl_c(stub, quiet, tmp_path):
     """One sentence, exit code 130, the kernel gone, and the notebook of an earlier run still there."""

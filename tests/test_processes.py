@@ -73,12 +73,14 @@ def check_every_file(root: Path) -> None:
                 assert arrays["logits"].shape == (working.CASES, 3)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_they_end_bit_for_bit_the_same(worked):
     root, seeds = worked
     check_every_file(root / "killed")
     assert outcome(root / "killed", seeds) == outcome(root / "alone", seeds)
 
 
+@pytest.mark.slow
 def test_several_at_once_end_as_one_alone(worked):
     root, _ = worked
     seeds = {seed for order in working.SEVERAL for seed in order}

@@ -104,6 +104,7 @@ def test_two_at_once_fetch_it_once(server, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_a_killed_download_holds_up_nobody(server, tmp_path):
     """The lock goes with the process."""
     killed = (

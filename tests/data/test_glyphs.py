@@ -93,6 +93,7 @@ print(data.glyphs(7, **{FEW}).fingerprint)
 """
 
 
+@pytest.mark.slow
 def test_processes_draw_the_same_and_need_no_guard(seven, tmp_path):
     """A user's script without `if __name__ == "__main__"` is run once, not once a process."""
     (tmp_path / "script.py").write_text(SCRIPT)

@@ -206,6 +206,7 @@ def test_ten_lines_of_the_readme_run():
     assert int(done.stdout.rsplit(" ", 1)[1]) < 75
 
 
+@pytest.mark.slow
 def test_first_example_of_the_speech_page_runs(tmp_path):
     """As a user would run it: a plain script, without a guard for the processes that prepare the corpus."""
     page = (paths.BOOK / "speech.md").read_text()
