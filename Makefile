@@ -11,6 +11,8 @@ TORCHDISTILL := benchmarks/.torchdistill
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # No widget, no progress bar and no frozen-module warning in a page.
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
+# Two processes with a thread each: tests and smoke chapters train networks so small that a second thread only waits.
+TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .PHONY: book test test-all stress full publish notebooks site bench lint format clean help
 
@@ -29,12 +31,12 @@ book: $(INSTALLED)   ## every chapter at smoke, the site built from them; prints
 	$(BIN)/kdrepro book --preset smoke
 
 test: $(INSTALLED)   ## unit and property tests, nbval, the strict build of the published book
-	$(BIN)/python -m pytest -m "not slow" tests
-	$(BIN)/python -m pytest --nbval-lax --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
+	$(TWO) --dist loadfile -m "not slow" tests
+	$(TWO) --dist loadscope --nbval-lax --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
 	$(BIN)/kdrepro book --published
 
 test-all: test       ## those, and the slow rest
-	$(BIN)/python -m pytest -m slow tests
+	$(TWO) --dist load -m slow tests
 
 stress: $(INSTALLED) ## the processes that are killed at random moments in `make test`, 100 times instead of 5
 	KDREPRO_KILLS=100 $(BIN)/python -m pytest tests/test_processes.py

@@ -66,18 +66,18 @@ class FrameBatches:
         return 8
 
     def _pools(self, which: torch.Tensor, pool_frames: int) -> list[tuple[tuple[int, ...], int, int]]:
-        """Runs of shards that fit into memory together, each with where its frames begin and end in `which`."""
+        """Shards that fit into memory together, each with where its frames begin and end in `which`."""
         offsets = self.frames.offsets
-        runs, held = [[0]], int(offsets[1])
+        groups, held = [[0]], int(offsets[1])
         for i in range(1, len(offsets) - 1):
             size = int(offsets[i + 1] - offsets[i])
             if held + size > pool_frames:
-                runs.append([])
+                groups.append([])
                 held = 0
-            runs[-1].append(i)
+            groups[-1].append(i)
             held += size
         cuts = self.frames.cuts(which)
-        pools = [(tuple(run), int(cuts[run[0]]), int(cuts[run[-1] + 1])) for run in runs]
+        pools = [(tuple(shards), int(cuts[shards[0]]), int(cuts[shards[-1] + 1])) for shards in groups]
         return [pool for pool in pools if pool[2] > pool[1]]
 
     def views(self, generator: torch.Generator) -> Iterator[Batch]:
@@ -87,9 +87,9 @@ class FrameBatches:
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """The steps of one epoch; the generator is drawn from at the start of each pool only."""
         for i in _shuffled(len(self.pools), generator).tolist():
-            run, start, end = self.pools[i]
-            features, rows = self.frames.pool(run, self.device)
-            first = int(self.frames.offsets[run[0]])
+            shards, start, end = self.pools[i]
+            features, rows = self.frames.pool(shards, self.device)
+            first = int(self.frames.offsets[shards[0]])
             order = _shuffled(end - start, generator) + start  # positions in `which`
             for positions in order.tensor_split(math.ceil((end - start) / self.batch_size)):
                 chosen = self.which[positions]

@@ -55,11 +55,11 @@ def fit(
     Raises InputError when the loss is no longer finite; the last checkpoint stays. Raises ValueError for a `keep_best`
     without `evaluate`.
     """
-    run = TrainingState(
+    training = TrainingState(
         network, batches, objective, recipe, seed, checkpoint, evaluate, progress, evaluate_every, keep_best
     )
-    _train([run], Alone(run), Lane())
-    return run.history
+    _train([training], Alone(training), Lane())
+    return training.history
 
 
 def fit_many(
@@ -91,23 +91,23 @@ def fit_many(
     of_each = (checkpoints, evaluate, progress, evaluate_every, keep_best)
     of_each = [given if isinstance(given, list | tuple) else [given] * len(networks) for given in of_each]
     members = zip(networks, batches, objectives, recipes, seeds, *of_each, strict=True)
-    runs = [TrainingState(*member) for member in members]
+    trainings = [TrainingState(*member) for member in members]
 
     def train(group: list[TrainingState], lane: Lane) -> None:
         _train(group, Together(group) if group[0].stackable else Alone(group[0]), lane)
-        for run in group if finished else ():
-            finished(runs.index(run))
+        for training in group if finished else ():
+            finished(trainings.index(training))
 
-    for groups in _rounds(runs):
+    for groups in _rounds(trainings):
         side_by_side(train, groups)
-    return [run.history for run in runs]
+    return [training.history for training in trainings]
 
 
-def _rounds(runs: Sequence[TrainingState]) -> list[list[list[TrainingState]]]:
-    """Groups of runs that train together, in rounds of groups that train side by side; as their first members come."""
+def _rounds(trainings: Sequence[TrainingState]) -> list[list[list[TrainingState]]]:
+    """Groups that train together, in rounds of groups that train side by side; in the order of their first members."""
     alike: dict[Any, list[TrainingState]] = {}
-    for run in runs:
-        alike.setdefault(run.kind(), []).append(run)
+    for training in trainings:
+        alike.setdefault(training.kind(), []).append(training)
     return [groups for members in alike.values() for groups in _rounds_of_one_kind(members)]
 
 
@@ -142,41 +142,41 @@ def _memory_limit(file: Path = Path("/sys/fs/cgroup/memory.max")) -> float:
         return math.inf
 
 
-def _train(runs: Sequence[TrainingState], steps: Alone | Together, lane: Lane) -> None:
+def _train(trainings: Sequence[TrainingState], steps: Alone | Together, lane: Lane) -> None:
     """Train one network, or several in step with each other."""
     try:
         with _denormals_flushed():
-            for epoch in range(runs[0].epoch, runs[0].recipe.epochs):
-                _train_epoch(runs, steps, epoch, lane)
-                for run in runs:
-                    run.finish_epoch(steps)
+            for epoch in range(trainings[0].epoch, trainings[0].recipe.epochs):
+                _train_epoch(trainings, steps, epoch, lane)
+                for training in trainings:
+                    training.finish_epoch(steps)
     finally:
         steps.close()
-    for run in runs:
-        run.restore_best()
-        use_generator(run.network, None)
-        run.network.eval()
+    for training in trainings:
+        training.restore_best()
+        use_generator(training.network, None)
+        training.network.eval()
 
 
-def _train_epoch(runs: Sequence[TrainingState], steps: Alone | Together, epoch: int, lane: Lane) -> None:
-    for run in runs:
-        run.start_epoch()
-    began, count, first = time.monotonic(), len(runs[0].batches), runs[0].step
-    sharing = len(runs) * lane.count  # of the time
-    losses = torch.zeros(len(runs), device=runs[0].device)
+def _train_epoch(trainings: Sequence[TrainingState], steps: Alone | Together, epoch: int, lane: Lane) -> None:
+    for training in trainings:
+        training.start_epoch()
+    began, count, first = time.monotonic(), len(trainings[0].batches), trainings[0].step
+    sharing = len(trainings) * lane.count  # of the time
+    losses = torch.zeros(len(trainings), device=trainings[0].device)
     saved_at = began
     for i, batches in enumerate(steps.epoch(first), start=first):  # what was done before an interruption left out
         lane.check()
         losses += steps.take(batches, epoch * count + i)
         now = time.monotonic()
         if now - saved_at > CHECKPOINT_SECONDS:
-            for run, loss in zip(runs, losses.tolist(), strict=True):
-                run.save_within(steps, i + 1, loss, (now - began) / sharing)
+            for training, loss in zip(trainings, losses.tolist(), strict=True):
+                training.save_within(steps, i + 1, loss, (now - began) / sharing)
             saved_at = now
     sums = losses.tolist()  # waits for a GPU to be done, so before the clock is read
     took = (time.monotonic() - began) / sharing
-    for run, loss in zip(runs, sums, strict=True):
-        run.note_epoch(epoch, loss, took, share=(count - first) / count)
+    for training, loss in zip(trainings, sums, strict=True):
+        training.note_epoch(epoch, loss, took, share=(count - first) / count)
 
 
 @contextmanager

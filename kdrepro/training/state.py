@@ -20,9 +20,9 @@ from kdrepro.training.stack import shape_of
 
 
 class Optimized(Protocol):
-    """What takes a run's steps (see `kdrepro.training.steps`), as far as a checkpoint asks it."""
+    """What takes a training's steps (see `kdrepro.training.steps`), as far as a checkpoint asks it."""
 
-    def moments(self, run: "TrainingState") -> Mapping[int, Mapping[str, torch.Tensor]]: ...
+    def moments(self, training: "TrainingState") -> Mapping[int, Mapping[str, torch.Tensor]]: ...
 
 
 class TrainingState:

@@ -35,73 +35,76 @@ class _Teacher:
         return logits(self.network, inputs, dtype=self.dtype)
 
 
-def _teachers(runs: Sequence[TrainingState]) -> dict[int, _Teacher]:
+def _teachers(trainings: Sequence[TrainingState]) -> dict[int, _Teacher]:
     """The online teachers of networks that train together, by the id of the network that `Batches` was given."""
-    plain = [run.batches for run in runs if isinstance(run.batches, Batches)]  # others ask theirs themselves
-    asked = {id(batches.teacher): batches.teacher for batches in plain}
-    return {name: _Teacher(network, runs[0].dtype) for name, network in asked.items() if network is not None}
+    every = [training.batches for training in trainings]
+    # Batches of another kind ask their teacher themselves.
+    asked = {id(batches.teacher): batches.teacher for batches in every if isinstance(batches, Batches)}
+    return {name: _Teacher(network, trainings[0].dtype) for name, network in asked.items() if network is not None}
 
 
-def _taught(runs: Sequence[TrainingState], batches: Sequence[Batch], teachers: Mapping[int, _Teacher]) -> list[Batch]:
-    """The runs' batches with the logits of their online teachers.
+def _taught(
+    trainings: Sequence[TrainingState], batches: Sequence[Batch], teachers: Mapping[int, _Teacher]
+) -> list[Batch]:
+    """The trainings' batches with the logits of their online teachers.
 
     On a GPU students that share a teacher ask it together. On a CPU, where that gains next to nothing, each asks it
     alone: of more rows at once another kernel may compute some, in the last digit differently.
     """
     taught = list(batches)
     for name, teacher in teachers.items():
-        students = [m for m, run in enumerate(runs) if id(run.batches.teacher) == name]
+        students = [m for m, training in enumerate(trainings) if id(training.batches.teacher) == name]
         asked = [batches[m].inputs for m in students]
-        on_cpu = runs[0].device.type == "cpu"
+        on_cpu = trainings[0].device.type == "cpu"
         found = map(teacher, asked) if on_cpu else teacher(torch.cat(asked)).split(len(asked[0]))
         for m, v in zip(students, found, strict=True):
             taught[m] = replace(batches[m], teacher_logits=v)
     return taught
 
 
-def _losses(runs: Sequence[TrainingState], output: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
+def _losses(trainings: Sequence[TrainingState], output: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
     """The loss of one network's logits [B, C], or of several ones' [M, B, C].
 
     Raises InputError where a network has diverged, ValueError for whatever else is wrong with the logits.
     """
     try:
         if output.dim() == 2:
-            return runs[0].objective(output, batches[0])
-        return of_many([run.objective for run in runs], output, batches)
+            return trainings[0].objective(output, batches[0])
+        return of_many([training.objective for training in trainings], output, batches)
     except ValueError:
-        for run, logits in zip(runs, output if output.dim() == 3 else [output], strict=True):
+        for training, logits in zip(trainings, output if output.dim() == 3 else [output], strict=True):
             if not logits.isfinite().all():
-                raise run.diverged("network's logits are not finite") from None
+                raise training.diverged("network's logits are not finite") from None
         raise
 
 
 class Alone:
     """The steps of one network."""
 
-    def __init__(self, run: TrainingState):
-        self.run = run
-        parameters = [p for p in run.network.parameters() if p.requires_grad]
-        self.optimizer = _optimizer([{"params": parameters}], run.recipe, run.moments)
-        self.teachers = _teachers([run])
+    def __init__(self, training: TrainingState):
+        self.training = training
+        parameters = [p for p in training.network.parameters() if p.requires_grad]
+        self.optimizer = _optimizer([{"params": parameters}], training.recipe, training.moments)
+        self.teachers = _teachers([training])
 
     def epoch(self, first: int) -> Iterator[list[Batch]]:
         """The batches of an epoch from step `first` on."""
-        for batch in islice(self.run.batches.views(self.run.order), first, None):
-            yield _taught([self.run], [batch], self.teachers)
+        for batch in islice(self.training.batches.views(self.training.order), first, None):
+            yield _taught([self.training], [batch], self.teachers)
 
     def take(self, batches: Sequence[Batch], step: int) -> torch.Tensor:
         """One step, counted from the first epoch's first; returns the loss."""
-        run, batch = self.run, batches[0]
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.dtype == torch.bfloat16):
-            output = run.network(as_inputs(batch.inputs, run.dtype))
-        loss = _losses([run], output, batches)
+        training, batch = self.training, batches[0]
+        with torch.autocast(training.device.type, torch.bfloat16, enabled=training.dtype == torch.bfloat16):
+            output = training.network(as_inputs(batch.inputs, training.dtype))
+        loss = _losses([training], output, batches)
         loss.backward()
-        _descend(self.optimizer, [run.rate(step)])
-        if run.recipe.max_norm and (step + 1) % MAX_NORM_EVERY == 0:
-            clip_max_norm(run.network, run.recipe.max_norm)
+        _descend(self.optimizer, [training.rate(step)])
+        if training.recipe.max_norm and (step + 1) % MAX_NORM_EVERY == 0:
+            clip_max_norm(training.network, training.recipe.max_norm)
         return loss.detach()
 
-    def moments(self, run: TrainingState) -> Mapping[int, Mapping[str, torch.Tensor]]:
+    def moments(self, training: TrainingState) -> Mapping[int, Mapping[str, torch.Tensor]]:
         """The optimiser's state of each parameter."""
         return self.optimizer.state_dict()["state"]
 
@@ -117,20 +120,20 @@ class Together:
     in the last digit, and which ones these are would depend on how many networks there are.
     """
 
-    def __init__(self, runs: Sequence[TrainingState]):
-        self.runs, self.recipe, self.dtype = list(runs), runs[0].recipe, runs[0].dtype
-        self.stack = Stack([run.network for run in runs])
+    def __init__(self, trainings: Sequence[TrainingState]):
+        self.trainings, self.recipe, self.dtype = list(trainings), trainings[0].recipe, trainings[0].dtype
+        self.stack = Stack([training.network for training in trainings])
         self.parameters = list(self.stack.parameters())
-        self.own = [list(run.network.parameters()) for run in runs]  # views of the stack
-        indices, members = range(len(self.parameters)), range(len(runs))
-        self.one_rate = len({run.recipe.learning_rate for run in runs}) == 1
+        self.own = [list(training.network.parameters()) for training in trainings]  # views of the stack
+        indices, members = range(len(self.parameters)), range(len(trainings))
+        self.one_rate = len({training.recipe.learning_rate for training in trainings}) == 1
         whole = [i for i in indices if self.one_rate and self.parameters[i][0].numel() % LANES == 0]
         apart = [(i, m) for m in members for i in indices if i not in whole]
         # What the optimiser holds, in its order: stacks (i, None), then single members' parameters (i, m).
         self.pieces: list[tuple[int, int | None]] = [*((i, None) for i in whole), *apart]
         self.apart = apart
         self.optimizer = _optimizer(self._parameter_groups(), self.recipe, self._restored())
-        self.teachers = _teachers(runs)
+        self.teachers = _teachers(trainings)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """One group, or, where rates differ, one a member."""
@@ -140,37 +143,42 @@ class Together:
 
     def _restored(self) -> dict[int, Mapping[str, torch.Tensor]]:
         """The optimiser's state of each piece, from the members' checkpoints."""
-        if not self.runs[0].moments:
+        if not self.trainings[0].moments:
             return {}
         return {
-            k: _stacked([run.moments[i] for run in self.runs]) if m is None else self.runs[m].moments[i]
+            k: _stacked([training.moments[i] for training in self.trainings])
+            if m is None
+            else self.trainings[m].moments[i]
             for k, (i, m) in enumerate(self.pieces)
         }
 
     def epoch(self, first: int) -> Iterator[list[Batch]]:
         """The batches of an epoch from step `first` on, one a network."""
-        views = [islice(run.batches.views(run.order), first, None) for run in self.runs]
+        views = [islice(training.batches.views(training.order), first, None) for training in self.trainings]
         for batches in zip(*views, strict=True):
-            yield _taught(self.runs, batches, self.teachers)
+            yield _taught(self.trainings, batches, self.teachers)
 
     def take(self, batches: Sequence[Batch], step: int) -> torch.Tensor:
         """One step of every network; returns their losses [M]."""
         self.stack.train()
         inputs = torch.stack([batch.inputs for batch in batches])
         output = self.stack(as_inputs(inputs, self.dtype))
-        losses = _losses(self.runs, output, batches)
+        losses = _losses(self.trainings, output, batches)
         losses.sum().backward()
         for i, m in self.apart:
             self.own[m][i].grad = self.parameters[i].grad[m]
-        _descend(self.optimizer, [run.rate(step) for run in (self.runs[:1] if self.one_rate else self.runs)])
+        _descend(
+            self.optimizer,
+            [training.rate(step) for training in (self.trainings[:1] if self.one_rate else self.trainings)],
+        )
         self.stack.zero_grad(set_to_none=True)
         if self.recipe.max_norm and (step + 1) % MAX_NORM_EVERY == 0:
             self.stack.clip_max_norm(self.recipe.max_norm)
         return losses.detach()
 
-    def moments(self, run: TrainingState) -> Mapping[int, Mapping[str, torch.Tensor]]:
+    def moments(self, training: TrainingState) -> Mapping[int, Mapping[str, torch.Tensor]]:
         """The optimiser's state of each of a member's parameters."""
-        mine, state = self.runs.index(run), self.optimizer.state_dict()["state"]
+        mine, state = self.trainings.index(training), self.optimizer.state_dict()["state"]
         of_whole = {i: k for k, (i, m) in enumerate(self.pieces) if m is None and k in state}
         found = {i: {name: _slice(v, mine) for name, v in state[k].items()} for i, k in of_whole.items()}
         return found | {i: state[k] for k, (i, m) in enumerate(self.pieces) if m == mine and k in state}

@@ -34,6 +34,12 @@ def test_same_plan_and_seed_is_one_network(run):
     assert len(run.trainings) == 2
 
 
+def test_names_in_the_store_are_what_they_were(run):
+    """Moving code must not train a network anew: these are the names of what is trained at smoke, written down once."""
+    assert run.store.key(run.request(run.sizes.teacher, 0).config) == "70a0391e1661c1ef"
+    assert run.store.key(run.request(run.sizes.plain, 0).config) == "6798565033baefd1"
+
+
 def test_a_later_setting_leaves_earlier_names_alone(run):
     """What was trained before beta2 and classes existed is found again; other values are other nets."""
     config = run.request(PLAN, 0).config
