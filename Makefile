@@ -17,7 +17,7 @@ TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 .PHONY: book test test-all stress full publish notebooks site bench lint format clean help
 
 help:            ## this list
-	@awk -F ':.*## *' '/^[a-z]+:.*##/ {printf "%-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "%-10s %s\n", $$1, $$2}' Makefile
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -38,7 +38,7 @@ test: $(INSTALLED)   ## unit and property tests, nbval, the strict build of the 
 test-all: test       ## those, and the slow rest
 	$(TWO) --dist load -m slow tests
 
-stress: $(INSTALLED) ## the processes that are killed at random moments in `make test`, 100 times instead of 5
+stress: $(INSTALLED) ## the processes that are killed at random moments in `make test-all`, 100 times instead of 5
 	KDREPRO_KILLS=100 $(BIN)/python -m pytest tests/test_processes.py
 
 full: $(INSTALLED)   ## every chapter on the real data (hours on a CPU)
