@@ -20,7 +20,7 @@ from kdrepro.publishing.runner import strip_metadata
 from kdrepro.verdicts import claims, records
 from kdrepro.verdicts.wording import duration, threads
 
-OLDER = ": older than its source"  # said of a page on the status page
+OLDER = " (older than its source)"  # said of a page on the status page
 TABLE_START, TABLE_END = "<!-- verdicts: generated -->", "<!-- end of verdicts -->"
 
 
@@ -209,11 +209,11 @@ def _run_times(found: Sequence[dict[str, Any]], chapters: Path) -> str:
         older = OLDER if is_older(page) else ""
         hardware = f"{p['device']}: {p['cpu']}, {threads(p)}"
         lines.append(
-            f"| {{doc}}`chapters/{record['chapter']}` | {record['preset']}, {record['data']['name']} "
+            f"| {{doc}}`chapters/{record['chapter']}`{older} | {record['preset']}, {record['data']['name']} "
             f"| {len(config['seeds'])} | {p['networks']} | {duration(p['training_seconds'])} "
             f"| {duration(60 * config['minutes'])} | {duration(wall)} | {hardware} "
             f"| Python {p['python']}, torch {p['torch']}, kdrepro {p['kdrepro']} "
-            f"| {p['date']}, {p['git']}{' with changes' if p['dirty'] else ''}{older} |"
+            f"| {p['date']}, {p['git']}{' with changes' if p['dirty'] else ''} |"
         )
     return "\n".join(lines)
 
