@@ -36,7 +36,7 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     """The untrained network that `config["network"]` describes, its weights drawn from `config["seed"]`.
 
     config["network"]: the arguments of `networks.MLP`, or, where it names channels, of `networks.ConvNet`, and where it
-    names experts, of `mixtures.MixtureOfExperts`. Weights are drawn on the CPU, so that they are the same on every
+    names experts, of `networks.MixtureOfExperts`. Weights are drawn on the CPU, so that they are the same on every
     device.
     """
     arguments = config["network"]

@@ -114,7 +114,7 @@ def store_soft_targets(
 
 
 def _in_training_precision(networks, split: Frames, which, how: str, device: torch.device) -> Iterator[torch.Tensor]:
-    """As `_log_probabilities`, with the products of hidden layers as in training: twice as fast on some processors."""
+    """As `log_probabilities`, with the products of hidden layers as in training: twice as fast on some processors."""
     with torch.autocast(device.type, torch.bfloat16, enabled=gains_from_bf16(device)):
         yield from log_probabilities(networks, split, which, how, device)
 

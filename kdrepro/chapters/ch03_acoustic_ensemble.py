@@ -223,7 +223,7 @@ def top_k_table(
 
 
 def _read_stored(best: Any, prior: torch.Tensor, count: int) -> torch.Tensor:
-    """The first `count` frames of what `frames.SoftTargets` would have read from disk."""
+    """The first `count` frames of what `soft_targets.SoftTargets` would have read from disk."""
     if isinstance(best, torch.Tensor):
         return best[:count].float()
     return soft_targets.spread_rest(best.values[:count].half().float(), best.indices[:count], len(prior), prior)

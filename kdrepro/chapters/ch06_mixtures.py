@@ -16,6 +16,8 @@ from kdrepro.chapters.figures import COLOURS
 from kdrepro.networks import MixtureOfExperts, parameter_count
 from kdrepro.training import as_inputs
 
+FLOAT = 4  # bytes of a number that is sent
+
 
 def gate_shares(run: SpecialistExperiment, mixture: Trained) -> np.ndarray:
     """The mean weight of each expert over the test images, [experts]."""
@@ -62,9 +64,6 @@ def validation_curves(means: pd.DataFrame, start: float) -> Figure:
     ax.set(xlabel="epoch", ylabel="validation accuracy, %")
     ax.legend(fontsize=9)
     return figure
-
-
-FLOAT = 4  # bytes of a number that is sent
 
 
 @dataclass(frozen=True)

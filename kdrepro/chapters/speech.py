@@ -85,7 +85,7 @@ class SpeechExperiment(Experiment):
 
     @property
     def plans(self) -> Any:
-        """This data set's part of the chapter's sizes: `presets.Synthetic` or `presets.Timit`."""
+        """This data set's part of the chapter's sizes: `sizes.Synthetic` or `sizes.TimitSizes`."""
         return self.sizes.synthetic if self.is_synthetic else self.sizes.timit
 
     @property
@@ -331,9 +331,11 @@ def rows(run: SpeechExperiment, nets: Sequence[Folded], **columns: Any) -> list[
 
 
 def mean_percent(values: Sequence[float]) -> str:
+    """The mean of shares of 1 over seeds, with its 95 % interval, in per cent."""
     mean, ends = stats.mean_ci(values)
     return percent(mean) + ("" if ends is None else " [{:.1f}, {:.1f}]".format(*(100 * e for e in ends)))
 
 
 def percent(value: float) -> str:
+    """A share of 1 in per cent."""
     return wording.written("frame_accuracy", value)
