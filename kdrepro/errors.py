@@ -1,11 +1,31 @@
 """The one error that a user's bad input raises, and the hint that goes with a wrong name."""
 
 import difflib
+import os
 from collections.abc import Collection
 
 
 class InputError(ValueError):
-    """Something given from outside is wrong: one sentence says what, where, and what to do."""
+    """Something given from outside is wrong: one sentence says what, where, and what to do.
+
+    The sentence can be printed and stays on one line, whatever the names of files in it hold.
+    """
+
+    def __init__(self, *said: object):
+        super().__init__(*(_on_one_line(part) if isinstance(part, str) else part for part in said))
+
+
+def printable(name: str) -> str:
+    r"""A file's name as UTF-8 can hold it: bytes that are not UTF-8, as unzip leaves them, are written `\xe9`."""
+    try:
+        raw = os.fsencode(name)
+    except UnicodeEncodeError:  # not a name that this file system could have given
+        raw = name.encode("utf-8", "backslashreplace")
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def _on_one_line(sentence: str) -> str:
+    return "".join(c if c >= " " else repr(c)[1:-1] for c in printable(sentence))
 
 
 def nearest(word: object, known: Collection[str]) -> str:

@@ -1,11 +1,13 @@
-"""Writing so that a reader never meets half a file, and checking what was written."""
+"""Writing so that a reader never meets half a file, checking what was written, and the names of what is there."""
 
 import errno
+import glob
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
@@ -13,10 +15,11 @@ from typing import IO
 
 import numpy as np
 
-from kdrepro.errors import InputError
+from kdrepro.errors import InputError, printable
 
 # What a full disk, a quota, a limit on the size of files, a read-only disk and a lack of permission are called.
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+CLUTTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}  # what systems leave beside files, as those with a dot in front
 STALE = 24 * 3600  # seconds; no single write takes a day: what is half written for longer was left by a killed process
 
 
@@ -54,7 +57,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     Where another process has put a whole one there meanwhile, that one stays.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(folder.parent, f".{folder.name}.*")
+    remove_stale(folder.parent, f".{glob.escape(folder.name)}.*")
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         yield part
@@ -142,3 +145,80 @@ def writing(what: str) -> Iterator[None]:
             f"Cannot write {what} ({error.strerror or error}): make room or choose a folder that is writable; "
             "what was saved so far is kept."
         ) from error
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder of this name is a system's own, and no data of anybody's."""
+    return name.startswith(".") or name in CLUTTER
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted by name. Raises InputError when it cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not is_clutter(path.name))
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def visible_files(root: Path) -> list[str]:
+    """Every file below a folder but the systems' own: names from there on, sorted, with "/" between folders.
+
+    Links are followed, but not around in a circle. Raises InputError when a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(error) from error
+
+    found = []
+    for folder, inner, names in os.walk(root, onerror=refuse, followlinks=True):
+        inner[:] = [name for name in inner if not is_clutter(name) and not _leads_back(os.path.join(folder, name))]
+        found += [Path(folder, name).relative_to(root).as_posix() for name in names if not is_clutter(name)]
+    return sorted(found)
+
+
+def _leads_back(folder: str) -> bool:
+    """Whether a link leads to a folder that it lies in."""
+    if not os.path.islink(folder):
+        return False
+    here, there = Path(os.path.realpath(os.path.dirname(folder))), Path(os.path.realpath(folder))
+    return there == here or there in here.parents
+
+
+def _unreadable(error: OSError) -> InputError:
+    return InputError(f"{error.filename} cannot be read ({error.strerror}): see to its permissions.")
+
+
+def composed(name: str) -> str:
+    """A name as text in normal form C: systems write one letter with a mark as one sign or as two."""
+    return unicodedata.normalize("NFC", printable(name))
+
+
+def same_name(name: str) -> str:
+    """What two names have in common that differ only in case or normal form."""
+    return unicodedata.normalize("NFC", composed(name).lower())
+
+
+def check_distinct(names: Iterable[str], where: str) -> None:
+    """Refuse names that look alike because they differ only in normal form. Raises InputError that gives both."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(composed(name), name)
+        if other != name:
+            raise InputError(
+                f"{where} has two names that look alike, {other!a} and {name!a}: the same letters, composed "
+                "and decomposed; put what they hold together under one of them."
+            )
+
+
+def left_out(root: Path | str, names: Iterable[str]) -> str:
+    """How many of these files under `root` there are, with which endings, and which is the first; "" for none."""
+    names = sorted(names)
+    if not names:
+        return ""
+    counts: dict[str, int] = {}
+    for name in names:
+        ending = os.path.splitext(name)[1].lower() or "no ending"
+        counts[ending] = counts.get(ending, 0) + 1
+    most = sorted(counts, key=lambda ending: (-counts[ending], ending))[:5]
+    listed = ", ".join(f"{counts[ending]:,} {ending}" for ending in most) + (", ..." if len(counts) > len(most) else "")
+    return printable(f"{len(names):,} files in {root} ({listed}; the first is {names[0]})")

@@ -3,14 +3,17 @@
 import errno
 import os
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kdrepro import files, training
-from kdrepro.errors import InputError
+from kdrepro.errors import InputError, printable
 from kdrepro.files import atomic_write, read_if_there, remove_stale, set_aside
 from kdrepro.store import Store
 from kdrepro.training import Batches, Recipe, loop
@@ -92,6 +95,39 @@ def test_reading_what_is_not_there_and_what_cannot_be_read(tmp_path):
     assert read_if_there(tmp_path / "a" / "b") is None
     with pytest.raises(InputError, match=r"cannot be read \(Is a directory\): see to its permissions"):
         read_if_there(tmp_path)
+
+
+def test_visible_files_are_all_but_the_systems_own(tmp_path):
+    for name in ("a/1", "a/b/2", "a/.hidden", "__MACOSX/a/1", ".git/x", "Thumbs.db", "3"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "c").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "back").symlink_to(tmp_path)
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    assert files.visible_files(tmp_path) == ["3", "a/1", "a/b/2", "c/1", "c/b/2", "gone"]
+    assert [path.name for path in files.visible_folders(tmp_path)] == ["a", "c"]
+    with pytest.raises(InputError, match="nowhere cannot be read"):
+        files.visible_files(tmp_path / "nowhere")
+
+
+@given(st.binary(min_size=1, max_size=20).filter(lambda name: b"\0" not in name))
+def test_names_of_any_bytes_can_be_printed_and_told_apart(raw):
+    name = os.fsdecode(raw)
+    printable(name).encode()
+    str(InputError(f"{name} is wrong.")).encode()
+    assert "\n" not in str(InputError(f"{name} is wrong."))
+    assert printable(printable(name)) == printable(name)
+    text = raw.decode("utf-8", "ignore")
+    assert printable(text) == text
+    composed, decomposed = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
+    assert files.composed(composed) == files.composed(decomposed)
+    assert files.same_name(composed) == files.same_name(decomposed)
+
+
+def test_what_is_left_out_is_said_by_endings(tmp_path):
+    assert files.left_out("r", []) == ""
+    names = ["b.TXT", "a.txt", "c/x", os.fsdecode(b"\xe9.md")]
+    assert files.left_out("r", names) == "4 files in r (2 .txt, 1 .md, 1 no ending; the first is a.txt)"
 
 
 def test_only_what_is_old_is_stale(tmp_path):
