@@ -39,6 +39,34 @@ def sentence(folder: Path, name: str, lines=LINES, audio=None, words="1000 2600 
         (folder / case(f"{name}.wrd")).write_text(words)
 
 
+def quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
+
+
+def long_textgrid(**tiers) -> str:
+    """A TextGrid of interval tiers of (start, end, label) in seconds, as Praat writes text files."""
+    end = max(rows[-1][1] for rows in tiers.values())
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0 ", f"xmax = {end} "]
+    lines += ["tiers? <exists> ", f"size = {len(tiers)} ", "item []: "]
+    for i, (name, rows) in enumerate(tiers.items(), 1):
+        lines += [f"    item [{i}]:", '        class = "IntervalTier" ', f"        name = {quoted(name)} "]
+        lines += ["        xmin = 0 ", f"        xmax = {end} ", f"        intervals: size = {len(rows)} "]
+        for j, (start, stop, label) in enumerate(rows, 1):
+            lines += [f"        intervals [{j}]:", f"            xmin = {start} ", f"            xmax = {stop} "]
+            lines += [f"            text = {quoted(label)} "]
+    return "\n".join(lines) + "\n"
+
+
+def short_textgrid(**tiers) -> str:
+    """The same as Praat writes short text files."""
+    end = max(rows[-1][1] for rows in tiers.values())
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "0", f"{end}", "<exists>", f"{len(tiers)}"]
+    for name, rows in tiers.items():
+        lines += ['"IntervalTier"', quoted(name), "0", f"{end}", f"{len(rows)}"]
+        lines += [f"{part}" for start, stop, label in rows for part in (start, stop, quoted(label))]
+    return "\n".join(lines)
+
+
 def wrong(said, function, *arguments, **named):
     """The call must raise one sentence that holds this."""
     with pytest.raises(InputError, match=said) as caught:

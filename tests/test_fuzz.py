@@ -14,13 +14,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recordings import riff, sphere
+from recordings import long_textgrid, riff, short_textgrid, sphere
 
 from kdrepro import data, paths
 from kdrepro.chapters import presets
 from kdrepro.data.image_cache import ImageRows, load_or_make
 from kdrepro.errors import InputError
-from kdrepro.speech import label_files, shards
+from kdrepro.speech import shards, time_files
 from kdrepro.speech.audio import read_audio
 from kdrepro.store import Store
 from kdrepro.training.checkpoint import Checkpoint
@@ -61,6 +61,9 @@ def anything(valid: bytes) -> st.SearchStrategy[bytes]:
 
 
 PHN = b"0 100 h#\n100 400 sh\n400 900 h#\n"
+LABELS = b"0.05\t0.1\ta\n\\\t120.0\t3000.0\n0.1\t0.2\tsil\n"
+TIER = [(0, 0.1, ""), (0.1, 0.2, "a")]
+TEXTGRID, SHORT_TEXTGRID = long_textgrid(phones=TIER).encode(), short_textgrid(phones=TIER).encode()
 CSV = b"start,end,label\n0,0.1,sil\n0.1,0.2,a\n"
 CLAIMS = b"""- id: a.b
   section: "3"
@@ -111,9 +114,12 @@ def zip_of_text() -> bytes:
 PARSERS: dict[str, tuple[bytes, Callable[[Path], object], str]] = {
     "zip": (zip_of_text(), lambda path: data.tiny_imagenet_wnids(path.parent), "tiny-imagenet-200.zip"),
     "record": (RECORD, shown, "r.json"),
-    "phn": (PHN, lambda path: label_files.read_times(path, 8000), "a.phn"),
-    "phn at 16 kHz": (PHN, lambda path: label_files.read_times(path, 16000), "a.phn"),
-    "csv": (CSV, lambda path: label_files.read_segments(path, 16000), "a.csv"),
+    "phn": (PHN, lambda path: time_files.read_times(path, 8000), "a.phn"),
+    "phn at 16 kHz": (PHN, lambda path: time_files.read_times(path, 16000), "a.phn"),
+    "csv": (CSV, lambda path: time_files.read_segments(path, 16000), "a.csv"),
+    "label track": (LABELS, lambda path: time_files.read_segments(path, 16000), "a.txt"),
+    "TextGrid": (TEXTGRID, lambda path: time_files.read_segments(path, 16000), "a.TextGrid"),
+    "short TextGrid": (SHORT_TEXTGRID, lambda path: time_files.read_segments(path, 16000), "a.TextGrid"),
     "sphere": (sphere(), read_audio, "a.wav"),
     "riff": (riff(), read_audio, "a.wav"),
 }

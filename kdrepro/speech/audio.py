@@ -1,6 +1,8 @@
-"""Recordings: wav, flac and NIST SPHERE files as one channel at 16 kHz."""
+"""Recordings in the formats that libsndfile reads, and NIST SPHERE files, as one channel at 16 kHz."""
 
 import math
+import os
+import re
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -10,13 +12,18 @@ import numpy as np
 from kdrepro.errors import InputError
 from kdrepro.speech.corpus import RATE
 
+# What files that libsndfile reads are called; what is in one of them is told by its content.
+ENDINGS = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf"),
+    *(".w64", ".rf64", ".wave", ".sph", ".nist"),
+)
 STREAMED = 0x7FFF_0000  # a wav's data size from here on is a program's word for "unknown"
 RATES = (4_000, 400_000)  # the least and the greatest that a recording may have
 UNKNOWN = 1 << 31  # samples, 37 hours: more than this is libsndfile's word for "unknown", or a damaged header
 
 
 def read_audio(path: Path | str) -> np.ndarray:
-    """Read a wav, flac or SPHERE file as float32 [samples] in [-1, 1] at `RATE`, its channels averaged.
+    """Read a recording (see `ENDINGS`) as float32 [samples] in [-1, 1] at `RATE`, its channels averaged.
 
     A recording at another rate is resampled. Raises InputError when the file is absent, empty, cut short (less than
     its header promises), compressed with shorten, or nothing that libsndfile can read.
@@ -51,8 +58,13 @@ def _decode(path: Path) -> tuple[np.ndarray, int]:
     """Float32 [samples, channels] as they are in the file, and its rate."""
     soundfile = _soundfile()
     try:
-        with soundfile.SoundFile(path) as file:
+        # As bytes, for soundfile cannot encode a name that is not UTF-8.
+        with soundfile.SoundFile(path if os.name == "nt" else os.fsencode(path)) as file:
             stated, rate = file.frames, file.samplerate
+            if file.format == "MP3":
+                _check_mp3(path)
+            elif file.format in ("AIFF", "AU", "RF64", "W64"):
+                _check_log(path, file.extra_info)
             samples = file.read(dtype="float32", always_2d=True) if stated < UNKNOWN else None
     except MemoryError:  # a damaged header that states more than there can be
         samples = None
@@ -143,6 +155,24 @@ def _check_wav(path: Path, file: BinaryIO, size: int) -> None:
                 raise _cut_short(path, f"{length:,} bytes of samples", f"{held:,}")
             return
         file.seek(length + length % 2, 1)
+
+
+def _check_mp3(path: Path) -> None:
+    """libsndfile guesses the length of an MP3 that does not state it, and reads no more than it has guessed."""
+    with path.open("rb") as file:
+        tag = file.read(10)
+        before = sum(byte << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=True)) + 10
+        file.seek(before if tag.startswith(b"ID3") else 0)
+        head = file.read(400)
+    if not any(word in head for word in (b"Xing", b"Info", b"VBRI")):
+        raise InputError(f"{path} does not say how long it is: convert it to wav or flac.")
+
+
+def _check_log(path: Path, log: str) -> None:
+    """Refuse a file that libsndfile notes to be cut short, and reads as far as it goes without a word."""
+    for stated, held in re.findall(r": (\d+) \(should be (\d+)\)", log):
+        if int(held) + 1 < int(stated) < STREAMED:
+            raise _cut_short(path, f"{int(stated):,} bytes", f"{int(held):,}")
 
 
 def _cut_short(path: Path, promised: str, held: str) -> InputError:

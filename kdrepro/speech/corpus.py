@@ -39,7 +39,8 @@ class Utterance:
 
 
 class Corpus(Protocol):
-    """What `shards.prepare` asks of a kind of speech. Picklable: shards are prepared in processes of their own."""
+    """What `shards.prepare` asks of a kind of speech. Shards are prepared in processes of their own, so a corpus holds
+    plain data only; its class may be in a script or a notebook."""
 
     name: str
     phones: tuple[str, ...]  # every label that an utterance may hold
@@ -56,10 +57,13 @@ class Corpus(Protocol):
         """All that a speaker says, in a fixed order."""
 
 
-def check_phones(phones: Sequence[Segment], samples: int, known: Sequence[str], where: str) -> None:
+def check_phones(
+    phones: Sequence[Segment], samples: int, known: Sequence[str], where: str, counted: str = "line"
+) -> None:
     """Refuse phone times that do not follow one another from sample 0 on, with known labels, within the recording.
 
-    where: the file, for the message. The last may end up to `SLACK` samples past the end: hand-made times do.
+    where: the file, and counted: what a phone is in it, for the message. The last phone may end up to `SLACK` samples
+    past the end: hand-made times do.
     Raises InputError that says what is wrong, and at which line or time.
     """
     if not phones:
@@ -67,18 +71,20 @@ def check_phones(phones: Sequence[Segment], samples: int, known: Sequence[str], 
     expected = 0
     for number, (label, start, end) in enumerate(phones, 1):
         if label not in known:
-            raise InputError(f"{where}, line {number}: {label!r} is not a phone of this corpus; correct it or add it.")
+            raise InputError(
+                f"{where}, {counted} {number}: {label!r} is not a phone of this corpus; correct it or add it."
+            )
         if start != expected:
             fault = "a gap" if start > expected else "an overlap"
             raise InputError(
-                f"{where}, line {number}: {label} starts at sample {start} where {expected} was due ({fault}): "
+                f"{where}, {counted} {number}: {label} starts at sample {start} where {expected} was due ({fault}): "
                 "phones must follow one another without gaps or overlaps."
             )
         if end <= start:
-            raise InputError(f"{where}, line {number}: {label} ends at sample {end}, not after its start {start}.")
+            raise InputError(f"{where}, {counted} {number}: {label} ends at sample {end}, not after its start {start}.")
         expected = end
     if expected > samples + SLACK:
         raise InputError(
-            f"{where}, line {len(phones)}: {phones[-1].label} ends at sample {expected}, past the end of the "
+            f"{where}, {counted} {len(phones)}: {phones[-1].label} ends at sample {expected}, past the end of the "
             f"recording ({samples} samples): the times belong to another file or another rate."
         )

@@ -1,8 +1,7 @@
-"""Files of times and text beside a recording: .phn, .wrd and CSV."""
+"""Recordings with files of times beside them, put together as utterances."""
 
-import csv
-import io
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +9,24 @@ from pathlib import Path
 import numpy as np
 
 from kdrepro.errors import InputError, nearest
-from kdrepro.speech.audio import at_rate, read_recording
-from kdrepro.speech.corpus import RATE, Segment, Utterance, check_phones
-
-HEADER = ("start", "end", "label")
+from kdrepro.speech.audio import read_recording
+from kdrepro.speech.corpus import Segment, Utterance, check_phones
+from kdrepro.speech.time_files import read_segments, read_words_beside, with_silence
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files of one utterance. words: None where the corpus has no word times for it."""
+    """The files of one utterance.
+
+    phones: None where the recording is of one `label` from beginning to end. words: None where the corpus has no file
+    of word times for it.
+    """
 
     name: str
     audio: Path
-    phones: Path
+    phones: Path | None
     words: Path | None
+    label: str = ""
 
 
 class Recordings:
@@ -45,37 +48,19 @@ class Recordings:
 
     def _utterance(self, speaker: str, files: Files) -> Utterance:
         waveform, rate = read_recording(files.audio)
-        phones = read_segments(files.phones, rate)
-        words = read_segments(files.words, rate) if files.words else []
+        if files.phones is None:
+            said = (Segment(files.label, 0, len(waveform)),)
+            return Utterance(files.name, speaker, self._mended(waveform), said, said)
+        phones = with_silence(read_segments(files.phones, rate, "phones", speaker), self.silences, files.phones)
+        if files.words:
+            words = read_segments(files.words, rate, "words", speaker)
+        else:
+            words = read_words_beside(files.phones, speaker)
         return utterance(files, speaker, self._mended(waveform), phones, words, self.phones)
 
     def _mended(self, waveform: np.ndarray) -> np.ndarray:
         """The waveform without the damage that this corpus is known to have."""
         return waveform
-
-
-def read_segments(path: Path, rate: int) -> list[Segment]:
-    """The segments of a file of times, at `RATE`; rate: of the recording, in which a .phn or .wrd counts."""
-    return read_seconds(path) if path.suffix.lower() == ".csv" else read_times(path, rate)
-
-
-def read_times(path: Path, rate: int) -> list[Segment]:
-    """The lines `start end label` of a .phn or .wrd file; times in samples at the recording's own rate.
-
-    Returns segments at `RATE`. Raises InputError for a file that cannot be read and for a line of another form.
-    """
-    segments = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            start, end, label = line.split()
-            segments.append(Segment(label, at_rate(int(start), rate), at_rate(int(end), rate)))
-        except (ValueError, OverflowError) as error:
-            raise InputError(
-                f"{path}, line {number}: {line.strip()!r} is not `start end label` with the times as whole samples."
-            ) from error
-    return segments
 
 
 @contextmanager
@@ -88,16 +73,6 @@ def reading() -> Iterator[None]:
             f"{error.filename} cannot be read ({error.strerror}), and it was there a moment ago: put the corpus back "
             "and run again."
         ) from error
-
-
-def read_text(path: Path) -> str:
-    """A label file's text. Raises InputError when it cannot be read or is not UTF-8."""
-    try:
-        return path.read_text("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): copy it again.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text in UTF-8 (byte {error.start}): save it as UTF-8.") from error
 
 
 def utterance(
@@ -113,9 +88,10 @@ def utterance(
     Words get lower-case labels and are put in order; they may leave gaps, and overlap as TIMIT's do.
     Raises InputError for times or labels that cannot be right (see `check_phones`).
     """
+    kind = files.phones.suffix.lower()
     # A csv's first line is its header, which `check_phones` does not count.
-    where = f"{files.phones} after its header" if files.phones.suffix.lower() == ".csv" else str(files.phones)
-    check_phones(phones, len(waveform), known, where)
+    where = f"{files.phones} after its header" if kind == ".csv" else str(files.phones)
+    check_phones(phones, len(waveform), known, where, "line" if kind in (".phn", ".csv") else "stretch")
     end = min(len(waveform), phones[-1].end)
     if phones[-1].start >= end:
         raise InputError(
@@ -134,6 +110,7 @@ def several(names: Collection[str], most: int = 20) -> str:
 
 
 def _clipped_words(words: Sequence[Segment], end: int, where: Path | None) -> tuple[Segment, ...]:
+    words = [word for word in words if word.label]  # what has none is a pause
     for number, (label, start, stop) in enumerate(words, 1):
         if not 0 <= start < min(stop, end):
             raise InputError(
@@ -141,41 +118,6 @@ def _clipped_words(words: Sequence[Segment], end: int, where: Path | None) -> tu
                 f"recording ({end} samples): correct it."
             )
     ordered = sorted(words, key=lambda word: word.start)
-    return tuple(Segment(label.lower(), start, min(stop, end)) for label, start, stop in ordered)
-
-
-def read_seconds(path: Path) -> list[Segment]:
-    """The rows `start,end,label` of a csv file in seconds. Raises InputError for another header or a bad row."""
-    rows = csv.reader(io.StringIO(read_text(path)), skipinitialspace=True)
-    header = tuple(cell.strip() for cell in next(_rows(rows, path), ()))
-    if header != HEADER:
-        raise InputError(f"{path} starts with {','.join(header)!r}: its first line must be `{','.join(HEADER)}`.")
-    segments: list[Segment] = []
-    for row in _rows(rows, path):
-        start, end, label = _parse(row, path, rows.line_num)
-        due = segments[-1].end if segments else 0
-        if abs(start - due) <= 1:
-            start = due  # one time that was rounded to two
-        segments.append(Segment(label, start, end))
-    return segments
-
-
-def _rows(rows: Iterable[list[str]], path: Path) -> Iterator[list[str]]:
-    """Those that are not empty."""
-    try:
-        yield from filter(None, rows)
-    except csv.Error as error:
-        raise InputError(f"{path} cannot be read as csv ({error}): write it again.") from error
-
-
-def _parse(row: Sequence[str], path: Path, line: int) -> tuple[int, int, str]:
-    try:
-        start, end = (round(float(cell) * RATE) for cell in row[:2])
-        (label,) = (cell.strip() for cell in row[2:])
-        if not label:
-            raise ValueError
-    except (ValueError, OverflowError) as error:  # OverflowError: round(inf)
-        raise InputError(
-            f"{path}, line {line}: {','.join(row)!r} is not `start,end,label` with the times in seconds."
-        ) from error
-    return start, end, label
+    return tuple(
+        Segment(unicodedata.normalize("NFC", label.lower()), start, min(stop, end)) for label, start, stop in ordered
+    )

@@ -1,6 +1,7 @@
 """Recordings in three formats and any rate, and a sentence for each fault."""
 
 import contextlib
+import os
 import sys
 
 import numpy as np
@@ -124,3 +125,38 @@ def test_no_bytes_crash_the_reader(tmp_path, content):
     (tmp_path / "f.wav").write_bytes(content)
     with contextlib.suppress(InputError):
         read_audio(tmp_path / "f.wav")
+
+
+@pytest.mark.parametrize("ending", ["aiff", "au", "w64", "rf64", "mp3", "flac", "caf", "ogg"])
+def test_every_format_that_is_cut_short_is_refused(tmp_path, ending):
+    """libsndfile reads most of these as far as they go, without a word."""
+    path = tmp_path / f"a.{ending}"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 32000), RATE)
+    whole = path.read_bytes()
+    assert len(read_audio(path)) == 32000
+    path.write_bytes(whole[: len(whole) // 2])
+    wrong("cut short|cannot be read|holds no samples", read_audio, path)
+
+
+def test_an_mp3_that_does_not_state_its_length_is_refused(tmp_path):
+    """libsndfile guesses its length, from the first frames, and reads no more: of these 24 seconds 4.5."""
+    path = tmp_path / "a.mp3"
+    noise = np.concatenate([np.random.default_rng(0).normal(0, 0.3, 4 * RATE), np.full(20 * RATE, 1e-6)])
+    with soundfile.SoundFile(path, "w", RATE, 1, format="MP3", bitrate_mode="VARIABLE") as file:
+        file.write(noise)
+    content = path.read_bytes()
+    tag = b"ID3\x04\0\0" + bytes([0, 0, 10, 0]) + bytes(10 * 128)  # 1,280 bytes before the first frame
+    path.write_bytes(tag + content)
+    assert len(read_audio(path)) == 24 * RATE
+    second = content.index(content[:2], 4)
+    for before in (b"", tag):
+        path.write_bytes(before + content[second:])
+        wrong("a.mp3 does not say how long it is: convert it to wav or flac", read_audio, path)
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    path.write_bytes(riff())
+    assert len(read_audio(path)) == len(TONE)
+    path.write_bytes(b"RIFF")
+    assert r"caf\xe9.wav cannot be read" in wrong("cannot be read", read_audio, path)

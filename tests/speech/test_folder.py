@@ -1,6 +1,9 @@
 """A folder of one's own: recordings with times in samples or seconds, and a sentence for each fault."""
 
+import os
 import pickle
+import unicodedata
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recordings import TONE, riff, wrong
+from recordings import TONE, long_textgrid, riff, wrong
 
 from kdrepro.speech.corpus import RATE, Segment
 from kdrepro.speech.folder import speech_folder
@@ -30,7 +33,6 @@ def mine(root, **named):
 
 
 def test_a_folder_of_speakers(own):
-    (own / "notes").mkdir()  # no recordings: no speaker
     corpus = mine(own)
     assert corpus.speakers() == {"train": ("anna", "bob"), "validation": ("carla",), "test": ("dan",)}
     assert (corpus.phones, corpus.silences) == (("a", "sil"), ("sil",))
@@ -153,3 +155,196 @@ def test_wrong_times_in_seconds(own, rows, said):
 def test_wrong_labels_are_found_when_the_phones_are_collected(own):
     (own / "anna" / "one.csv").write_text("start;end;label\n")
     wrong("its first line must be", mine, own)
+
+
+# --- every kind of times, format and place ----------------------------------------------------------
+
+EXPECTED = (Segment("sil", 0, 800), Segment("a", 800, 1600), Segment("sil", 1600, 4000))
+TIMES = {
+    "one.csv": SECONDS,
+    "one.phn": "0 800 sil\n800 1600 a\n1600 4000 sil\n",
+    "one.TextGrid": long_textgrid(phones=[(0, 0.05, ""), (0.05, 0.1, "a"), (0.1, 0.25, "")]),
+    "one.txt": "0.05\t0.1\ta\r\n0.1\t0.25\t\r\n",
+}
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_every_kind_of_times_gives_the_same_phones(own, name):
+    (own / "anna" / "one.csv").unlink()
+    (own / "anna" / name).write_text(TIMES[name])
+    corpus = mine(own)
+    assert corpus.phones == ("a", "sil")
+    assert corpus.utterances("anna")[0].phones == EXPECTED
+
+
+def test_gaps_need_a_label_of_silence(own):
+    for speaker in ("anna", "bob", "carla", "dan"):
+        (own / speaker / "one.csv").unlink()
+        (own / speaker / "one.TextGrid").write_text(TIMES["one.TextGrid"])
+    assert mine(own, silences=["h#"]).utterances("bob")[0].phones[0] == Segment("h#", 0, 800)
+    wrong("one.TextGrid has no label from 0.000 to 0.050 s: give `silences`", mine, own, silences=())
+
+
+def test_words_of_a_textgrid_and_of_a_file_of_their_own(own):
+    (own / "anna" / "one.csv").unlink()
+    words = [(0, 0.05, ""), (0.05, 0.1, "Weg"), (0.1, 0.25, "")]
+    rows = [(0, 0.05, ""), (0.05, 0.1, "a"), (0.1, 0.25, "")]
+    (own / "anna" / "one.TextGrid").write_text(long_textgrid(words=words, phones=rows))
+    assert mine(own).utterances("anna")[0].words == (Segment("weg", 800, 1600),)
+    (own / "anna" / "one.words.txt").write_text("0.05\t0.09\tHin\n")
+    assert mine(own).utterances("anna")[0].words == (Segment("hin", 800, 1440),)
+
+
+def test_what_was_said_may_lie_beside_the_times(own):
+    (own / "anna" / "one.txt").write_text("0 4000 She had your dark suit.\n")
+    with pytest.warns(UserWarning, match=r"Not used: 1 files in .* \(1 .txt; the first is anna/one.txt\)"):
+        assert mine(own).utterances("anna")[0].phones == EXPECTED
+    (own / "anna" / "one.txt").write_text("0\t0.25\ta\n")
+    wrong("one.csv and one.txt are both there", mine, own)
+
+
+@pytest.mark.parametrize("ending", ["ogg", "opus", "mp3", "aiff", "au", "caf", "w64", "WAV", "Flac"])
+def test_every_format_that_libsndfile_reads_is_used(own, ending):
+    (own / "anna" / "one.flac").unlink()
+    kinds = {"opus": ("OGG", "OPUS"), "ogg": ("OGG", "VORBIS")}
+    kind, subtype = kinds.get(ending, (ending.upper(), None))
+    tone = np.repeat(TONE, 4)[: 4 * 4000] if ending == "opus" else TONE
+    with (own / "anna" / f"one.{ending}").open("wb") as file:
+        soundfile.write(file, tone, 48000 if ending == "opus" else RATE, format=kind, subtype=subtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        corpus = mine(own)
+    (one,) = corpus.utterances("anna")
+    assert one.name == "anna/one"
+    assert 0.2 < np.abs(one.waveform).max() < 0.3
+
+
+def test_folders_within_a_speakers(own):
+    (own / "anna" / "chapter" / "1").mkdir(parents=True)
+    for name in ("one.flac", "one.csv"):
+        (own / "anna" / name).rename(own / "anna" / "chapter" / "1" / name)
+    assert [one.name for one in mine(own).utterances("anna")] == ["anna/chapter/1/one"]
+
+
+def test_an_archive_within_a_folder(own, tmp_path_factory):
+    root = tmp_path_factory.mktemp("download")
+    own.rename(root / "corpus-1.0")
+    assert mine(root).speakers() == {"train": ("anna", "bob"), "validation": ("carla",), "test": ("dan",)}
+
+
+def test_labels_and_speakers_in_the_names_of_files(tmp_path):
+    for speaker in ("jackson", "george", "lucas"):
+        for digit in (0, 7):
+            soundfile.write(tmp_path / f"{digit}_{speaker}_32.wav", TONE[: 1000 * (digit + 1)], RATE)
+    pattern = r"(?P<label>\d)_(?P<speaker>[a-z]+)_\d+"
+    chosen = {"validation_speakers": "lucas", "test_speakers": "george", "silences": ()}
+    corpus = speech_folder(tmp_path, pattern=pattern, **chosen)
+    assert corpus.speakers() == {"train": ("jackson",), "validation": ("lucas",), "test": ("george",)}
+    assert corpus.phones == ("0", "7")
+    zero, seven = corpus.utterances("jackson")
+    assert (zero.name, zero.phones, zero.words) == ("0_jackson_32", *[(Segment("0", 0, 1000),)] * 2)
+    assert seven.phones == (Segment("7", 0, 4000),)
+    other = speech_folder(tmp_path, pattern=r"(?P<label>.)_(?P<speaker>[a-z]+)_(\d+)", **chosen)
+    assert other.fingerprint() == corpus.fingerprint()
+    wrong("6 recordings, none in a folder of a speaker: say with `pattern`", speech_folder, tmp_path, **chosen)
+    for bad, said in {
+        "(": "is no regular expression",
+        r"(?P<label>\d)_.*": "has no group `speaker`",
+        r"(?P<speaker>x+)": "finds no speaker in the names .*the first of 6 is 0_george_32.wav",
+    }.items():
+        wrong(said, speech_folder, tmp_path, pattern=bad, **chosen)
+    soundfile.write(tmp_path / "notes.wav", TONE, RATE)
+    with pytest.warns(UserWarning, match=r"Not used: 1 files .* the first is notes.wav"):
+        speech_folder(tmp_path, pattern=pattern, **chosen)
+
+
+# --- names ------------------------------------------------------------------------------------------
+
+
+def test_what_is_left_out_is_counted_and_said_once(own):
+    (own / "notes").mkdir()
+    (own / "zoe").mkdir()
+    for name in ("anna/one.m4a", "zoe/one.m4a", "zoe/one.csv", "lone.wav", "anna/two.csv", ".DS_Store"):
+        (own / name).touch()
+    with pytest.warns(UserWarning, match="Not used") as caught:
+        corpus = mine(own)
+    assert [len(speakers) for speakers in corpus.speakers().values()] == [2, 1, 1]
+    (text,) = [str(warning.message) for warning in caught]
+    assert "5 files in " in text
+    assert "(2 .csv, 2 .m4a, 1 .wav; the first is anna/one.m4a)" in text
+    assert "2 folders without recordings that can be read (notes, zoe)" in text
+
+
+def test_a_recording_gets_the_times_of_exactly_its_name(own):
+    soundfile.write(own / "anna" / "ONE.wav", TONE, RATE)
+    wrong(r"ONE.wav has no file of its own: one.csv may be that of a recording one", mine, own)
+    (own / "anna" / "ONE.csv").write_text(SECONDS.replace(",a", ",zz"))
+    upper, lower = mine(own).utterances("anna")
+    assert (upper.name, upper.phones[1].label) == ("anna/ONE", "zz")
+    assert (lower.name, lower.phones[1].label) == ("anna/one", "a")
+
+
+def test_another_case_will_do_where_nothing_collides(own):
+    (own / "anna" / "one.csv").rename(own / "anna" / "ONE.CSV")
+    assert mine(own).utterances("anna")[0].phones == EXPECTED
+    (own / "anna" / "One.csv").write_text(SECONDS)
+    wrong("ONE.CSV and One.csv are both there", mine, own)
+
+
+def test_composed_and_decomposed_letters(own):
+    composed, decomposed = (unicodedata.normalize(form, "Gänge") for form in ("NFC", "NFD"))
+    (own / "anna" / "one.flac").rename(own / "anna" / f"{composed}.flac")
+    (own / "anna" / "one.csv").rename(own / "anna" / f"{decomposed}.csv")
+    for speaker, form in (("bob", "NFC"), ("carla", "NFD")):
+        label = unicodedata.normalize(form, "ã")
+        (own / speaker / "one.csv").write_text(SECONDS.replace(",a", f",{label}"))
+    corpus = mine(own, phones=["a", unicodedata.normalize("NFD", "ã"), "sil"])
+    assert mine(own).phones == ("a", "sil", "ã")
+    assert corpus.utterances("anna")[0].phones == EXPECTED
+    assert {corpus.utterances(who)[0].phones[1].label for who in ("bob", "carla")} == {"ã"}
+
+
+def test_speakers_whose_names_look_alike(own):
+    (own / "dan").rename(own / unicodedata.normalize("NFD", "dän"))
+    assert mine(own, test_speakers=["dän"]).speakers()["test"] == (unicodedata.normalize("NFD", "dän"),)
+    (own / "bob").rename(own / "dän")
+    said = r"two names that look alike, 'da\\u0308n' and 'd\\xe4n'"
+    wrong(said, mine, own, test_speakers=["dän"])
+
+
+def test_speakers_whose_names_differ_in_case(own):
+    (own / "bob").rename(own / "Anna")
+    with pytest.warns(UserWarning, match="The speakers Anna and anna .* differ in upper and lower case only"):
+        assert mine(own).speakers()["train"] == ("Anna", "anna")
+
+
+NAMES = st.binary(min_size=1, max_size=12).filter(
+    lambda name: (
+        not set(b"/\0") & set(name) and not name.startswith(b".") and name not in (b"desktop.ini", b"Thumbs.db")
+    )
+)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+@given(st.lists(NAMES, min_size=2, max_size=2), st.sampled_from([".flac", ".FLAC"]))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_names_of_any_bytes(tmp_path_factory, raw, ending):
+    """Whatever its name, a speaker is found, told apart, read, printed and given a fingerprint."""
+    root = tmp_path_factory.mktemp("names")
+    speaker, name = map(os.fsdecode, raw)
+    for one in (speaker, "_b_", "_c_"):
+        (root / one).mkdir(exist_ok=True)
+        (root / one / "x.flac").with_name(f"{name}{ending}").write_bytes(riff())
+        (root / one / f"{name}.phn").write_text("0 4000 a\n")
+    if speaker in ("_b_", "_c_"):
+        return
+    corpus = speech_folder(root, validation_speakers="_b_", test_speakers="_c_", silences=())
+    (shown,) = corpus.speakers()["train"]
+    shown.encode()
+    (one,) = corpus.utterances(shown)
+    one.name.encode()
+    assert len(corpus.fingerprint()) == 16
+    chosen = speech_folder(root, validation_speakers=speaker, test_speakers="_c_", silences=())
+    assert chosen.speakers()["validation"] == (shown,)
+    (root / speaker / f"{name}.phn").write_bytes(b"0 x a\n")
+    wrong("line 1: '0 x a' is not `start end label`", corpus.utterances, shown)
