@@ -5,7 +5,12 @@ time only. One synthesiser a process: espeak keeps global state, and what it say
 that the same waveform comes only from the same order of calls in a fresh process.
 """
 
+import atexit
 import ctypes
+import os
+import shutil
+import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +23,7 @@ _PHONEME_EVENTS, _DONT_EXIT = 0x0001, 0x8000
 _UTF8 = 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
 _LIST_END, _WORD, _PHONEME = 0, 1, 7
+_PATH_BYTES = 160  # N_PATH_HOME of its speech.h, with the 0 at the end; a longer path is cut off
 
 
 class _Name(ctypes.Union):
@@ -64,10 +70,12 @@ class Espeak:
     def __init__(self):
         loader = _loader()
         self._library = ctypes.CDLL(loader.get_library_path())
-        data = loader.get_data_path().encode()
+        data = os.fsencode(_short(loader.get_data_path()))
         self.rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, data, _PHONEME_EVENTS | _DONT_EXIT)
         if self.rate <= 0:
-            raise InputError(f"espeak-ng does not start with the data in {data.decode()}: reinstall espeakng-loader.")
+            raise InputError(
+                f"espeak-ng does not start with the data in {os.fsdecode(data)}: reinstall espeakng-loader."
+            )
         self._callback = _Callback(self._collect)  # kept, or ctypes would free it under espeak
         self._library.espeak_SetSynthCallback(self._callback)
 
@@ -112,3 +120,26 @@ def _loader():
             "the chapters on digits and MNIST, and speech from recordings (TIMIT, a folder), run without it."
         ) from None
     return espeakng_loader
+
+
+def _short(path: str) -> str:
+    """The path, or a link to it where it is longer than espeak-ng can take. Raises InputError when none is shorter."""
+    if len(os.fsencode(path)) < _PATH_BYTES:
+        return path
+    folder = tempfile.mkdtemp(prefix="espeak-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    link = Path(folder) / "espeak-ng-data"
+    try:
+        link.symlink_to(Path(path).absolute(), target_is_directory=True)
+    except OSError as error:
+        raise _too_long(path) from error
+    if len(os.fsencode(link)) >= _PATH_BYTES:
+        raise _too_long(path)
+    return str(link)
+
+
+def _too_long(path: str) -> InputError:
+    return InputError(
+        f"espeak-ng takes paths of less than {_PATH_BYTES} bytes, and its data is in {path}, and no shorter link to it "
+        f"can be made in {tempfile.gettempdir()}: install into a folder with a shorter path, or set TMPDIR to one."
+    )

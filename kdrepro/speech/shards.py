@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 
 from kdrepro.errors import InputError
@@ -28,6 +29,11 @@ from kdrepro.speech.states import NO_CONTEXT, States, positions
 VERSION = 1  # raised when the same recordings would give other features
 LEFT, RIGHT = 20, 5  # frames of context: with the frame itself the paper's 26
 SHARD_SPEAKERS = 16
+LONGEST_NAME = 50  # characters of a corpus's name in that of its folder; file systems take 255 bytes
+# A shard's process finds the same modules: the corpus's class may be in one beside the user's script.
+WORKER = (
+    "import pickle, sys; sys.path = pickle.load(sys.stdin.buffer); from kdrepro.speech.shards import serve; serve()"
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def prepare(
     Raises InputError for whatever is wrong with the corpus; shards that were finished are kept.
     """
     key = hashlib.sha256(json.dumps([VERSION, corpus.name, corpus.fingerprint()]).encode()).hexdigest()[:16]
-    folder = Path(cache) / f"{corpus.name}-{key}"
+    folder = Path(cache) / f"{corpus.name[:LONGEST_NAME]}-{key}"
     jobs, shards = [], {split: [] for split in SPLITS}
     for split, speakers in corpus.speakers().items():
         for i in range(0, len(speakers), SHARD_SPEAKERS):
@@ -96,21 +102,44 @@ def _make_all(jobs: Sequence[tuple], workers: int, progress: Callable[[int, int]
 
 def _in_own_process(job: tuple) -> None:
     """Run `make_shard` in a fresh interpreter; unlike multiprocessing, it needs no guard in a user's script."""
-    command = [sys.executable, "-c", "from kdrepro.speech.shards import serve; serve()"]
-    done = subprocess.run(command, input=pickle.dumps(job), capture_output=True)
+    sent = pickle.dumps(sys.path) + _pickled(job)
+    done = subprocess.run([sys.executable, "-c", WORKER], input=sent, capture_output=True)
+    said = done.stderr.decode("utf-8", "backslashreplace").strip()  # a worker's terminal need not be UTF-8
     if done.returncode == 2:
-        raise InputError(done.stderr.decode().strip())
+        raise InputError(said)
     if done.returncode != 0:
-        raise RuntimeError(f"The process that prepares {job[2]} died: {done.stderr.decode().strip()[-2000:]}")
+        raise RuntimeError(f"The process that prepares {job[2]} died: {said[-2000:]}")
+
+
+def _pickled(job: tuple) -> bytes:
+    """The job with the corpus's class itself where that is in the user's script. Raises InputError when it can't be."""
+    try:
+        return cloudpickle.dumps(job)
+    except Exception as error:  # whatever the corpus holds may refuse, in its own way
+        raise InputError(
+            f"The corpus {job[0].name} cannot be sent to the processes that prepare it "
+            f"({' '.join(str(error).split()) or type(error).__name__}): let it hold plain data only, and open files, "
+            "locks and models in `utterances`."
+        ) from error
 
 
 def serve() -> None:
-    """The other end of `_in_own_process`."""
+    """The other end of `_in_own_process`, which has read its path."""
     try:
-        make_shard(*pickle.loads(sys.stdin.buffer.read()))
+        make_shard(*_unpickled(sys.stdin.buffer.read()))
     except InputError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.buffer.write(str(error).encode())
         sys.exit(2)
+
+
+def _unpickled(sent: bytes) -> tuple:
+    try:
+        return pickle.loads(sent)
+    except (AttributeError, ImportError) as error:
+        raise InputError(
+            f"The class of this corpus cannot be found by the processes that prepare it ({error}): define it in your "
+            "script, or in a module that can be imported from there."
+        ) from error
 
 
 def make_shard(corpus: Corpus, speakers: Sequence[str], path: Path) -> None:

@@ -1,5 +1,6 @@
 """Preparing a corpus: what is kept, what is made anew, and what a shard holds."""
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from kdrepro import paths
 from kdrepro.acoustic.frames import load_speech
 from kdrepro.errors import InputError
 from kdrepro.speech import shards
@@ -117,6 +119,98 @@ def test_a_process_that_dies_is_named(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match=r"prepares .*0000 died"):
         shards.prepare(corpus, tmp_path / "cache", workers=1)
+
+
+SCRIPT = """
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+import numpy as np
+{beside}
+from kdrepro.speech import shards
+from kdrepro.speech.corpus import Segment, Utterance
+
+LENGTH = 3200
+
+@dataclass
+class Mine:
+    name: str = "mine"
+    phones: tuple = ("a", "ü")
+    silences: tuple = ()
+
+    def fingerprint(self):
+        return "0"
+
+    def speakers(self):
+        return {{"train": ["a"], "validation": ["b"], "test": ["c"]}}
+
+    def utterances(self, speaker):
+        return [Utterance(speaker, speaker, np.zeros(LENGTH, np.float32), (Segment("{label}", 0, LENGTH),))]
+
+{held}
+_, paths = shards.prepare(corpus, Path(sys.argv[1]), workers=1)
+print([shards.load(path).frames for of in paths.values() for path in of])
+"""
+
+
+def run_script(folder, *, beside="", held="corpus = Mine()", label="a", **environment):
+    """A user's script in a folder of its own, run from elsewhere."""
+    (script := folder / "script.py").write_text(SCRIPT.format(beside=beside, held=held, label=label))
+    command = [sys.executable, str(script), str(folder / "cache")]
+    where = {**os.environ, "PYTHONPATH": str(paths.ROOT), **environment}
+    return subprocess.run(command, capture_output=True, cwd="/", env=where)
+
+
+def test_a_corpus_of_a_users_own_script(tmp_path):
+    done = run_script(tmp_path)
+    assert (done.returncode, done.stdout.decode()) == (0, "[20, 20, 20]\n"), done.stderr.decode()
+
+
+def test_a_corpus_of_a_module_beside_a_users_script(tmp_path):
+    (tmp_path / "beside_me.py").write_text("class Base:\n    pass\n")
+    held = "class Two(Mine, beside_me.Base): pass\ncorpus = Two()"
+    done = run_script(tmp_path, beside="import beside_me", held=held)
+    assert (done.returncode, done.stdout.decode()) == (0, "[20, 20, 20]\n"), done.stderr.decode()
+
+
+def test_a_corpus_that_cannot_be_sent_is_one_sentence(tmp_path):
+    done = run_script(tmp_path, held="corpus = Mine()\nimport threading\ncorpus.lock = threading.Lock()")
+    said = done.stderr.decode().splitlines()[-1]
+    assert "InputError: The corpus mine cannot be sent to the processes that prepare it (" in said
+    assert "plain data only" in said
+
+
+def test_a_class_that_the_processes_cannot_find_is_one_sentence(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "_pickled", lambda job: b"cgone_module\nGone\n.")
+    with pytest.raises(
+        InputError, match=r"class of this corpus cannot be found .*gone_module.*define it in your script"
+    ):
+        shards.prepare(corpus, tmp_path / "cache", workers=1)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_workers_sentence_comes_through_any_terminal(corpus, tmp_path, monkeypatch, encoding):
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    (tmp_path / "folder" / "ann" / "one.phn").write_text("0 8000 ü\n", "utf-8")
+    with pytest.raises(InputError, match=r"one.phn, line 1: 'ü' is not a phone of this corpus"):
+        shards.prepare(corpus, tmp_path / "cache", workers=1)
+
+
+def test_a_long_name_of_a_corpus(tmp_path):
+    corpus = recorded(tmp_path / ("n" * 250))
+    _, found = shards.prepare(corpus, tmp_path / "cache")
+    assert shards.load(found["test"][0]).frames == 50
+    assert corpus.name == "n" * 250
+
+
+def test_names_that_are_not_utf8_survive_in_a_shard(tmp_path):
+    recorded(tmp_path / "folder")
+    root = (tmp_path / "folder").rename(tmp_path / os.fsdecode(b"n\xe4me"))
+    (root / "ann").rename(root / os.fsdecode(b"andr\xe9"))
+    corpus = speech_folder(root, validation_speakers="bob", test_speakers="cat")
+    speech = load_speech(corpus, tmp_path / "cache")
+    (one,) = speech.train.utterances
+    assert (corpus.name, one["speaker"], one["name"]) == (r"n\xe4me", r"andr\xe9", r"andr\xe9/one")
 
 
 def test_interrupted_preparation_leaves_nothing_half_made(tmp_path, monkeypatch):
