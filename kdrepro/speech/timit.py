@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -11,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from kdrepro.errors import InputError
+from kdrepro.files import left_out
 from kdrepro.speech.corpus import SPLITS
 from kdrepro.speech.label_files import Files, Recordings, reading
 from kdrepro.speech.line_ends import restored
@@ -63,8 +65,13 @@ DEVELOPMENT = tuple(_DEVELOPMENT.split())
 TRAINING_SPEAKERS = 462  # of the LDC's TRAIN
 SAMPLE = "timit-sample"  # the name of NLTK's
 FOLDS = 4  # of the sample
+LAYOUTS = (
+    "NLTK's sample has folders drN-<speaker> in it, the LDC's LDC93S1 TRAIN/DRn/<speaker> and TEST/DRn/<speaker>; "
+    "unpack it again, or move it away to do without"
+)
 VERSION = 2  # raised when the same files would give other utterances
 REGIONS = 8
+_SENTENCE = re.compile(r"s[xi]\d+")
 _REGION = re.compile("dr[1-8]", re.IGNORECASE)
 _SAMPLE_FOLDER = re.compile(r"dr([1-8])-([fm]\w+)", re.IGNORECASE)
 
@@ -119,6 +126,8 @@ def timit(root: Path | str, fold: int = 0) -> Timit:
     """
     found = find(Path(root))
     if found is None:
+        if (strange := unknown_layout(Path(root))) is not None:
+            raise InputError(f"{strange} is there, but not in a layout of TIMIT: {LAYOUTS}.")
         raise InputError(
             f"TIMIT is not in {Path(root) / 'timit'}: put NLTK's sample there (its data package `timit`), or the whole "
             "corpus, LDC93S1, from the Linguistic Data Consortium, or set KDREPRO_DATA (or data_root) to the folder "
@@ -149,9 +158,25 @@ def find(root: Path) -> tuple[Path, bool] | None:
     return None
 
 
+def unknown_layout(root: Path) -> Path | None:
+    """The folder `timit` of a data root that has one in which `find` finds no corpus; None where all is well."""
+    there = [path for path in (root / "timit", root / "TIMIT") if path.exists()]
+    return there[0] if there and find(root) is None else None
+
+
+def _by_name(folders: Iterable[Path]) -> dict[str, Path]:
+    """Folders by their names in lower case. Raises InputError for two of one name."""
+    found: dict[str, Path] = {}
+    for path in folders:
+        if (other := found.setdefault(path.name.lower(), path)) != path:
+            raise InputError(f"{other} and {path} are both there under one name: keep one of them.")
+    return found
+
+
 def _split_sample(folder: Path, fold: int) -> tuple[dict[str, Path], dict[str, tuple[str, ...]]]:
     """The folder of each speaker of the sample, and the speakers of each split of the fold."""
-    found = {match: path for path in _folders(folder) if (match := _SAMPLE_FOLDER.fullmatch(path.name.lower()))}
+    of_speakers = [path for path in _folders(folder) if _SAMPLE_FOLDER.fullmatch(path.name.lower())]
+    found = {_SAMPLE_FOLDER.fullmatch(name): path for name, path in _by_name(of_speakers).items()}
     folders = {match[2]: path for match, path in found.items()}
     sexes = {sex: {int(match[1]): match[2] for match in found if match[2][0] == sex} for sex in "fm"}
     if len(folders) != 2 * REGIONS or any(len(by_region) != REGIONS for by_region in sexes.values()):
@@ -172,9 +197,11 @@ def _split_sample(folder: Path, fold: int) -> tuple[dict[str, Path], dict[str, t
 def _split_full(folder: Path) -> tuple[dict[str, Path], dict[str, tuple[str, ...]]]:
     """The folder of each speaker of the whole corpus, and the speakers of each split."""
     parts = {
-        part.name.lower(): {path.name.lower(): path for region in _folders(part) for path in _folders(region)}
-        for part in _folders(folder)
+        name: _by_name(path for region in _folders(part) for path in _folders(region))
+        for name, part in _by_name(p for p in _folders(folder) if p.name.lower() in ("train", "test")).items()
     }
+    if both := sorted(parts["train"].keys() & parts["test"].keys()):
+        raise InputError(f"{folder} has the speaker {both[0]} in TRAIN and in TEST: copy it again.")
     missing = [speaker for speaker in (*CORE_TEST, *DEVELOPMENT) if speaker not in parts["test"]]
     if missing or len(parts["train"]) != TRAINING_SPEAKERS:
         lack = f"{missing[0]} is not in TEST" if missing else f"{len(parts['train'])} speakers are in TRAIN"
@@ -189,11 +216,20 @@ def _split_full(folder: Path) -> tuple[dict[str, Path], dict[str, tuple[str, ...
 def _files(folder: Path, speaker: str) -> tuple[Files, ...]:
     """The files of a speaker's SX and SI sentences, by name. Raises InputError when a sentence lacks one."""
     found: dict[str, dict[str, Path]] = {}
+    strange = []
     # The longest names last: of SA1.WAV and SA1.WAV.wav, which some copies have beside it, the latter is the RIFF.
     for path in sorted(folder.iterdir(), key=lambda path: (len(path.name), path.name)):
         sentence = path.name.lower().partition(".")[0]
-        if sentence.startswith(("sx", "si")):
-            found.setdefault(sentence, {})[path.suffix.lower()] = path
+        if _SENTENCE.fullmatch(sentence):
+            other = found.setdefault(sentence, {}).get(path.suffix.lower())
+            if other is not None and len(other.name) == len(path.name):
+                raise InputError(f"{other} and {path.name} are both there, of one sentence: keep one of them.")
+            found[sentence][path.suffix.lower()] = path
+        elif path.suffix.lower() == ".wav" and not path.name.lower().startswith(("sa", ".")):
+            strange.append(path.name)
+    if strange:
+        text = f"Not used: {left_out(folder, strange)}; TIMIT's recordings are called SX1.WAV and the like."
+        warnings.warn(text, stacklevel=5)
     for kinds in found.values():
         for needed, other in ((".phn", ".wav"), (".wav", ".phn")):
             if needed not in kinds and other in kinds:

@@ -11,7 +11,7 @@ import pytest
 from recordings import LINES, SAMPLE, TONE, riff, sentence, sphere, wrong
 
 from kdrepro.speech.corpus import RATE, SPLITS, Segment
-from kdrepro.speech.timit import CORE_TEST, DEVELOPMENT, FOLDS, PHONES, SCORED_AS, SILENCES, timit
+from kdrepro.speech.timit import CORE_TEST, DEVELOPMENT, FOLDS, PHONES, SCORED_AS, SILENCES, timit, unknown_layout
 
 
 def test_the_phones_fold_to_39_classes():
@@ -122,6 +122,36 @@ def test_unknown_folds(sample, fold):
     wrong("no fold .*folds 0 to 3", timit, sample, fold)
 
 
+def test_a_layout_that_is_none(tmp_path):
+    (tmp_path / "timit" / "speakers" / "fcjf0").mkdir(parents=True)
+    assert unknown_layout(tmp_path) == tmp_path / "timit"
+    text = wrong("timit is there, but not in a layout of TIMIT: .*drN-<speaker>.*TRAIN/DRn", timit, tmp_path)
+    assert "move it away" in text
+
+
+def test_a_layout_that_is_known_or_absent_is_not_unknown(sample, tmp_path_factory):
+    assert unknown_layout(sample) is None
+    assert unknown_layout(tmp_path_factory.mktemp("empty")) is None
+
+
+def test_two_copies_of_one_sentence(sample):
+    folder = sample / "timit" / SAMPLE[0]
+    sentence(folder, "sx0", case=str.upper)
+    wrong(r"SX0.\w+ and sx0.\w+ are both there, of one sentence: keep one of them", timit, sample)
+
+
+def test_two_folders_of_one_speaker(sample):
+    sentence(sample / "timit" / SAMPLE[0].upper(), "sx0")
+    wrong("DR1-FAB10 and .*dr1-fab10 are both there under one name", timit, sample)
+
+
+def test_copies_of_recordings_are_no_sentences_of_their_own(sample):
+    sentence(sample / "timit" / SAMPLE[0], "sx0 (1)")
+    with pytest.warns(UserWarning, match=r"Not used: 1 files .*the first is sx0 \(1\).wav"):
+        corpus = timit(sample)
+    assert [one.name for one in corpus.files["fab10"]] == ["fab10/sx0"]
+
+
 def test_an_incomplete_sample(sample):
     shutil.rmtree(sample / "timit" / SAMPLE[3])
     wrong("15 speakers where the TIMIT sample has", timit, sample)
@@ -181,6 +211,16 @@ def test_a_riff_copy_beside_a_shortened_sphere_file_is_used(whole):
     (folder / "SX9.WAV.wav").write_bytes(riff())
     assert len(timit(whole).utterances("mdab0")[1].waveform) == 4000
     (folder / "SX9.WAV.wav").unlink()
+
+
+def test_a_speaker_in_two_parts_or_regions(whole):
+    for there, said in (
+        ("TEST/DR5/F0000", "has the speaker f0000 in TRAIN and in TEST"),
+        ("TEST/DR3/MDAB0", "one name"),
+    ):
+        sentence(whole / "TIMIT" / there, "SX9", case=str.upper)
+        wrong(said, timit, whole)
+        shutil.rmtree(whole / "TIMIT" / there)
 
 
 def test_an_incomplete_whole_corpus(whole):
