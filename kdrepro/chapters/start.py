@@ -1,5 +1,6 @@
 """Where a notebook begins: everything that it asks for is checked, and its experiment made."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ def check(
                 f"Each seed of {chapter} is a member of one ensemble of {sizes.members}, so seeds can't go up to "
                 f"{first + count - 1}: ask for fewer, or raise `members` in notebooks/presets/{loaded.name}.yaml."
             )
-        found = _corpora(sizes, root)
+        found = _corpora(sizes, root, named=bool(data_root or os.environ.get("KDREPRO_DATA")))
     elif isinstance(sizes, Specialised):
         loaded = presets.with_seeds(loaded, chapter, count)
         found = _images(sizes.images, root, paths.runs(loaded.name) / "images")
@@ -134,9 +135,20 @@ def _images(wanted: Any, root: Path, cache: Path) -> data.ImageData:
     return data.tiny_imagenet(root, **arguments, cache=cache)
 
 
-def _corpora(sizes: Any, root: Path) -> dict[str, list[Any]]:
-    """The corpora of a chapter on speech, by name, several where one is split into folds; TIMIT only where it is."""
+def _corpora(sizes: Any, root: Path, *, named: bool) -> dict[str, list[Any]]:
+    """The corpora of a chapter on speech, by name, several where one is split into folds; TIMIT only where it is.
+
+    named: whether somebody gave the root, which must then be there. Raises InputError where it is not, and for a
+    `timit` in it that is no TIMIT.
+    """
     espeak.check()
+    if named and not root.is_dir():
+        raise InputError(
+            f"There is no folder {root}, which data_root (--data-root) or KDREPRO_DATA names: correct it, or leave it "
+            "out to run on synthetic speech alone."
+        )
+    if sizes.timit is not None and timit.unknown_layout(root) is not None:
+        data.timit(root)  # says what is wrong with it
     found = {"synthetic": [data.synthetic_speech(**sizes.synthetic.corpus.model_dump())]}
     if sizes.timit is not None and timit.find(root) is not None:
         first = data.timit(root)
