@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 
+from kdrepro.checks import as_classes, as_labels, as_logits
+
 
 def shifted(logits: torch.Tensor, classes: Sequence[int], shift: float) -> torch.Tensor:
     """Logits [N, C] with `shift` added to the columns of `classes`. Raises ValueError for classes that are not there.
 
     The paper's shifts: +3.5 for class 3; -7.6 for 7 and 8, which is +7.6 for the eight others.
     """
-    inside = _inside(logits, classes)
+    logits, inside = _inside(logits, classes)
     return logits + shift * inside.to(logits.dtype)
 
 
@@ -25,7 +27,7 @@ def needed(logits: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
 
     That is its best logit among the other classes, less its best one among `classes`.
     """
-    inside = _inside(logits, classes)
+    logits, inside = _inside(logits, classes)
     return logits[:, ~inside].amax(1) - logits[:, inside].amax(1)
 
 
@@ -34,10 +36,12 @@ def error_curve(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The number of errors at every shift of `classes`, exactly.
 
-    logits: [N, C]; labels: [N]. Returns the shifts [N] at which an answer changes, ascending, and the errors
-    [N + 1]: errors[0] below the first of them, errors[i] from shifts[i - 1] on.
+    logits: [N, C]; labels: [N], cases of -100 left out. Returns the shifts [N] at which an answer changes, ascending,
+    and the errors [N + 1]: errors[0] below the first of them, errors[i] from shifts[i - 1] on.
+    Raises ValueError for labels and classes that are not there.
     """
-    inside = _inside(logits, classes)
+    logits, labels = _labelled(logits, labels)
+    logits, inside = _inside(logits, classes)
     masked = torch.finfo(logits.dtype).min
     right_after = logits.masked_fill(~inside, masked).argmax(1) == labels
     right_before = logits.masked_fill(inside, masked).argmax(1) == labels
@@ -81,10 +85,11 @@ def compare(
 ) -> list[dict[str, Any]]:
     """What each shift of `classes` does to these cases.
 
-    logits: [N, C]; labels: [N]. Returns a row a shift: how (its name), shift, errors, and errors_inside, those
-    on cases that are of `classes` themselves.
+    logits: [N, C]; labels: [N], cases of -100 left out. Returns a row a shift: how (its name), shift,
+    errors, and errors_inside, those on cases that are of `classes` themselves.
     """
-    inside = _inside(logits, classes)[labels]
+    logits, labels = _labelled(logits, labels)
+    inside = _inside(logits, classes)[1][labels]
     rows = []
     for how, shift in shifts.items():
         wrong = shifted(logits, classes, shift).argmax(1) != labels
@@ -104,12 +109,17 @@ def _edges(shifts: torch.Tensor) -> torch.Tensor:
     return torch.cat([shifts[:1] - 1, shifts, shifts[-1:] + 1])
 
 
-def _inside(logits: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
-    """Boolean [C]: which classes are meant."""
-    count = logits.shape[1]
-    wanted = sorted(set(classes))
-    if not wanted or len(wanted) == count or wanted[0] < 0 or wanted[-1] >= count:
-        raise ValueError(f"classes must be some but not all of 0 to {count - 1}, not {list(classes)}.")
-    inside = torch.zeros(count, dtype=torch.bool, device=logits.device)
-    inside[wanted] = True
-    return inside
+def _labelled(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The cases that have a label."""
+    logits = as_logits(logits, "logits", 2)
+    labels = as_labels(labels, len(logits), logits.shape[1]).to(logits.device)
+    kept = labels >= 0
+    return logits[kept], labels[kept]
+
+
+def _inside(logits: torch.Tensor, classes: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [N, C], and boolean [C]: which classes are meant."""
+    logits = as_logits(logits, "logits", 2) if len(logits) else logits
+    inside = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+    inside[as_classes(sorted(set(classes)), logits.shape[1], "classes").to(logits.device)] = True
+    return logits, inside

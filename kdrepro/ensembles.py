@@ -1,29 +1,46 @@
 """An ensemble's soft targets: the arithmetic or the geometric mean of its members (Section 2)."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from kdrepro.checks import as_logits, check_network, logits_of, wide
 from kdrepro.losses import soften
 
 
 def average(logits: torch.Tensor, how: str = "arithmetic", temperature: float = 1.0) -> torch.Tensor:
     """Average the softened predictions of M networks into one distribution per case.
 
-    logits: [M, B, C]. how: "arithmetic", the mean of the probabilities at T, or "geometric", their
+    logits: [M, B, C], or M of [B, C]. how: "arithmetic", the mean of the probabilities at T, or "geometric", their
     normalised geometric mean, which is the softmax of the mean logits.
     Returns probabilities [B, C]. To use them as soft targets at the same T, pass
-    ``temperature * log(p)`` as teacher logits.
+    ``temperature * log(p)`` as teacher logits; where members are very sure, `log_average` keeps what p rounds to 0.
     Raises ValueError if logits is not [M, B, C] or `how` is neither of the two.
     """
-    if logits.dim() != 3 or logits.shape[0] == 0:
-        raise ValueError(f"logits must be [members, cases, classes], not {list(logits.shape)}.")
+    logits = _of_members(logits)
     if how == "arithmetic":
         return soften(logits, temperature).mean(0)
     if how == "geometric":
-        return soften(logits.mean(0), temperature)
+        return soften(wide(logits).mean(0), temperature)
     raise ValueError(f'how must be "arithmetic" or "geometric", not {how!r}.')
+
+
+def log_average(logits: torch.Tensor) -> torch.Tensor:
+    """The log of the arithmetic mean at T = 1, formed in log space: finite logits [M, B, C] give finite ones [B, C].
+
+    Raises ValueError as `average` does.
+    """
+    logits = _of_members(logits)
+    return wide(logits).log_softmax(-1).logsumexp(0) - math.log(len(logits))
+
+
+def _of_members(logits: torch.Tensor) -> torch.Tensor:
+    logits = as_logits(logits, "logits")
+    if logits.dim() != 3:
+        raise ValueError(f"logits must be [members, cases, classes], not {list(logits.shape)}.")
+    return logits
 
 
 class Average(nn.Module):
@@ -31,7 +48,9 @@ class Average(nn.Module):
 
     def __init__(self, members: Sequence[nn.Module]):
         super().__init__()
-        self.members = nn.ModuleList(members)
+        if len(members) == 0:
+            raise ValueError("members is empty: an ensemble needs at least one network.")
+        self.members = nn.ModuleList(check_network(member, f"members[{i}]") for i, member in enumerate(members))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return average(torch.stack([member(x).float() for member in self.members])).log()
+        return log_average(torch.stack([wide(logits_of(member(x), member, len(x))) for member in self.members]))

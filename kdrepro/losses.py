@@ -7,12 +7,26 @@ probabilities p (an average of several networks, say) enters as the logits ``log
 
 Half-precision logits (a network under autocast) are widened to float32 first: at T = 20 the
 softened logits differ by less than a bfloat16 can tell.
+
+Tensors and NumPy arrays are taken, and labels of any integers. A case whose label is -100 has none: the hard losses
+are means over the cases that have one (0 where none has), the soft ones over all cases.
 """
 
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+
+from kdrepro.checks import (
+    NO_LABEL,
+    as_labels,
+    as_logits,
+    as_tensor,
+    check_numbers,
+    check_soft_weight,
+    check_temperature,
+    wide,
+)
 
 # In nats, for float32: above the first, sum p (log p - log q) itself is right to about 1e-5; above the second, so is
 # sum p (e^-x - 1 + x).
@@ -26,9 +40,9 @@ def soften(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     Returns probabilities of the same shape.
     Raises ValueError that names the argument if T is not a positive number or a logit is NaN.
     """
-    _check_temperature(temperature)
-    _check_logits(logits, "logits")
-    return torch.softmax(_scaled(_wide(logits), temperature), dim=-1)
+    temperature, logits = check_temperature(temperature), as_logits(logits, "logits")
+    check_numbers(logits, "logits")
+    return torch.softmax(_scaled(wide(logits), temperature), dim=-1)
 
 
 def distillation_loss(
@@ -50,22 +64,19 @@ def distillation_loss(
     stays where soft_weight put it when T changes.
 
     student_logits, teacher_logits: [B, C]; no gradient flows into the teacher.
-    labels: [B] class indices; may be None only when soft_weight is 1.
+    labels: [B] class indices, -100 where a case has none; may be None only when soft_weight is 1.
     Returns a scalar in nats.
     Raises ValueError, naming the argument, for a shape mismatch, a NaN, a temperature that is not
     positive, a soft_weight outside [0, 1], or labels that are missing or out of range.
     """
-    _check_pair(student_logits, teacher_logits)
-    _check_weight(soft_weight, labels)
-    _check_temperature(temperature)
-    student, teacher = _wide(student_logits), _wide(teacher_logits.detach()).to(student_logits.device)
+    temperature, soft_weight = check_temperature(temperature), check_soft_weight(soft_weight)
+    student, teacher = _pair(student_logits, teacher_logits)
+    _check_labels_given(soft_weight, labels)
     loss = student.new_zeros(())
     if soft_weight > 0:
-        soft = _SoftTargets.apply(student, teacher.to(student.dtype), float(temperature))
-        loss = loss + soft_weight * temperature**2 * soft
+        loss = loss + soft_weight * temperature**2 * _SoftTargets.apply(student, teacher, temperature)
     if soft_weight < 1:
-        _check_labels(labels, student)
-        loss = loss + (1 - soft_weight) * F.cross_entropy(student, labels)
+        loss = loss + (1 - soft_weight) * cross_entropy(student, labels)
     return loss
 
 
@@ -83,34 +94,57 @@ def distillation_losses(
     temperatures, soft_weights: M numbers. Returns [M], in nats.
     Raises ValueError as `distillation_loss` does.
     """
-    _check_pair(student_logits, teacher_logits, dims=3)
-    for temperature, soft_weight in zip(temperatures, soft_weights, strict=True):
-        _check_temperature(temperature)
-        _check_weight(soft_weight, labels)
-    student, teacher = _wide(student_logits), _wide(teacher_logits.detach()).to(student_logits.device)
+    student, teacher = _pair(student_logits, teacher_logits, dims=3)
+    temperatures = [check_temperature(temperature) for temperature in temperatures]
+    soft_weights = [check_soft_weight(soft_weight) for soft_weight in soft_weights]
+    for name, given in (("temperatures", temperatures), ("soft_weights", soft_weights)):
+        if len(given) != len(student):
+            raise ValueError(f"{name} has {len(given)} numbers for {len(student)} networks: give one a network.")
+    _check_labels_given(min(soft_weights), labels)
     t = torch.tensor(temperatures, dtype=student.dtype, device=student.device)
     weight = torch.tensor(soft_weights, dtype=student.dtype, device=student.device)
     loss = student.new_zeros(len(student))
     if max(soft_weights) > 0:
-        loss = loss + weight * t**2 * _SoftTargets.apply(student, teacher.to(student.dtype), t.view(-1, 1, 1))
+        loss = loss + weight * t**2 * _SoftTargets.apply(student, teacher, t.view(-1, 1, 1))
     labelled = [m for m, soft_weight in enumerate(soft_weights) if soft_weight < 1]
     if labelled:
-        hard = cross_entropies(student[labelled].flatten(0, 1), labels[labelled].flatten())
-        hard = (1 - weight[labelled]) * hard.view(len(labelled), -1).mean(1)
+        hard = (1 - weight[labelled]) * cross_entropies(student[labelled], labels[labelled])
         loss = loss.index_add(0, torch.tensor(labelled, device=loss.device), hard)
     return loss
 
 
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy with the labels at T = 1, in nats, over the cases that have one.
+
+    logits: [B, C]. labels: [B] class indices, -100 where a case has none. Returns a scalar, 0 where no case has a
+    label.
+    Raises ValueError for shapes and labels that do not fit.
+    """
+    logits = wide(as_logits(logits, "logits", dims=2))
+    labels = as_labels(labels, len(logits), logits.shape[1]).to(logits.device)
+    labelled = labels >= 0
+    if bool(labelled.all()):
+        return F.cross_entropy(logits, labels)
+    return F.cross_entropy(logits, labels, reduction="sum", ignore_index=NO_LABEL) / labelled.sum().clamp(min=1)
+
+
 def cross_entropies(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each case with its label, in nats: logits [N, C] and class indices [N] to [N].
+    """`cross_entropy` of M networks at once: logits [M, B, C] and class indices [M, B] to [M].
 
     For many cases of few classes, as many networks together have them: there it takes a quarter of the time of
-    `F.cross_entropy`. No label is passed over, -100 neither.
-    Raises ValueError for labels that do not fit.
+    `F.cross_entropy`.
+    Raises ValueError for shapes and labels that do not fit.
     """
-    _check_labels(labels, logits)
+    logits = wide(as_logits(logits, "logits", dims=3))
+    flat = as_labels(as_tensor(labels, "labels").flatten(), logits.shape[:2].numel(), logits.shape[2])
+    labels = flat.view(logits.shape[:2]).to(logits.device)
     scaled = logits - logits.detach().amax(-1, keepdim=True)
-    return scaled.exp().sum(-1).log() - scaled.gather(1, labels.long()[:, None]).squeeze(1)
+    chosen = scaled.gather(2, labels.clamp(min=0)[:, :, None]).squeeze(2)
+    losses = scaled.exp().sum(-1).log() - chosen
+    labelled = labels >= 0
+    if bool(labelled.all()):
+        return losses.mean(1)
+    return (losses * labelled).sum(1) / labelled.sum(1).clamp(min=1)
 
 
 def logit_matching_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
@@ -121,10 +155,9 @@ def logit_matching_loss(student_logits: torch.Tensor, teacher_logits: torch.Tens
     is what distillation_loss (with its T^2) tends to.
 
     student_logits, teacher_logits: [B, C]; no gradient flows into the teacher. Returns a scalar.
-    Raises ValueError, naming the argument, for a shape mismatch or a NaN.
+    Raises ValueError, naming the argument, for a shape mismatch, a NaN or an infinite logit.
     """
-    _check_pair(student_logits, teacher_logits)
-    z, v = _wide(student_logits), _wide(teacher_logits.detach().to(student_logits.device))
+    z, v = _pair(student_logits, teacher_logits, infinite=False)
     difference = (z - z.mean(-1, keepdim=True)) - (v - v.mean(-1, keepdim=True))
     return difference.square().sum(-1).mean() / (2 * z.shape[-1])
 
@@ -135,10 +168,10 @@ def soft_target_gradient(
     """Eq. 2: ``(q - p) / T`` per case, the gradient of the paper's C before any T^2.
 
     student_logits, teacher_logits: [B, C]. Returns [B, C].
+    Raises ValueError as `distillation_loss` does.
     """
-    _check_pair(student_logits, teacher_logits)
-    target = soften(teacher_logits.to(student_logits.device), temperature)
-    return (soften(student_logits, temperature) - target) / temperature
+    student, teacher = _pair(student_logits, teacher_logits)
+    return (soften(student, temperature) - soften(teacher, temperature)) / check_temperature(temperature)
 
 
 class _SoftTargets(torch.autograd.Function):
@@ -215,49 +248,26 @@ def _softmax(scaled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return e / total, total.log()
 
 
-def _wide(logits: torch.Tensor) -> torch.Tensor:
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-
-def _check_pair(student_logits: torch.Tensor, teacher_logits: torch.Tensor, dims: int = 2) -> None:
-    shape = {2: "[cases, classes]", 3: "[networks, cases, classes]"}[dims]
-    if student_logits.dim() != dims:
-        raise ValueError(f"student_logits must be {shape}, not {list(student_logits.shape)}.")
-    if student_logits.shape != teacher_logits.shape:
+def _pair(
+    student_logits: torch.Tensor, teacher_logits: torch.Tensor, dims: int = 2, infinite: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both, checked, on the student's device and at least in float32; no gradient flows into the teacher's."""
+    student = as_logits(student_logits, "student_logits", dims)
+    if teacher_logits is None:
+        raise ValueError("teacher_logits is missing: this loss needs a teacher.")
+    teacher = as_logits(teacher_logits, "teacher_logits").detach()
+    if student.shape != teacher.shape:
+        shape = {2: "[cases, classes]", 3: "[networks, cases, classes]"}[dims]
         raise ValueError(
-            f"teacher_logits is {list(teacher_logits.shape)} but student_logits is "
-            f"{list(student_logits.shape)}: both must be {shape} of the same cases."
+            f"teacher_logits is {list(teacher.shape)} but student_logits is {list(student.shape)}: both must be "
+            f"{shape} of the same cases."
         )
-    _check_logits(student_logits, "student_logits")
-    _check_logits(teacher_logits, "teacher_logits")
+    check_numbers(student, "student_logits", infinite)
+    check_numbers(teacher, "teacher_logits", infinite)
+    student = wide(student)
+    return student, wide(teacher).to(student.device, student.dtype)
 
 
-def _check_logits(logits: torch.Tensor, name: str) -> None:
-    if not torch.is_floating_point(logits):
-        raise ValueError(f"{name} must be floating point, not {logits.dtype}.")
-    if logits.numel() == 0:
-        raise ValueError(f"{name} is empty ({list(logits.shape)}): there is no case to average over.")
-    # amax passes a NaN on, and a logit of -inf (the log of a probability 0) is allowed beside others.
-    if not bool((logits.detach().amax(-1).abs() < torch.inf).all()):
-        raise ValueError(f"{name} holds NaN or +inf, or a case with no finite logit.")
-
-
-def _check_weight(soft_weight: float, labels: torch.Tensor | None) -> None:
-    if not 0 <= soft_weight <= 1:
-        raise ValueError(f"soft_weight must lie between 0 and 1, not {soft_weight}.")
+def _check_labels_given(soft_weight: float, labels: torch.Tensor | None) -> None:
     if labels is None and soft_weight != 1:
         raise ValueError(f"labels must be given when soft_weight is {soft_weight}: only soft_weight=1 needs none.")
-
-
-def _check_temperature(temperature: float) -> None:
-    if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature must be a positive number, not {temperature}.")
-
-
-def _check_labels(labels: torch.Tensor, logits: torch.Tensor) -> None:
-    if labels.shape != logits.shape[:1]:
-        raise ValueError(f"labels is {list(labels.shape)} but there are {len(logits)} cases: it must be [cases].")
-    if torch.is_floating_point(labels):
-        raise ValueError(f"labels must be class indices (integers), not {labels.dtype}.")
-    if not bool(((labels >= 0) & (labels < logits.shape[1])).all()):
-        raise ValueError(f"labels must lie between 0 and {logits.shape[1] - 1}.")

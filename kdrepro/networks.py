@@ -64,14 +64,16 @@ def scaled_mask(words: torch.Tensor, shape: Sequence[int], dropped: int, dtype: 
 
 
 class MLP(nn.Module):
-    """Fully connected ReLU network: [B, ...] is flattened to [B, widths[0]]; returns float32 logits [B, widths[-1]].
+    """Fully connected ReLU network: [B, ...] is flattened to [B, widths[0]]; returns logits [B, widths[-1]].
 
     widths: units of each layer from the input to the classes, e.g. [784, 1200, 1200, 10].
     input_dropout, hidden_dropout: rates (0.2 and 0.5 in Hinton et al. 2012).
     generator: draws the initial weights, normal with variance 2 / fan-in (1 / fan-in before the softmax).
 
-    The last layer runs in float32 even under autocast: distillation at T = 20 compares logits divided
-    by 20, and a bfloat16 has three digits.
+    The last layer runs in its weights' own precision even under autocast: distillation at T = 20 compares logits
+    divided by 20, and a bfloat16 has three digits.
+    Raises ValueError for widths that are no sizes, and for inputs that are not floats (`training` turns uint8 images
+    into them) or not of widths[0] numbers.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class MLP(nn.Module):
         super().__init__()
         if len(widths) < 2 or min(widths) < 1:
             raise ValueError(f"widths must name at least an input and an output size, not {list(widths)}.")
+        self.widths = tuple(widths)
         *hidden, classes = widths
         self.hidden = nn.ModuleList(_linear(a, b, 2.0, generator) for a, b in pairwise(hidden))
         self.output = _linear(hidden[-1], classes, 1.0, generator)
@@ -92,15 +95,18 @@ class MLP(nn.Module):
         self.hidden_dropout = Dropout(hidden_dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.input_dropout(x.flatten(1))
+        x = _floats(x, "MLP").flatten(1)
+        if x.shape[1] != self.widths[0]:
+            raise ValueError(f"Each case has {x.shape[1]:,} numbers, but this MLP was made for {self.widths[0]:,}.")
+        x = self.input_dropout(x)
         for layer in self.hidden:
             x = self.hidden_dropout(F.relu(layer(x)))
         with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x.float(), self.output.weight, self.output.bias)
+            return F.linear(x.to(self.output.weight.dtype), self.output.weight, self.output.bias)
 
 
 class ConvNet(nn.Module):
-    """Residual convolutional network: images [B, H, W] or [B, in_channels, H, W] to float32 logits [B, classes].
+    """Residual convolutional network: images [B, H, W] or [B, in_channels, H, W] to logits [B, classes].
 
     channels: of each stage, e.g. [32, 64, 128, 256]; a stage halves the image's sides (3 x 3, stride 2) and adds one
     residual block of two 3 x 3 layers, all with batch normalisation. The last stage's mean over the image goes
@@ -108,7 +114,7 @@ class ConvNet(nn.Module):
     dropout: its rate. generator: draws the initial weights, normal with variance 2 / fan-in (1 / fan-in before the
     softmax).
 
-    As in `MLP`, the last layer runs in float32 even under autocast.
+    As in `MLP`, the last layer runs in its weights' own precision even under autocast.
     """
 
     def __init__(
@@ -129,6 +135,7 @@ class ConvNet(nn.Module):
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """What the last layer sees, [B, channels[-1]]."""
+        x = _floats(x, "ConvNet")
         x = x.unsqueeze(1) if x.dim() == 3 else x
         x = x.contiguous(memory_format=torch.channels_last)  # twice as fast on a processor
         for stage in self.stages:
@@ -138,7 +145,7 @@ class ConvNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.features(x)
         with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x.float(), self.output.weight, self.output.bias)
+            return F.linear(x.to(self.output.weight.dtype), self.output.weight, self.output.bias)
 
 
 class _Stage(nn.Module):
@@ -166,6 +173,12 @@ class _Normalised(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.normalisation(self.convolution(x))
+
+
+def _floats(x: torch.Tensor, name: str) -> torch.Tensor:
+    if not x.is_floating_point():
+        raise ValueError(f"{name} takes floats, not {x.dtype}: of integers only uint8 images are turned into floats.")
+    return x
 
 
 def _linear(fan_in: int, fan_out: int, gain: float, generator: torch.Generator | None) -> nn.Linear:

@@ -25,7 +25,7 @@ from torch import nn
 
 from kdrepro.files import atomic_write, read_if_there, remove_stale, set_aside, try_folder, writing
 from kdrepro.networks import MLP, ConvNet, MixtureOfExperts
-from kdrepro.training.checkpoint import Checkpoint
+from kdrepro.training.checkpoint import Checkpoint, owned
 
 # Raised whenever the same configuration would train to something else than rounding explains (a fixed bug, another
 # order of random draws), so that no run loads a network that today's code would not make.
@@ -223,7 +223,7 @@ class Store:
         """Put a trained network in its place; where another run was faster, take that run's instead."""
         folder = self._folder(config)
         if not self._load_into(network, config):
-            content = save(network.state_dict())
+            content = save(owned(network.state_dict()))
             entry = {
                 "config": {"recipe_version": RECIPE_VERSION, **config},
                 "sha256": hashlib.sha256(content).hexdigest(),

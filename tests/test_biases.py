@@ -77,7 +77,7 @@ def test_ties_are_one_step_and_the_widest_best_range_is_taken():
 
 @pytest.mark.parametrize("classes", [[], [0, 1, 2], [3], [-1]])
 def test_classes_that_are_not_there(classes):
-    with pytest.raises(ValueError, match="some but not all of 0 to 2"):
+    with pytest.raises(ValueError, match=r"classes (is|holds)"):
         biases.needed(torch.zeros(2, 3), classes)
 
 

@@ -5,12 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
 from kdrepro.losses import (
     cross_entropies,
+    cross_entropy,
     distillation_loss,
     distillation_losses,
     logit_matching_loss,
@@ -120,38 +122,66 @@ def test_high_temperature_limit_is_logit_matching():
     assert gaps[2] < 0.01
 
 
-@given(st.integers(0, 2**31), st.sampled_from([0.1, 10.0, 1e4]))
+@given(st.integers(0, 2**31), st.sampled_from([0.1, 10.0, 1e4]), st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_cross_entropies_are_those_of_torch(seed, scale):
+def test_cross_entropies_are_those_of_torch(seed, scale, some_unlabelled):
+    """Of many networks at once, and of one, over the cases that have a label."""
     generator = torch.Generator().manual_seed(seed)
-    logits = (scale * torch.randn(20, 7, generator=generator, dtype=torch.float64)).requires_grad_()
-    labels = torch.randint(7, (20,), generator=generator)
-    mine = cross_entropies(logits, labels)
-    reference = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    torch.testing.assert_close(mine, reference)
-    gradients = [torch.autograd.grad(loss.sum(), logits)[0] for loss in (mine, reference)]
-    torch.testing.assert_close(*gradients)
+    logits = (scale * torch.randn(3, 20, 7, generator=generator, dtype=torch.float64)).requires_grad_()
+    labels = torch.randint(7, (3, 20), generator=generator)
+    if some_unlabelled:
+        labels[torch.rand(3, 20, generator=generator) < 0.3] = -100
+        labels[:, 0] = 1
+    reference = torch.stack([F.cross_entropy(z, y) for z, y in zip(logits, labels, strict=True)])
+    alone = torch.stack([cross_entropy(z, y) for z, y in zip(logits, labels, strict=True)])
+    for mine in (cross_entropies(logits, labels), alone):
+        torch.testing.assert_close(mine, reference)
+        gradients = [torch.autograd.grad(loss.sum(), logits, retain_graph=True)[0] for loss in (mine, reference)]
+        torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
 def test_cross_entropies_take_labels_of_any_integer_type(dtype):
-    assert cross_entropies(torch.zeros(2, 4), torch.tensor([0, 3], dtype=dtype)).tolist() == pytest.approx(
-        [math.log(4)] * 2
-    )
+    labels = torch.tensor([0, 3], dtype=dtype)
+    assert cross_entropy(torch.zeros(2, 4), labels).item() == pytest.approx(math.log(4))
+    assert cross_entropies(torch.zeros(1, 2, 4), labels[None]).tolist() == pytest.approx([math.log(4)])
 
 
-@pytest.mark.parametrize("labels", [[0, 4], [0, -100], [0, 1, 2], [0.0, 1.0]])
+@pytest.mark.parametrize("labels", [[0, 4], [0, -1], [0, 1, 2], [0.0, 1.0]])
 def test_cross_entropies_refuse_labels_that_do_not_fit(labels):
     with pytest.raises(ValueError, match="labels"):
-        cross_entropies(torch.zeros(2, 4), torch.tensor(labels))
+        cross_entropy(torch.zeros(2, 4), torch.tensor(labels))
+    with pytest.raises(ValueError, match="labels"):
+        cross_entropies(torch.zeros(1, 2, 4), torch.tensor([labels]))
 
 
 def test_cross_entropies_where_a_logit_is_infinite():
-    logits = torch.tensor([[0.0, -torch.inf, 1.0]], requires_grad=True)
-    loss = cross_entropies(logits, torch.tensor([0]))
-    loss.backward()
-    assert loss.item() == pytest.approx(math.log(1 + math.e))
-    assert logits.grad.isfinite().all()
+    for loss_of in (cross_entropy, lambda z, y: cross_entropies(z[None], y[None]).sum()):
+        logits = torch.tensor([[0.0, -torch.inf, 1.0]], requires_grad=True)
+        loss = loss_of(logits, torch.tensor([0]))
+        loss.backward()
+        assert loss.item() == pytest.approx(math.log(1 + math.e))
+        assert logits.grad.isfinite().all()
+
+
+def test_without_any_label_the_hard_loss_is_zero_and_so_is_its_gradient():
+    for loss_of in (cross_entropy, lambda z, y: cross_entropies(z[None], y[None]).sum()):
+        logits = torch.randn(2, 3, requires_grad=True)
+        loss = loss_of(logits, torch.tensor([-100, -100]))
+        loss.backward()
+        assert loss.item() == 0
+        assert torch.equal(logits.grad, torch.zeros(2, 3))
+
+
+def test_a_case_without_a_label_counts_in_the_soft_loss_alone():
+    z, v = pair(3, 2.0)
+    labels = torch.tensor([0, -100, 2, 3, -100, 1, 4])
+    soft = distillation_loss(z, v, temperature=4.0)
+    hard = F.cross_entropy(z[labels >= 0], labels[labels >= 0])
+    mixed = distillation_loss(z, v, labels, temperature=4.0, soft_weight=0.3)
+    assert mixed.item() == pytest.approx((0.3 * soft + 0.7 * hard).item(), rel=1e-12)
+    many = distillation_losses(z[None], v[None], labels[None], temperatures=[4.0], soft_weights=[0.3])
+    assert many.item() == pytest.approx(mixed.item(), rel=1e-12)
 
 
 def test_logit_matching_reference():
@@ -255,7 +285,7 @@ def test_losses_of_many_are_those_of_each(seed, temperatures, closeness):
         ({"student_logits": torch.zeros(3, 4)}, "networks, cases, classes"),
         ({"student_logits": torch.full((2, 3, 4), torch.nan)}, "student_logits holds NaN"),
         ({"labels": torch.full((2, 3), 4), "soft_weights": [0.5, 0.5]}, "labels must lie between 0 and 3"),
-        ({"temperatures": [1.0]}, "shorter|longer"),
+        ({"temperatures": [1.0]}, "temperatures has 1 numbers for 2 networks"),
     ],
 )
 def test_losses_of_many_refuse_bad_input(change, message):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kdrepro import store, training
 from kdrepro.errors import InputError
 from kdrepro.store import Store
-from kdrepro.training import Batches, Recipe
+from kdrepro.training import Batches, Recipe, objectives
 
 CONFIG = {"network": {"widths": [64, 8, 10]}, "seed": 3, "data": "digits"}
 RECIPE = Recipe(epochs=2, batch_size=64, learning_rate=1e-2, precision="fp32")
@@ -203,8 +203,8 @@ def test_many_that_were_interrupted_go_on(tmp_path, digits, monkeypatch):
         store.train_or_load_many(of_seeds(0, 1), stopping)
     assert len(list(tmp_path.rglob("checkpoint*"))) == 1
     steps = []
-    real = training.hard_targets
-    monkeypatch.setattr(training, "hard_targets", lambda *of: steps.append(1) or real(*of))
+    real = objectives.cross_entropy
+    monkeypatch.setattr(objectives, "cross_entropy", lambda *of: steps.append(1) or real(*of))
     networks, trained = store.train_or_load_many(of_seeds(0, 1), trainer.many)
     assert trained == [0, 1]
     assert len(steps) == 2 * 21  # the second's

@@ -148,6 +148,7 @@ def _train(case, nets, starts, batches, checkpoints=None):
     count, evaluated = len(nets), [0] * len(nets)
     recipe = RECIPE.model_copy(
         update={"optimizer": "sgd" if case.sgd else "adam", "max_norm": 1.5 if case.max_norm else None}
+        | {"batch_size": batches[0].batch_size}
     )
     rates = [1e-2, 5e-3, 2e-2] if case.kind == "own rates" else [1e-2] * count
     recipes = [recipe.model_copy(update={"learning_rate": rate}) for rate in rates]

@@ -7,7 +7,7 @@ import torch
 
 from kdrepro.acoustic.frames import Frames, cut_windows
 from kdrepro.acoustic.soft_targets import SoftTargets
-from kdrepro.training import Batch
+from kdrepro.training import Batch, digest
 
 POOL_FRAMES = 4_000_000  # frames whose features are in memory at once (320 MB); more stream from disk
 
@@ -19,7 +19,7 @@ class FrameBatches:
     cases in a step. soft_targets: stored teacher logits of these frames, in the same order. teacher: computes logits
     [B, C] from every batch's inputs instead. device: where the batches come to lie. Where the shards hold
     more than `pool_frames`, as many of them as fit are in memory at once and shuffled together.
-    Raises ValueError for an empty `which` and for both kinds of teacher at once.
+    Raises ValueError for an empty or unordered `which` and for both kinds of teacher at once.
     """
 
     def __init__(
@@ -38,10 +38,12 @@ class FrameBatches:
         which = torch.arange(len(frames)) if which is None else which
         if len(which) == 0:
             raise ValueError("which is empty: there is nothing to train on.")
+        if int(which[0]) < 0 or int(which[-1]) >= len(frames) or bool((which.diff() <= 0).any()):
+            raise ValueError(f"which must name frames from 0 to {len(frames) - 1:,} in ascending order, none twice.")
         if soft_targets is not None and len(soft_targets) != len(which):
             raise ValueError(f"soft_targets has {len(soft_targets)} frames where which has {len(which)}.")
         self.frames, self.batch_size, self.device = frames, batch_size, torch.device(device)
-        self.soft_targets, self.teacher = soft_targets, teacher
+        self.soft_targets, self.asked = soft_targets, teacher
         self.which, self.pools = which, self._pools(which, pool_frames)
 
     @property
@@ -64,6 +66,12 @@ class FrameBatches:
     def bytes_a_case(self) -> int:
         """Memory that an epoch takes for a case: its place in the order. Features are there once for all networks."""
         return 8
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the frames, their states and soft targets: hex digits."""
+        soft = None if self.soft_targets is None else self.soft_targets.fingerprint
+        return digest(self.frames.fingerprint, self.which, soft, self.asked)
 
     def _pools(self, which: torch.Tensor, pool_frames: int) -> list[tuple[tuple[int, ...], int, int]]:
         """Shards that fit into memory together, each with where its frames begin and end in `which`."""
@@ -100,7 +108,7 @@ class FrameBatches:
     def _teacher_logits(self, inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor | None:
         if self.soft_targets is not None:
             return self.soft_targets.logits(positions.numpy(), self.device)
-        return None if self.teacher is None else self.teacher(inputs)
+        return None if self.asked is None else self.asked(inputs)
 
 
 def _shuffled(count: int, generator: torch.Generator) -> torch.Tensor:

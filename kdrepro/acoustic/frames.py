@@ -20,6 +20,7 @@ from kdrepro.speech.corpus import SPLITS, Corpus
 from kdrepro.speech.features import COEFFICIENTS
 from kdrepro.speech.shards import LEFT, RIGHT, Shard
 from kdrepro.speech.states import States, monophone_states, tied_states
+from kdrepro.training import digest
 
 WINDOW_FRAMES = LEFT + 1 + RIGHT
 
@@ -38,6 +39,11 @@ class Frames:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the features and the states: hex digits."""
+        return digest([shard.features for shard in self.shards], self.targets)
 
     @cached_property
     def utterances(self) -> list[dict[str, Any]]:

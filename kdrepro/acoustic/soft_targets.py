@@ -13,7 +13,7 @@ from kdrepro.acoustic.frames import Frames
 from kdrepro.acoustic.posteriors import log_probabilities
 from kdrepro.errors import InputError
 from kdrepro.files import read_array, replacing_folder
-from kdrepro.training import gains_from_bf16
+from kdrepro.training import digest, gains_from_bf16
 
 
 class SoftTargets:
@@ -37,9 +37,13 @@ class SoftTargets:
         self.values = read_array(folder / "values.npy", mmap_mode="r")  # float16 [N, C or k]
         indices = folder / "indices.npy"
         self.indices = read_array(indices, mmap_mode="r") if indices.exists() else None
-        if self.indices is not None:
-            self.prior = torch.from_numpy(read_array(folder / "prior.npy"))  # mean over all frames
+        self.prior = torch.from_numpy(read_array(folder / "prior.npy"))  # mean over all frames
         self.classes = int((folder / "classes").read_text())
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digits that another teacher's, or other frames' soft targets do not have."""
+        return digest(self.prior, self.values.shape, self.which)
 
     def __len__(self) -> int:
         return len(self.values) if self.which is None else len(self.which)

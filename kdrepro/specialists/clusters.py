@@ -8,6 +8,8 @@ import torch
 from sklearn.cluster import AgglomerativeClustering, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
 
+from kdrepro.checks import as_classes, as_distributions, as_tensor
+
 METHODS = ("kmeans", "ward")
 PASSES = 20  # of the on-line K-means over the columns
 
@@ -18,6 +20,7 @@ def covariance(probabilities: torch.Tensor) -> torch.Tensor:
     probabilities: [B, C]. Its columns are large together for classes that are often predicted together.
     Raises ValueError for fewer than two cases.
     """
+    probabilities = as_tensor(probabilities, "probabilities")
     if probabilities.dim() != 2 or len(probabilities) < 2:
         raise ValueError(f"probabilities must be [cases, classes] with two cases, not {list(probabilities.shape)}.")
     return torch.cov(probabilities.double().T)
@@ -39,8 +42,10 @@ def cluster_classes(
     may overlap; the paper doesn't say how it came by its sets of 300. Columns are scaled to length 1 first: unscaled,
     a column is mostly its own variance, and the clusters are of classes that are equally frequent or hard.
     Returns n_specialists index tensors [classes_per_specialist], each ascending.
-    Raises ValueError for more specialists than classes, subsets that leave no dustbin, and an unknown method.
+    Raises ValueError for logits in place of probabilities, more specialists than classes, subsets that leave no
+    dustbin, and an unknown method.
     """
+    probabilities = as_distributions(probabilities, "probabilities")
     classes = probabilities.shape[-1]
     _check_sizes(n_specialists, classes_per_specialist, classes)
     if method not in METHODS:
@@ -64,8 +69,8 @@ def random_subsets(
 
 
 def coverage(subsets: Sequence[torch.Tensor], classes: int) -> torch.Tensor:
-    """How many specialists have each class, int64 [classes]."""
-    return torch.bincount(torch.cat(list(subsets)), minlength=classes)
+    """How many specialists have each class, int64 [classes]. Raises ValueError for subsets that are none of them."""
+    return torch.bincount(torch.cat([as_classes(s, classes, "subsets") for s in subsets]), minlength=classes)
 
 
 def _check_sizes(n_specialists: int, classes_per_specialist: int, classes: int) -> None:

@@ -43,10 +43,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from kdrepro.checks import as_classes, as_distributions, as_tensor, check_network, logits_of
 from kdrepro.specialists.solvers import MAX_ITERATIONS, TOLERANCE, in_dustbin, solve
 from kdrepro.specialists.specialist import correct_dustbin
-
-SUM_TOLERANCE = 1e-3  # how far a distribution's sum may be from one
 
 
 def combine(
@@ -78,6 +77,7 @@ def combine(
     max_iterations = MAX_ITERATIONS[method] if max_iterations is None else max_iterations
     if not (tolerance > 0 and max_iterations >= 1):
         raise ValueError(f"tolerance must be positive and max_iterations at least 1: {tolerance}, {max_iterations}.")
+    generalist = as_tensor(generalist, "generalist")
     with torch.no_grad():
         p_g, p_m, classes = _checked(generalist, specialists, classes)
         is_active = active(p_g, classes, top_n)
@@ -168,52 +168,23 @@ def _checked(generalist, specialists, classes) -> tuple[torch.Tensor, list[torch
             f"specialists holds {len(specialists)} distributions but classes {len(classes)} lists: "
             "give each specialist its list of special classes."
         )
-    p_g = _distributions(generalist, "generalist", generalist)
-    checked = [_checked_classes(special, f"classes[{m}]", p_g) for m, special in enumerate(classes)]
+    p_g = _distributions(generalist, "generalist", generalist.device)
+    checked = [as_classes(c, p_g.shape[1], f"classes[{m}]").to(p_g.device) for m, c in enumerate(classes)]
     p_m = []
-    for m, (p, special) in enumerate(zip(specialists, checked, strict=True)):
+    for m, (given, special) in enumerate(zip(specialists, checked, strict=True)):
+        p = as_tensor(given, f"specialists[{m}]")
         if p.shape != (len(p_g), len(special) + 1):
             raise ValueError(
                 f"specialists[{m}] is {list(p.shape)} but must be {[len(p_g), len(special) + 1]}: "
                 f"the generalist's cases, by the classes of classes[{m}] and one dustbin."
             )
-        p_m.append(_distributions(p, f"specialists[{m}]", generalist))
+        p_m.append(_distributions(p, f"specialists[{m}]", p_g.device))
     return p_g, p_m, checked
 
 
-def _distributions(p: torch.Tensor, name: str, like: torch.Tensor) -> torch.Tensor:
-    if p.dim() != 2 or not torch.is_floating_point(p):
-        raise ValueError(f"{name} must be probabilities [cases, classes], not {p.dtype} {list(p.shape)}.")
-    p = p.detach().to(like.device, torch.float64)
-    sums = p.sum(1)
-    if bool((bad := sums.isnan()).any()):
-        raise ValueError(f"{name} holds NaN in case {_first(bad)}: give probabilities.")
-    if bool((bad := (p < 0).any(1)).any()):
-        raise ValueError(f"{name} has a negative entry in case {_first(bad)}: give probabilities, not logits.")
-    if bool((bad := (sums - 1).abs() > SUM_TOLERANCE).any()):
-        case = _first(bad)
-        raise ValueError(f"{name} sums to {sums[case]:.6g} in case {case}: probabilities must sum to one.")
-    return p / sums[:, None]
-
-
-def _first(bad: torch.Tensor) -> int:
-    return int(bad.nonzero()[0, 0])
-
-
-def _checked_classes(special: torch.Tensor, name: str, p_g: torch.Tensor) -> torch.Tensor:
-    special, n = torch.as_tensor(special, device=p_g.device), p_g.shape[1]
-    if special.dim() != 1 or len(special) == 0:
-        raise ValueError(f"{name} is {list(special.shape)}: it must list at least one special class.")
-    if special.dtype == torch.bool or torch.is_floating_point(special):
-        raise ValueError(f"{name} must hold class indices (integers), not {special.dtype}.")
-    if bool((bad := (special < 0) | (special >= n)).any()):
-        raise ValueError(f"{name} holds {int(special[bad][0])}, but the generalist's classes are 0 to {n - 1}.")
-    values, times = special.unique(return_counts=True)
-    if bool((times > 1).any()):
-        raise ValueError(f"{name} holds class {int(values[times > 1][0])} more than once: list each class once.")
-    if len(special) == n:
-        raise ValueError(f"{name} holds all {n} classes, which leaves none for the dustbin: leave one out.")
-    return special.long()
+def _distributions(p: torch.Tensor, name: str, device: torch.device) -> torch.Tensor:
+    p = as_distributions(p, name).to(device, torch.float64)
+    return p / p.sum(1, keepdim=True)
 
 
 class Combined(nn.Module):
@@ -221,6 +192,7 @@ class Combined(nn.Module):
 
     specialists: with a dustbin each; subsets: their special classes; oversamplings: of their dustbins (see
     `correct_dustbin`). A specialist looks only at the cases that make it active.
+    Raises ValueError where their numbers differ.
     """
 
     LEAST = 1e-12  # a class's q: its logarithm must be finite
@@ -234,17 +206,25 @@ class Combined(nn.Module):
         top_n: int = 1,
     ):
         super().__init__()
+        count = len(specialists)
+        if len(subsets) != count or len(oversamplings) != count:
+            raise ValueError(
+                f"There are {count} specialists, {len(subsets)} subsets and {len(oversamplings)} oversamplings: give "
+                "one of each a specialist."
+            )
+        check_network(generalist, "generalist")
         self.generalist, self.specialists = generalist, nn.ModuleList(specialists)
         self.subsets, self.oversamplings, self.top_n = list(subsets), list(oversamplings), top_n
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        p = self.generalist(x).double().softmax(1)
+        p = logits_of(self.generalist(x), self.generalist, len(x)).double().softmax(1)
         is_active = active(p, self.subsets, self.top_n)
         opinions = []
         for i, (network, subset) in enumerate(zip(self.specialists, self.subsets, strict=True)):
             logits = p.new_zeros(len(p), len(subset) + 1)
             which = is_active[:, i]
             if which.any():
-                logits[which] = correct_dustbin(network(x[which]).double(), self.oversamplings[i])
+                asked = logits_of(network(x[which]), network, int(which.sum()))
+                logits[which] = correct_dustbin(asked.double(), self.oversamplings[i])
             opinions.append(logits.softmax(1))
         return combine(p, opinions, self.subsets, top_n=self.top_n).clamp(min=self.LEAST).log().float()

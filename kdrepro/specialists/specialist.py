@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdrepro.losses import distillation_loss
+from kdrepro.checks import NO_LABEL, as_classes, as_labels, as_logits, as_tensor, check_temperature
+from kdrepro.losses import cross_entropy, distillation_loss
 from kdrepro.training import Batch, Objective
 
 
@@ -28,18 +29,27 @@ def correct_dustbin(logits: torch.Tensor, oversampling: float) -> torch.Tensor:
 
     Raises ValueError when oversampling is not a positive number.
     """
-    if not (oversampling > 0 and math.isfinite(oversampling)):
-        raise ValueError(f"oversampling must be a positive number, not {oversampling}.")
-    corrected = logits.clone()
-    corrected[:, -1] += math.log(oversampling)
+    added = _log(oversampling)
+    corrected = as_logits(logits, "logits").clone()
+    corrected[:, -1] += added
     return corrected
 
 
+def _log(oversampling: float) -> float:
+    if not (oversampling > 0 and math.isfinite(oversampling)):
+        raise ValueError(f"oversampling must be a positive number, not {oversampling}.")
+    return math.log(oversampling)
+
+
 def specialist_labels(labels: torch.Tensor, special: torch.Tensor, classes: int) -> torch.Tensor:
-    """Labels [N] as a specialist has them: the position in `special`, or len(special), the dustbin."""
+    """Labels [N] as a specialist has them: the position in `special`, or len(special), the dustbin; -100 stays.
+
+    Raises ValueError for labels and special classes that are none of the `classes`.
+    """
+    labels, special = as_labels(labels, len(labels), classes), as_classes(special, classes, "special")
     position = torch.full((classes,), len(special), dtype=torch.int64, device=labels.device)
     position[special.to(labels.device)] = torch.arange(len(special), device=labels.device)
-    return position[labels]
+    return torch.where(labels == NO_LABEL, labels, position[labels.clamp(min=0)])
 
 
 @torch.no_grad()
@@ -48,10 +58,15 @@ def with_dustbin(output: nn.Linear, special: torch.Tensor) -> nn.Linear:
 
     output: a layer to C classes; special: [S]. The dustbin gets the mean of the other classes' weights and biases, and
     the logarithm of their number on top: the logarithm of their summed odds, if they were equal.
+    Raises ValueError for a layer without a bias and for special classes that are none of its own.
     """
-    others = torch.ones(len(output.bias), dtype=torch.bool)
+    if output.bias is None:
+        raise ValueError("output has no bias, which a dustbin needs: make the layer with bias=True, zeros at first.")
+    special = as_classes(special, len(output.bias), "special").to(output.bias.device)
+    others = torch.ones_like(output.bias, dtype=torch.bool)
     others[special] = False
-    layer = nn.utils.skip_init(nn.Linear, output.in_features, len(special) + 1)
+    kind = {"device": output.weight.device, "dtype": output.weight.dtype}
+    layer = nn.utils.skip_init(nn.Linear, output.in_features, len(special) + 1, **kind)
     layer.weight.copy_(torch.cat([output.weight[special], output.weight[others].mean(0, keepdim=True)]))
     dustbin = output.bias[others].mean() + math.log(int(others.sum()))
     layer.bias.copy_(torch.cat([output.bias[special], dustbin.view(1)]))
@@ -64,20 +79,22 @@ def kept_knowledge(special: torch.Tensor, classes: int, temperature: float, by: 
     special: [S] class indices. by: "class", the labels of all cases and, on every case, the generalist's soft targets
     among the non-special classes (both distributions renormalised over them); or "case", the labels of the special
     cases and the generalist's whole soft targets for the others.
-    Raises ValueError for another `by`.
+    A case without a label (-100) has the soft part alone.
+    Raises ValueError for another `by`, a temperature that is not positive, and special classes that are not there.
     """
     if by not in ("class", "case"):
         raise ValueError(f'by must be "class" or "case", not {by!r}.')
+    temperature = check_temperature(temperature)
     inside = torch.zeros(classes, dtype=torch.bool)
-    inside[special] = True
+    inside[as_classes(special, classes, "special").cpu()] = True
 
     def by_class(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         others = ~inside.to(logits.device)
         soft = distillation_loss(logits[:, others], batch.teacher_logits[:, others], temperature=temperature)
-        return F.cross_entropy(logits, batch.labels) + soft
+        return cross_entropy(logits, batch.labels) + soft
 
     def by_case(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        hard = inside.to(logits.device)[batch.labels]
+        hard = inside.to(logits.device)[batch.labels.clamp(min=0)] & (batch.labels >= 0)
         loss = logits.new_zeros(())
         if hard.any():
             loss = loss + F.cross_entropy(logits[hard], batch.labels[hard], reduction="sum")
@@ -91,7 +108,8 @@ def kept_knowledge(special: torch.Tensor, classes: int, temperature: float, by: 
 
 def correct_full(logits: torch.Tensor, special: torch.Tensor, oversampling: float) -> torch.Tensor:
     """As `correct_dustbin`, for logits [B, C]: log(oversampling) is added to all classes that are not special."""
-    corrected = logits + math.log(oversampling)
+    corrected = as_logits(logits, "logits", 2) + _log(oversampling)
+    special = as_classes(special, logits.shape[1], "special").to(corrected.device)
     corrected[:, special] = logits[:, special]
     return corrected
 
@@ -99,14 +117,15 @@ def correct_full(logits: torch.Tensor, special: torch.Tensor, oversampling: floa
 class HalfSpecial:
     """An epoch of a specialist: all cases of its special classes, and as many drawn at random from the rest.
 
-    labels: of all training cases, [N]. special: class indices. The rest is drawn anew for each epoch, without
-    replacement; where it is the smaller half, all of it is taken.
+    labels: of all training cases, [N], those of -100 left out. special: class indices. The rest is drawn anew for each
+    epoch, without replacement; where it is the smaller half, all of it is taken.
     Raises ValueError when either half is empty.
     """
 
     def __init__(self, labels: torch.Tensor, special: torch.Tensor):
-        inside = torch.isin(labels, special.to(labels.device))
-        self.special, self.rest = inside.nonzero().flatten(), (~inside).nonzero().flatten()
+        labels = as_labels(labels, len(labels))
+        inside = torch.isin(labels, as_tensor(special, "special").to(labels.device))
+        self.special, self.rest = inside.nonzero().flatten(), (~inside & (labels >= 0)).nonzero().flatten()
         if len(self.special) == 0 or len(self.rest) == 0:
             raise ValueError("A specialist needs training cases of its special classes and of others.")
         self.count = min(len(self.special), len(self.rest))  # of the rest

@@ -3,12 +3,24 @@
 import math
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from kdrepro.checks import (
+    NO_LABEL,
+    as_labels,
+    as_logits,
+    as_tensor,
+    check_device,
+    check_network,
+    check_numbers,
+)
+from kdrepro.training.datasets import as_cases
+from kdrepro.training.identity import digest
 from kdrepro.training.inference import logits
 
 
@@ -21,6 +33,9 @@ class Batch:
     teacher_logits: torch.Tensor | None = None
 
 
+BATCH_SIZE = 256
+
+
 class Sampler(Protocol):
     """Chooses the cases of an epoch, always as many."""
 
@@ -30,12 +45,50 @@ class Sampler(Protocol):
         """Indices of the cases, int64 [len(self)], on the generator's device."""
 
 
+class CaseSource(Protocol):
+    """What a training takes its cases from: `Batches`, `acoustic.FrameBatches`, or a class of one's own.
+
+    These four it must have. It may have `teacher`, a network of which the training asks the logits where its batches
+    bring none; `fingerprint`, a text that changes with the cases, which a checkpoint needs; and `kind` with
+    `bytes_a_case` (see `Batches`), without which its networks train one after the other.
+    """
+
+    device: torch.device
+    cases: int  # of an epoch
+
+    def __len__(self) -> int:
+        """Steps of an epoch."""
+        ...
+
+    def views(self, generator: torch.Generator) -> Iterator[Batch]:
+        """The steps of one epoch; the generator is drawn from in the same way each time."""
+        ...
+
+
+def check_source(batches: Any) -> None:
+    """Raises ValueError for what is no `CaseSource`, before anything is trained."""
+    missing = [name for name in ("device", "cases", "__len__", "views") if not hasattr(batches, name)]
+    if missing:
+        raise ValueError(
+            f"batches is a {type(batches).__name__} without `{missing[0]}`: wrap what you have, "
+            "training.Batches(inputs, labels) or training.Batches(loader), or see training.CaseSource."
+        )
+    if len(batches) < 1:
+        raise ValueError(f"batches is a {type(batches).__name__} of no steps: there is nothing to train on.")
+    teacher = getattr(batches, "teacher", None)
+    if teacher is not None:
+        check_device(check_network(teacher, "teacher"), batches.device, "teacher")
+
+
 class Batches:
     """Cases that live on the device, shuffled and cut anew for each epoch.
 
-    inputs: [N, ...], uint8 images (0-255) or floats. labels: [N] class indices, or None.
-    batch_size: the most cases in a step; an epoch is cut into equal steps (to one case), so that no
-        small remainder takes a whole step of its own.
+    inputs: [N, ...], uint8 images (0-255), floats, or integers of another kind, which are given to the network as they
+        are; a tensor or an array, or a dataset, subset or loader that gives inputs with or without labels (see
+        `datasets.as_cases`: but for tensors it is read once).
+    labels: [N] class indices, -100 where a case has none, or None; they come from the dataset where it has them.
+    batch_size: the most cases in a step, 256 or a loader's own unless given; an epoch is cut into equal steps (to one
+        case), so that no small remainder takes a whole step of its own.
     jitter: shift each image [..., H, W] by up to this many pixels in each direction, zero-padded.
     flip: mirror each image, left to right, with probability one half.
     sampler: which cases an epoch has, drawn anew for each; None for all of them.
@@ -43,28 +96,45 @@ class Batches:
         other views than the student sees.
     teacher: a network whose logits are computed on the very view that the student gets. In a training, its hidden
         layers multiply in the precision that the student's do (`training.Recipe`).
-    Raises ValueError for lengths or devices that differ and for both kinds of teacher at once.
+    Raises ValueError for lengths or devices that differ, labels that are no class indices, and both kinds of teacher
+    at once.
     """
 
     def __init__(
         self,
-        inputs: torch.Tensor,
-        labels: torch.Tensor | None = None,
+        inputs: Any,
+        labels: Any = None,
         *,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         jitter: int = 0,
         flip: bool = False,
         sampler: Sampler | None = None,
         teacher_logits: torch.Tensor | None = None,
         teacher: nn.Module | None = None,
     ):
-        for name, other in (("labels", labels), ("teacher_logits", teacher_logits)):
-            if other is not None and len(other) != len(inputs):
-                raise ValueError(f"{name} has {len(other)} cases but inputs has {len(inputs)}.")
-            if other is not None and other.device != inputs.device:
-                raise ValueError(f"{name} is on {other.device} but inputs is on {inputs.device}: move one of them.")
+        given = as_cases(inputs, "inputs")
+        if labels is not None and given.labels is not None:
+            raise ValueError("labels were given and inputs has labels of its own: leave one of them out.")
+        inputs, labels = given.inputs, given.labels if labels is None else labels
         if len(inputs) == 0:
             raise ValueError("inputs is empty: there is nothing to train on.")
+        labels = None if labels is None else _placed(as_tensor(labels, "labels"), labels, inputs, "labels")
+        if labels is not None:
+            labels = as_labels(labels, len(inputs))
+            if bool((labels == NO_LABEL).all()):
+                raise ValueError(f"labels holds nothing but {NO_LABEL}: pass labels=None where no case has a label.")
+        if teacher_logits is not None:
+            teacher_logits = _placed(
+                as_logits(teacher_logits, "teacher_logits", 2), teacher_logits, inputs, "teacher_logits"
+            )
+            check_numbers(teacher_logits, "teacher_logits")
+        batch_size = batch_size or given.batch_size or BATCH_SIZE
+        if batch_size < 1 or int(batch_size) != batch_size:
+            raise ValueError(f"batch_size must be a whole number of at least 1, not {batch_size}.")
+        if (jitter or flip) and inputs.dim() < 3:
+            raise ValueError(f"jitter and flip move images [N, ..., H, W]; inputs is {list(inputs.shape)}.")
+        if teacher is not None:
+            check_network(teacher, "teacher")
         if teacher is not None and teacher_logits is not None:
             raise ValueError("Give either teacher or teacher_logits, not both.")
         if teacher_logits is not None and (jitter or flip):
@@ -100,6 +170,12 @@ class Batches:
         copies = 3 if moved else 0 if self.device.type == "cpu" else 1  # see `_inputs`
         return copies * self.inputs[0].numel() * self.inputs.element_size() + 8
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the cases, their labels and stored soft targets, and of how they are moved: hex digits."""
+        moved = (self.jitter, self.flip, self.sampler if self.sampler is None else type(self.sampler).__qualname__)
+        return digest(self.inputs, self.labels, self.teacher_logits, moved)
+
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """The steps of one epoch; all of the generator's draws happen before the first."""
         for batch in self.views(generator):
@@ -130,6 +206,15 @@ class Batches:
         if self.flip:
             inputs = flip_images(inputs, generator)
         return inputs.tensor_split(len(self))
+
+
+def _placed(found: torch.Tensor, given: Any, inputs: torch.Tensor, name: str) -> torch.Tensor:
+    """A tensor of as many cases as inputs, beside them; what was no tensor had no place of its own."""
+    if found.dim() and len(found) != len(inputs):
+        raise ValueError(f"{name} has {len(found)} cases but inputs has {len(inputs)}.")
+    if isinstance(given, torch.Tensor) and found.device != inputs.device:
+        raise ValueError(f"{name} is on {found.device} but inputs is on {inputs.device}: move one of them.")
+    return found.to(inputs.device)
 
 
 def shift_images(images: torch.Tensor, pixels: int, generator: torch.Generator) -> torch.Tensor:

@@ -32,7 +32,7 @@ class Checkpoint:
 
         Raises InputError when it cannot be written; the file is then what it was.
         """
-        tensors = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
+        tensors = owned({name: t.detach().cpu() for name, t in tensors.items()})
         text = json.dumps(state)
         with writing(f"the checkpoint {self.path}"):
             atomic_write(self.path, save(tensors, {"state": text, "sha256": _digest(tensors, text)}))
@@ -48,20 +48,37 @@ class Checkpoint:
         try:
             return _parse(content)
         except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-            reason = str(error)
+            self.put_aside(f"is damaged ({error})")
+        return None
+
+    def put_aside(self, what: str) -> None:
+        """Rename the file, and warn: what is the matter with it, and that the training starts anew.
+
+        Raises InputError when that is not possible.
+        """
         with writing(f"the checkpoint {self.path}"):
             aside = set_aside(self.path)
         if aside is not None:
             self.warn(
-                f"The checkpoint {self.path.name} is damaged ({reason}): set aside as {aside.name}, "
-                "and this network is trained from its start."
+                f"The checkpoint {self.path.name} {what}: set aside as {aside.name}, and this network is trained from "
+                "its start."
             )
-        return None
 
     def remove(self) -> None:
         """Delete the file, and what killed processes left of it; a finished training needs it no more."""
         self.path.unlink(missing_ok=True)
         remove_stale(self.path.parent, f".{self.path.name}.*.part")
+
+
+def owned(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors, each in memory of its own, as safetensors wants them: tied weights share theirs."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in seen else tensor.contiguous()
+        seen.add(place)
+    return found
 
 
 def _parse(content: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -1,25 +1,53 @@
 """A network's logits over many cases."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
+from kdrepro.checks import check_device, check_network, logits_of, network_dtype, unwrapped, wide
+from kdrepro.networks import MLP, ConvNet, MixtureOfExperts
+from kdrepro.training.datasets import as_cases
+from kdrepro.training.modes import evaluating
+
 
 def as_inputs(x: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Stored cases as a network takes them: uint8 pixels become floats in [0, 1]; floats stay."""
-    return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)
+    """Stored cases as a network takes them: uint8 pixels become floats in [0, 1], floats get the dtype.
+
+    All else, token ids say, stays as it is.
+    """
+    if x.dtype == torch.uint8:
+        return x.to(dtype).div_(255)
+    return x.to(dtype) if x.is_floating_point() else x
+
+
+def input_dtype(network: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the floats that a network is given when its hidden layers multiply in `dtype`.
+
+    This package's networks take that itself; all others their own, and autocast does the rest.
+    """
+    own = network_dtype(network)
+    ours = isinstance(unwrapped(network), MLP | ConvNet | MixtureOfExperts)
+    return dtype if ours and own == torch.float32 else own
 
 
 @torch.no_grad()
-def logits(
-    network: nn.Module, inputs: torch.Tensor, chunk: int = 4096, dtype: torch.dtype = torch.float32
-) -> torch.Tensor:
-    """A network's logits [N, C] in float32 and eval mode, in chunks; its mode is restored.
+def logits(network: nn.Module, inputs: Any, chunk: int = 4096, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A network's logits [N, C] in eval mode, in chunks; each of its layers gets its mode back.
 
+    inputs: a tensor or an array [N, ...], or a dataset or loader of them (see `Batches`); of integers only uint8 images
+    are turned into floats. The network gets floats in its own precision.
     dtype: of the hidden layers' matrix products, float32 or bfloat16.
+    Returns float32, or float64 from a network in float64.
+    Raises ValueError for a network that returns no logits [cases, classes] or is on another device than the inputs.
     """
-    was_training = network.training
-    network.eval()
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-        found = torch.cat([network(as_inputs(x, dtype)).float() for x in inputs.split(chunk)])
-    network.train(was_training)
-    return found
+    check_network(network)
+    inputs = as_cases(inputs, "inputs").inputs
+    check_device(network, inputs.device)
+    given = input_dtype(network, dtype)
+    autocast = dtype == torch.bfloat16 and network_dtype(network) == torch.float32
+    found = []
+    with evaluating(network), torch.autocast(inputs.device.type, torch.bfloat16, enabled=autocast):
+        for x in inputs.split(chunk):
+            found.append(wide(logits_of(network(as_inputs(x, given)), network, len(x))))
+    return torch.cat(found)

@@ -4,30 +4,40 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
-from kdrepro.losses import cross_entropies, distillation_loss, distillation_losses, logit_matching_loss
+from kdrepro.checks import check_soft_weight, check_temperature
+from kdrepro.losses import cross_entropies, cross_entropy, distillation_loss, distillation_losses, logit_matching_loss
 from kdrepro.training.batches import Batch
 
 Objective = Callable[[torch.Tensor, Batch], torch.Tensor]  # (logits [B, C], batch) -> scalar loss
 
 
 def hard_targets(student_logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Cross-entropy with the labels: ordinary training."""
-    return F.cross_entropy(student_logits, batch.labels)
+    """Cross-entropy with the labels, over the cases that have one: ordinary training.
+
+    student_logits: [B, C]. Returns a scalar. Raises ValueError for a batch without labels.
+    """
+    return cross_entropy(student_logits, _labels(batch))
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """Distillation (Section 2): `losses.distillation_loss` of a batch's teacher logits and labels."""
+    """Distillation (Section 2): `losses.distillation_loss` of a batch's teacher logits and labels.
+
+    temperature, soft_weight: as there. Raises ValueError for values that cannot be, and for a batch without a teacher.
+    """
 
     temperature: float
     soft_weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "temperature", check_temperature(self.temperature))
+        object.__setattr__(self, "soft_weight", check_soft_weight(self.soft_weight))
+
     def __call__(self, student_logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         return distillation_loss(
             student_logits,
-            batch.teacher_logits,
+            _teacher_logits(batch),
             batch.labels,
             temperature=self.temperature,
             soft_weight=self.soft_weight,
@@ -35,13 +45,45 @@ class Distillation:
 
 
 def soft_targets(temperature: float, soft_weight: float = 1.0) -> Objective:
-    """Distillation (Section 2) as an objective; the arguments are those of `losses.distillation_loss`."""
+    """Distillation (Section 2) as an objective; the arguments are those of `losses.distillation_loss`.
+
+    Raises ValueError for a temperature that is not positive and a soft_weight outside [0, 1].
+    """
     return Distillation(temperature, soft_weight)
 
 
 def matched_logits(student_logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Logit matching (Section 2.1): `losses.logit_matching_loss` of the batch's teacher logits."""
-    return logit_matching_loss(student_logits, batch.teacher_logits)
+    """Logit matching (Section 2.1): `losses.logit_matching_loss` of the batch's teacher logits.
+
+    student_logits: [B, C]. Returns a scalar. Raises ValueError for a batch without a teacher.
+    """
+    return logit_matching_loss(student_logits, _teacher_logits(batch))
+
+
+def _labels(batch: Batch) -> torch.Tensor:
+    if batch.labels is None:
+        raise ValueError("hard_targets needs labels, and the batches have none: pass labels to training.Batches.")
+    return batch.labels
+
+
+def _teacher_logits(batch: Batch) -> torch.Tensor:
+    if batch.teacher_logits is None:
+        raise ValueError(
+            "This objective needs a teacher, and the batches have none: pass teacher_logits or teacher to "
+            "training.Batches."
+        )
+    return batch.teacher_logits
+
+
+def loss_of(objective: Objective, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """An objective's loss. Raises ValueError where that is no scalar that depends on the logits."""
+    loss = objective(logits, batch)
+    if not isinstance(loss, torch.Tensor) or loss.dim() > 0:
+        what = f"{list(loss.shape)}" if isinstance(loss, torch.Tensor) else f"a {type(loss).__name__}"
+        raise ValueError(f"The objective returned {what} where a scalar tensor is expected: take the mean over cases.")
+    if not loss.requires_grad:
+        raise ValueError("The objective's loss has no gradient: compute it from the logits, without detach or item.")
+    return loss
 
 
 def of_many(objectives: Sequence[Objective], logits: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
@@ -73,12 +115,11 @@ def _by_way(objectives: Sequence[Objective], batches: Sequence[Batch]) -> dict[C
 
 
 def _one_by_one(objectives: Sequence[Objective], logits: torch.Tensor, batches: Sequence[Batch]) -> list[torch.Tensor]:
-    return [objective(z, batch) for objective, z, batch in zip(objectives, logits, batches, strict=True)]
+    return [loss_of(objective, z, batch) for objective, z, batch in zip(objectives, logits, batches, strict=True)]
 
 
 def _hard(objectives: Sequence[Objective], logits: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
-    labels = torch.cat([batch.labels for batch in batches])
-    return cross_entropies(logits.flatten(0, 1), labels).view(logits.shape[:2]).mean(1)
+    return cross_entropies(logits, torch.stack([_labels(batch) for batch in batches]))
 
 
 def _labelled(objectives: Sequence[Distillation], logits: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
@@ -94,7 +135,7 @@ def _soft(
 ) -> torch.Tensor:
     return distillation_losses(
         logits,
-        torch.stack([batch.teacher_logits for batch in batches]),
+        torch.stack([_teacher_logits(batch) for batch in batches]),
         labels,
         temperatures=[o.temperature for o in objectives],
         soft_weights=[o.soft_weight for o in objectives],

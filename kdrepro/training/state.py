@@ -1,19 +1,19 @@
 """The training of one network: what it is made of, how far it is, and how that is saved and restored."""
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from kdrepro.checks import check_device, check_network, network_dtype, unwrapped
 from kdrepro.errors import InputError
 from kdrepro.networks import MLP, clip_max_norm, parameter_count, use_generator
-from kdrepro.training.batches import Batches
+from kdrepro.training.batches import BATCH_SIZE, CaseSource, check_source
 from kdrepro.training.checkpoint import Checkpoint
+from kdrepro.training.identity import digest
+from kdrepro.training.modes import frozen_layers, to_train
 from kdrepro.training.objectives import Objective
 from kdrepro.training.recipe import Recipe, gains_from_bf16
 from kdrepro.training.stack import shape_of
@@ -31,7 +31,7 @@ class TrainingState:
     def __init__(
         self,
         network: nn.Module,
-        batches: Batches,
+        batches: CaseSource,
         objective: Objective,
         recipe: Recipe,
         seed: int,
@@ -44,7 +44,17 @@ class TrainingState:
         self.network, self.batches, self.objective, self.recipe = network, batches, objective, recipe
         self.seed, self.checkpoint, self.evaluate, self.progress = seed, checkpoint, evaluate, progress
         self.evaluate_every, self.keep_best = evaluate_every, keep_best
-        if recipe.max_norm and not isinstance(network, MLP):
+        check_network(network)
+        check_source(batches)
+        check_device(network, batches.device)
+        self._check_trainable()
+        size = getattr(batches, "batch_size", recipe.batch_size)
+        if "batch_size" in recipe.model_fields_set and size != recipe.batch_size:
+            raise ValueError(
+                f"The recipe says batch_size={recipe.batch_size} but the batches have {size}: say it to "
+                "training.Batches, which cuts them."
+            )
+        if recipe.max_norm and not isinstance(unwrapped(network), MLP):
             raise ValueError(f"max_norm limits the weights of an MLP's units; this is a {type(network).__name__}.")
         if keep_best is not None and evaluate is None:
             raise ValueError(f"keep_best names {keep_best!r}, a figure of evaluate, which is not given.")
@@ -54,19 +64,42 @@ class TrainingState:
         self.order = torch.Generator(self.device).manual_seed(_mix(seed, 1))
         self.noise = torch.Generator(self.device).manual_seed(_mix(seed, 2))
         use_generator(network, self.noise)
-        bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and gains_from_bf16(self.device))
-        self.dtype = torch.bfloat16 if bf16 else torch.float32
+        self.dtype = self._dtype()
+        self.teacher = getattr(batches, "teacher", None)
+        self.frozen = frozen_layers(network)
         self.epoch, self.step, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, torch.Tensor] = {}  # weights of the best row so far, with its figure as "figure"
         self.moments: dict[int, dict[str, torch.Tensor]] = {}  # the optimiser's, of each parameter, when restored
         self.order_at_start = self.order.get_state()
+        # Taken now: an objective of the user's may change while it is trained with.
+        self.made_of = self._made_of() if checkpoint else {}
         self._resume()
+
+    def _check_trainable(self) -> None:
+        """Raises ValueError for a network in half precision, and for one of which nothing is trained."""
+        dtype = network_dtype(self.network)
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"The network's weights are {dtype}, in which small updates are lost: train network.float(); "
+                'Recipe(precision="bf16") multiplies in half precision all the same.'
+            )
+        if dtype == torch.float64 and self.recipe.precision == "bf16":
+            raise ValueError('The network is in float64 but precision is "bf16": leave it at "auto", or call float().')
+        if not any(p.requires_grad for p in self.network.parameters()):
+            raise ValueError("No parameter of the network requires a gradient: there is nothing to train.")
+
+    def _dtype(self) -> torch.dtype:
+        """Of the hidden layers' products: bfloat16 where the recipe says so, or the device gains from it."""
+        if network_dtype(self.network) == torch.float64:
+            return torch.float64
+        gains = self.recipe.precision == "auto" and gains_from_bf16(self.device)
+        return torch.bfloat16 if self.recipe.precision == "bf16" or gains else torch.float32
 
     @property
     def stackable(self) -> bool:
         """Whether this network can train as one of many: a float32 `MLP` of which no layer is frozen."""
-        if not isinstance(self.network, MLP) or self.batches.kind is None:
+        if not isinstance(self.network, MLP) or getattr(self.batches, "kind", None) is None or self.frozen:
             return False
         return all(p.requires_grad and p.dtype == torch.float32 for p in self.network.parameters())
 
@@ -89,8 +122,9 @@ class TrainingState:
         """
         batches = self.batches
         sizes = [len(p) for p in self.network.parameters() if p.dim() == 1]  # of the layers
-        one_case = batches.bytes_a_case + 4 * sizes[-1]
-        return one_case * batches.cases + 4 * 4 * self.weights + 3 * 4 * sum(sizes) * batches.batch_size
+        one_case = getattr(batches, "bytes_a_case", 8) + 4 * sizes[-1]
+        a_step = 3 * 4 * sum(sizes) * getattr(batches, "batch_size", BATCH_SIZE)
+        return one_case * batches.cases + 4 * 4 * self.weights + a_step
 
     @property
     def weights(self) -> int:
@@ -102,7 +136,7 @@ class TrainingState:
         return self.recipe.rate(step, self.recipe.epochs * len(self.batches))
 
     def start_epoch(self) -> None:
-        self.network.train()
+        to_train(self.network, self.frozen)
         self.order_at_start = self.order.get_state()
 
     def note_epoch(self, epoch: int, loss: float, took: float, share: float) -> None:
@@ -124,7 +158,7 @@ class TrainingState:
     def finish_epoch(self, steps: Optimized) -> None:
         self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
         if self.recipe.max_norm and self.epoch == self.recipe.epochs:
-            clip_max_norm(self.network, self.recipe.max_norm)
+            clip_max_norm(unwrapped(self.network), self.recipe.max_norm)
         if self.checkpoint:
             self.order_at_start = self.order.get_state()
             self._save(steps, self.step, 0.0, self.seconds)
@@ -137,7 +171,7 @@ class TrainingState:
         figure = self.keep_best
         if figure is not None and (not self.best or row[figure] > self.best["figure"].item()):
             if self.recipe.max_norm:
-                clip_max_norm(self.network, self.recipe.max_norm)
+                clip_max_norm(unwrapped(self.network), self.recipe.max_norm)
             weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
             self.best = {**weights, "figure": torch.tensor(row[figure], dtype=torch.float64)}
 
@@ -172,33 +206,47 @@ class TrainingState:
             tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items() if v is not None}
         tensors |= {"generator.order": self.order_at_start, "generator.noise": self.noise.get_state()}
         state = {"epoch": self.epoch, "step": step, "loss_sum": loss_sum, "seconds": seconds, "history": self.history}
-        self.checkpoint.save(tensors, state | {"device": self.device.type, "training": self._training})
+        self.checkpoint.save(tensors, state | {"device": self.device.type, "made_of": self.made_of})
 
-    @cached_property
-    def _training(self) -> str:
+    def _made_of(self) -> dict[str, Any]:
         """What a checkpoint must have in common with this training to be gone on from."""
-        shapes = [list(p.shape) for p in self.network.parameters()]
-        made_of = [self.recipe.model_dump(), self.seed, self.batches.cases, len(self.batches), shapes]
-        return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+        cases = getattr(self.batches, "fingerprint", None)
+        if cases is None:
+            raise ValueError(
+                f"batches is a {type(self.batches).__name__} without a `fingerprint`, by which a checkpoint is known "
+                "to be of the same cases: give it one, or train without a checkpoint."
+            )
+        shapes = {name: (list(p.shape), str(p.dtype), p.requires_grad) for name, p in self.network.named_parameters()}
+        return {
+            "network": digest(shapes),
+            "objective": digest(self.objective),
+            "teacher": digest(self.teacher),
+            "cases, labels or soft targets": cases,
+            "steps of an epoch": len(self.batches),
+            "seed": self.seed,
+            "keep_best": self.keep_best,
+            **{f"recipe's {name}": value for name, value in self.recipe.model_dump().items()},
+        }
+
+    def _differing(self, saved: Mapping[str, Any]) -> list[str]:
+        """What a checkpoint's training was made of that this one is not."""
+        return [name for name, value in self.made_of.items() if saved.get(name) != value]
 
     def _resume(self) -> None:
         saved = self.checkpoint.load() if self.checkpoint else None
         if saved is None:
             return
         tensors, state = saved
-        if state.get("training", self._training) != self._training:
-            self.checkpoint.warn(
-                f"The checkpoint {self.checkpoint.path.name} is that of another training (another recipe, seed, number "
-                "of cases or network): this network is trained from its start."
+        if "made_of" not in state:
+            return self.checkpoint.put_aside("was written by an earlier version")
+        if differing := self._differing(state["made_of"]):
+            raise InputError(
+                f"The checkpoint {self.checkpoint.path} is that of another training, which has another "
+                f"{' and '.join(differing)}: give this one a file of its own, or remove that one."
             )
-            return
         made_on = state.get("device", self.device.type)
         if made_on != self.device.type:  # the states of its generators mean nothing here
-            self.checkpoint.warn(
-                f"The checkpoint {self.checkpoint.path.name} was made on {made_on} and cannot be continued on "
-                f"{self.device.type}: this network is trained from its start."
-            )
-            return
+            return self.checkpoint.put_aside(f"was made on {made_on} and cannot be continued on {self.device.type}")
         self.network.load_state_dict(_under(tensors, "network."))
         self.best = _under(tensors, "best.")
         for name, tensor in _under(tensors, "optimizer.").items():

@@ -1,7 +1,9 @@
 """The steps of a training: of one network, or of many of one kind as batched matrix products."""
 
 import copy
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -9,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdrepro.checks import logits_of, unwrapped, wide
 from kdrepro.networks import MLP, clip_max_norm
-from kdrepro.training.batches import Batch, Batches
-from kdrepro.training.inference import as_inputs, logits
-from kdrepro.training.objectives import of_many
+from kdrepro.training.batches import Batch
+from kdrepro.training.inference import as_inputs, input_dtype, logits
+from kdrepro.training.objectives import loss_of, of_many
 from kdrepro.training.recipe import Recipe
 from kdrepro.training.stack import Stack
 from kdrepro.training.state import TrainingState
@@ -22,25 +25,36 @@ MAX_NORM_EVERY = 4  # steps between two applications of the weight constraint; i
 
 
 class _Teacher:
-    """A network that is asked for its logits in every step, its hidden layers' products in the students' precision."""
+    """A network that is asked for its logits in every step.
+
+    The hidden layers of this package's networks multiply in the students' precision; others answer in their own, since
+    autocast would round their logits too.
+    """
+
+    _one_at_a_time = threading.Lock()
 
     def __init__(self, network: nn.Module, dtype: torch.dtype):
+        self.dtype = dtype if input_dtype(network, dtype) == dtype else torch.float32
         # A copy of its own: other threads may ask the same network, and its weights are converted once, where autocast
-        # would convert them in every step.
-        self.network, self.dtype = copy.deepcopy(network), dtype
-        if isinstance(network, MLP) and dtype == torch.bfloat16:
-            self.network.hidden.to(dtype)
+        # would convert them in every step. Some networks can't be copied (weights that are computed, process groups).
+        try:
+            self.network, self.shared = copy.deepcopy(network), False
+        except (RuntimeError, TypeError, ValueError, NotImplementedError):
+            self.network, self.shared = network, True
+        if isinstance(network, MLP) and self.dtype == torch.bfloat16 and not self.shared:
+            self.network.hidden.to(self.dtype)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        return logits(self.network, inputs, dtype=self.dtype)
+        if not self.shared:
+            return logits(self.network, inputs, dtype=self.dtype)
+        with self._one_at_a_time:  # its mode is changed and changed back
+            return logits(self.network, inputs, dtype=self.dtype)
 
 
 def _teachers(trainings: Sequence[TrainingState]) -> dict[int, _Teacher]:
-    """The online teachers of networks that train together, by the id of the network that `Batches` was given."""
-    every = [training.batches for training in trainings]
-    # Batches of another kind ask their teacher themselves.
-    asked = {id(batches.teacher): batches.teacher for batches in every if isinstance(batches, Batches)}
-    return {name: _Teacher(network, trainings[0].dtype) for name, network in asked.items() if network is not None}
+    """The online teachers of networks that train together, by the id of the network that the batches were given."""
+    asked = {id(training.teacher): training.teacher for training in trainings if training.teacher is not None}
+    return {name: _Teacher(network, trainings[0].dtype) for name, network in asked.items()}
 
 
 def _taught(
@@ -53,7 +67,11 @@ def _taught(
     """
     taught = list(batches)
     for name, teacher in teachers.items():
-        students = [m for m, training in enumerate(trainings) if id(training.batches.teacher) == name]
+        students = [
+            m for m, one in enumerate(trainings) if id(one.teacher) == name and batches[m].teacher_logits is None
+        ]
+        if not students:
+            continue
         asked = [batches[m].inputs for m in students]
         on_cpu = trainings[0].device.type == "cpu"
         found = map(teacher, asked) if on_cpu else teacher(torch.cat(asked)).split(len(asked[0]))
@@ -62,17 +80,13 @@ def _taught(
     return taught
 
 
-def _losses(trainings: Sequence[TrainingState], output: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
-    """The loss of one network's logits [B, C], or of several ones' [M, B, C].
-
-    Raises InputError where a network has diverged, ValueError for whatever else is wrong with the logits.
-    """
+@contextmanager
+def _told_apart(trainings: Sequence[TrainingState], outputs: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Turns what an objective raises into an InputError where it is because a network has diverged."""
     try:
-        if output.dim() == 2:
-            return trainings[0].objective(output, batches[0])
-        return of_many([training.objective for training in trainings], output, batches)
+        yield
     except ValueError:
-        for training, logits in zip(trainings, output if output.dim() == 3 else [output], strict=True):
+        for training, logits in zip(trainings, outputs, strict=True):
             if not logits.isfinite().all():
                 raise training.diverged("network's logits are not finite") from None
         raise
@@ -83,6 +97,7 @@ class Alone:
 
     def __init__(self, training: TrainingState):
         self.training = training
+        self.inputs = input_dtype(training.network, training.dtype)
         parameters = [p for p in training.network.parameters() if p.requires_grad]
         self.optimizer = _optimizer([{"params": parameters}], training.recipe, training.moments)
         self.teachers = _teachers([training])
@@ -95,14 +110,29 @@ class Alone:
     def take(self, batches: Sequence[Batch], step: int) -> torch.Tensor:
         """One step, counted from the first epoch's first; returns the loss."""
         training, batch = self.training, batches[0]
-        with torch.autocast(training.device.type, torch.bfloat16, enabled=training.dtype == torch.bfloat16):
-            output = training.network(as_inputs(batch.inputs, training.dtype))
-        loss = _losses([training], output, batches)
+        output = self._output(batch.inputs)
+        with _told_apart([training], [output]):
+            loss = loss_of(training.objective, output, batch)
         loss.backward()
         _descend(self.optimizer, [training.rate(step)])
         if training.recipe.max_norm and (step + 1) % MAX_NORM_EVERY == 0:
-            clip_max_norm(training.network, training.recipe.max_norm)
+            clip_max_norm(unwrapped(training.network), training.recipe.max_norm)
         return loss.detach()
+
+    def _output(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The network's logits, at least in float32."""
+        network, bf16 = self.training.network, self.training.dtype == torch.bfloat16
+        try:
+            with torch.autocast(self.training.device.type, torch.bfloat16, enabled=bf16):
+                output = network(as_inputs(inputs, self.inputs))
+        except ValueError as error:
+            if len(inputs) == 1 and "more than 1 value per channel" in str(error):
+                raise ValueError(
+                    "A step has a single case, of which batch normalisation has no variance: raise batch_size, or put "
+                    "these layers in eval mode, where they stay."
+                ) from None
+            raise
+        return wide(logits_of(output, network, len(inputs)))
 
     def moments(self, training: TrainingState) -> Mapping[int, Mapping[str, torch.Tensor]]:
         """The optimiser's state of each parameter."""
@@ -163,7 +193,8 @@ class Together:
         self.stack.train()
         inputs = torch.stack([batch.inputs for batch in batches])
         output = self.stack(as_inputs(inputs, self.dtype))
-        losses = _losses(self.trainings, output, batches)
+        with _told_apart(self.trainings, output):
+            losses = of_many([training.objective for training in self.trainings], output, batches)
         losses.sum().backward()
         for i, m in self.apart:
             self.own[m][i].grad = self.parameters[i].grad[m]

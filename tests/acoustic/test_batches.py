@@ -23,6 +23,7 @@ def test_an_epoch_holds_every_frame_once_with_its_own_label_and_target(tiny, tmp
     (tmp_path / "soft").mkdir()
     digits = np.stack([which.numpy() // 1000, which.numpy() // 10 % 100, which.numpy() % 10], 1)
     np.save(tmp_path / "soft" / "values.npy", digits.astype(np.float16))
+    np.save(tmp_path / "soft" / "prior.npy", np.full(3, 1 / 3, np.float32))
     (tmp_path / "soft" / "classes").write_text("3")
     batches = FrameBatches(
         split, which, batch_size=100, soft_targets=SoftTargets(tmp_path / "soft"), pool_frames=pool_frames

@@ -133,23 +133,69 @@ def test_a_checkpoint_of_another_device_is_said_and_left_alone(digits, tmp_path)
     checkpoint.save(tensors, state | {"device": "cuda"})
     fit(again, digits, checkpoint=checkpoint)
     assert torch.equal(weights(first), weights(again))
-    assert warned == [
-        "The checkpoint c.safetensors was made on cuda and cannot be continued on cpu: "
-        "this network is trained from its start."
-    ]
+    assert len(warned) == 1
+    assert "was made on cuda and cannot be continued on cpu: set aside as" in warned[0]
 
 
-def test_a_checkpoint_of_another_training_is_said_and_left_alone(digits, tmp_path):
-    warned = []
-    checkpoint, alone, after = Checkpoint(tmp_path / "c.safetensors", warn=warned.append), network(), network()
+def test_a_checkpoint_of_another_training_is_refused_and_kept(digits, tmp_path):
+    checkpoint = Checkpoint(tmp_path / "c.safetensors")
     fit(network(), digits, seed=1, checkpoint=checkpoint)
-    assert fit(after, digits, seed=2, checkpoint=checkpoint) != []
-    fit(alone, digits, seed=2)
-    assert torch.equal(weights(after), weights(alone))
-    assert warned == [
-        "The checkpoint c.safetensors is that of another training (another recipe, seed, number of cases or network): "
-        "this network is trained from its start."
-    ]
+    before = checkpoint.path.read_bytes()
+    with pytest.raises(InputError, match="another seed: give this one a file of its own"):
+        fit(network(), digits, seed=2, checkpoint=checkpoint)
+    assert checkpoint.path.read_bytes() == before
+
+
+def weighted(weight):
+    """An objective of the user's own, which holds a number."""
+    return lambda logits, batch: weight * training.hard_targets(logits, batch)
+
+
+ONE = {"labels": torch.arange(64) % 10, "objective": training.soft_targets(2.0, 0.5), "soft": 1.0, "recipe": RECIPE}
+OTHERS = {
+    "temperature": ({"objective": training.soft_targets(3.0, 0.5)}, "objective"),
+    "soft weight": ({"objective": training.soft_targets(2.0, 0.25)}, "objective"),
+    "kind of objective": ({"objective": training.matched_logits}, "objective"),
+    "objective of one's own": ({"objective": weighted(2.0)}, "objective"),
+    "labels": ({"labels": (torch.arange(64) + 1) % 10}, "cases, labels or soft targets"),
+    "soft targets": ({"soft": -1.0}, "cases, labels or soft targets"),
+    "learning rate": ({"recipe": RECIPE.model_copy(update={"learning_rate": 2e-2})}, "recipe's learning_rate"),
+    "epochs": ({"recipe": RECIPE.model_copy(update={"epochs": 5})}, "recipe's epochs"),
+}
+
+
+def train_one(path, labels, objective, soft, recipe):
+    x = torch.linspace(-1, 1, 64 * 64).view(64, 64)
+    batches = Batches(x, labels, batch_size=64, teacher_logits=soft * x[:, :10])
+    training.fit(network(), batches, objective, recipe, checkpoint=Checkpoint(path))
+
+
+@pytest.mark.parametrize(("change", "named"), OTHERS.values(), ids=OTHERS)
+def test_a_checkpoint_names_what_differs(tmp_path, change, named):
+    train_one(tmp_path / "c.safetensors", **ONE)
+    train_one(tmp_path / "c.safetensors", **ONE)
+    with pytest.raises(InputError, match=f"has another {named}: give"):
+        train_one(tmp_path / "c.safetensors", **ONE | change)
+
+
+def test_an_online_teacher_is_part_of_the_training(digits, tmp_path):
+    def train(teacher):
+        of = (cases(digits, jitter=1, teacher=teacher), training.matched_logits, RECIPE)
+        training.fit(network(), *of, checkpoint=Checkpoint(tmp_path / "c.safetensors"))
+
+    train(network(7))
+    train(network(7))
+    with pytest.raises(InputError, match="another teacher"):
+        train(network(8))
+
+
+def test_a_checkpoint_of_an_earlier_version_is_set_aside(digits, tmp_path):
+    warned = []
+    checkpoint = Checkpoint(tmp_path / "c.safetensors", warn=warned.append)
+    checkpoint.save({"network.a": torch.zeros(1)}, {"epoch": 1})
+    fit(network(), digits, checkpoint=checkpoint)
+    assert len(warned) == 1
+    assert "written by an earlier version: set aside as" in warned[0]
 
 
 # --- the best row ---------------------------------------------------------------------------------

@@ -132,7 +132,8 @@ def test_no_member_feels_who_shares_its_online_teacher(digits):
         nets = [network(m) for m in range(company)]
         batches = [Batches(digits.train_images[:241], batch_size=241, teacher=teacher)] * company
         objectives = [training.soft_targets(4.0)] * company
-        training.fit_many(nets, batches, objectives, [RECIPE] * company, seeds=range(company))
+        recipes = [RECIPE.model_copy(update={"batch_size": 241})] * company
+        training.fit_many(nets, batches, objectives, recipes, seeds=range(company))
         found.append(weights(nets[0]))
     assert torch.equal(*found)
 

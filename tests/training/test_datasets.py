@@ -1,0 +1,138 @@
+"""Cases out of arrays, datasets, subsets and loaders: the same training as from the tensors themselves."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from training_cases import network, weights
+
+from kdrepro import training
+from kdrepro.training import Batches, Recipe, datasets
+
+X, Y = torch.linspace(0, 1, 40 * 64).view(40, 64), torch.arange(40) % 10
+
+
+class Items(Dataset):
+    """Items as a function makes them of a case's number; no IndexError at its end."""
+
+    def __init__(self, item, count=40):
+        self.item, self.count = item, count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        return self.item(i)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return zip(X, Y, strict=True)
+
+
+class Listed:
+    """What is no Dataset but has its two methods."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        return X[i].numpy(), int(Y[i])
+
+
+SOURCES = {
+    "arrays": lambda: (X.numpy(), Y.numpy()),
+    "a mixture": lambda: (X, Y.numpy()),
+    "lists": lambda: (X.tolist(), Y.tolist()),
+    "TensorDataset": lambda: (TensorDataset(X, Y),),
+    "TensorDataset without labels": lambda: (TensorDataset(X), Y),
+    "Subset": lambda: (Subset(TensorDataset(X.repeat(2, 1), Y.repeat(2)), range(40)),),
+    "Dataset": lambda: (Items(lambda i: (X[i], int(Y[i]))),),
+    "Dataset of arrays": lambda: (Items(lambda i: (X[i].numpy(), np.int64(Y[i]))),),
+    "Dataset of inputs": lambda: (Items(lambda i: X[i]), Y),
+    "Subset of a Dataset": lambda: (Subset(Items(lambda i: (X[i % 40], Y[i % 40]), 80), list(range(40, 80))),),
+    "IterableDataset": lambda: (Stream(),),
+    "DataLoader": lambda: (DataLoader(TensorDataset(X, Y), batch_size=7),),
+    "something like a Dataset": lambda: (Listed(),),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_every_source_trains_the_same_network(source):
+    recipe = Recipe(epochs=1, precision="fp32")
+    found, expected = network(), network()
+    training.fit(found, Batches(*source(), batch_size=20), training.hard_targets, recipe)
+    training.fit(expected, Batches(X, Y, batch_size=20), training.hard_targets, recipe)
+    assert torch.equal(weights(found), weights(expected))
+
+
+@pytest.mark.parametrize("source", [SOURCES[name] for name in ("arrays", "Subset", "DataLoader", "Dataset of inputs")])
+def test_every_source_is_asked_for_the_same_logits(source):
+    net = network()
+    assert torch.equal(training.logits(net, source()[0]), training.logits(net, X))
+
+
+def test_a_loader_keeps_its_batch_size_unless_another_is_given():
+    loader = DataLoader(TensorDataset(X, Y), batch_size=7)
+    assert Batches(loader).batch_size == 7
+    assert Batches(loader, batch_size=5).batch_size == 5
+    assert Batches(X, Y).batch_size == 256
+
+
+def test_a_tensors_memory_is_shared_not_copied():
+    assert Batches(TensorDataset(X, Y)).inputs.data_ptr() == X.data_ptr()
+    array = X.numpy()
+    assert Batches(array).inputs.data_ptr() == array.__array_interface__["data"][0]
+
+
+def test_reading_a_large_dataset_is_said_with_its_memory():
+    large = Items(lambda i: (torch.zeros(30_000), 0))
+    with pytest.warns(UserWarning, match=r"inputs: 40 cases were read once and stay in memory \(5 MB\)"):
+        Batches(large)
+
+
+def test_more_than_memory_holds_is_refused_before_it_is_read():
+    huge = Items(lambda i: (torch.zeros(100), 0), count=10**13)
+    with pytest.raises(
+        ValueError, match=r"10,000,000,000,000 cases of 400 bytes, more than memory holds: take a Subset"
+    ):
+        Batches(huge)
+
+
+BAD = {
+    "shapes": (Items(lambda i: (X[i, : 64 - i], 0)), r"gives \[63\] as item 1 and \[64\] as the first"),
+    "dicts": (Items(lambda i: {"image": X[i], "label": 0}), "gives a dict with 'image', 'label'"),
+    "triples": (Items(lambda i: (X[i], 0, 0)), "gives a tuple of 3"),
+    "pictures": (Items(lambda i: (Image.new("L", (8, 8)), 0)), "gives Pillow images.*PILToTensor"),
+    "words": (Items(lambda i: (X[i], "cat")), "labels must hold numbers, not 'cat'|labels must hold numbers, not <U3"),
+    "some labels": (Items(lambda i: (X[i], 0 if i else None)), "some items with a label and some without"),
+    "nothing": (Items(lambda i: X[i], 0), "inputs is empty"),
+    "a string": ("images/", "inputs must be a tensor, an array, a dataset or a loader, not a str"),
+    "16 bits": (X.mul(60_000).to(torch.uint16), "divided by their range"),
+    "a number": (torch.tensor(1.0), "not a single number"),
+}
+
+
+@pytest.mark.parametrize(("source", "sentence"), BAD.values(), ids=BAD)
+def test_what_gives_no_cases_gets_one_sentence(source, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Batches(source)
+
+
+def test_two_kinds_of_labels_are_refused():
+    with pytest.raises(ValueError, match="labels of its own"):
+        Batches(TensorDataset(X, Y), Y)
+
+
+@given(st.lists(st.integers(0, 39), min_size=1, max_size=20), st.integers(1, 7))
+@settings(max_examples=25, deadline=None)
+def test_any_subset_gives_its_rows_in_their_order(rows, size):
+    """Also one of a dataset that has to be read, and in a loader's batches."""
+    whole, read = TensorDataset(X, Y), Items(lambda i: (X[i], Y[i]))
+    for source in (Subset(whole, rows), Subset(read, rows), DataLoader(Subset(read, rows), batch_size=size)):
+        found = datasets.as_cases(source, "inputs")
+        assert torch.equal(found.inputs, X[rows])
+        assert torch.equal(found.labels, Y[rows])
