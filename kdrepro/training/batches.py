@@ -128,6 +128,7 @@ class Batches:
                 as_logits(teacher_logits, "teacher_logits", 2), teacher_logits, inputs, "teacher_logits"
             )
             check_numbers(teacher_logits, "teacher_logits")
+            teacher_logits = teacher_logits.detach()
         batch_size = batch_size or given.batch_size or BATCH_SIZE
         if batch_size < 1 or int(batch_size) != batch_size:
             raise ValueError(f"batch_size must be a whole number of at least 1, not {batch_size}.")

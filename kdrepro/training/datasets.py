@@ -51,6 +51,8 @@ def as_cases(source: Any, name: str) -> Cases:
 
 
 def _numbers(inputs: torch.Tensor, name: str) -> torch.Tensor:
+    """The inputs themselves, without the history that a network has left on them."""
+    inputs = inputs.detach()
     if inputs.dim() == 0:
         raise ValueError(f"{name} must be [cases, ...], not a single number.")
     if inputs.dtype in (torch.uint16, torch.uint32, torch.uint64):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from kdrepro.networks import use_generator
-from kdrepro.training.batches import Batches
+from kdrepro.training.batches import CaseSource
 from kdrepro.training.checkpoint import Checkpoint
 from kdrepro.training.lanes import LEAST_WEIGHTS, Lane, side_by_side
 from kdrepro.training.objectives import Objective
@@ -29,12 +29,12 @@ CHECKPOINT_SECONDS = 60.0  # at most this long between two checkpoints; there is
 
 def fit(
     network: nn.Module,
-    batches: Batches,
+    batches: CaseSource,
     objective: Objective,
     recipe: Recipe,
     *,
     seed: int = 0,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Checkpoint | Path | str | None = None,
     evaluate: Callable[[nn.Module], dict[str, Any]] | None = None,
     evaluate_every: int = 1,
     keep_best: str | None = None,
@@ -42,18 +42,24 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train a network in place and return its history, a row an epoch.
 
-    network: on the batches' device; returns logits. objective: see `hard_targets`, `soft_targets`.
+    network: on the batches' device; returns logits, or something with `logits` in it. Layers that are in eval mode while
+        the network is in train mode, and those without a trained parameter in a network that is in eval mode, stay in
+        eval mode; it ends in eval mode as a whole.
+    batches: `Batches`, or what is like them (see `CaseSource`).
+    objective: `hard_targets`, `soft_targets(...)`, `matched_logits`, or a function of one's own that takes logits and a
+        `Batch` to a scalar. A case of the label -100 has none: the hard loss leaves it out, the soft one does not.
     seed: of the order of cases, the jitter and the dropout masks.
-    checkpoint: resumed from if it holds a state; saved after every epoch and every 60 s within one.
-        On a CPU the resumed training ends bit for bit where an uninterrupted one does.
+    checkpoint: a file, resumed from if it holds a state; saved after every epoch and every 60 s within one.
+        On a CPU the resumed training ends bit for bit where an uninterrupted one does. A state of another training
+        (objective, labels, teacher, recipe, seed, cases, shapes) is refused and left as it is.
     evaluate: gives figures to add to a row, every `evaluate_every` epochs and after the last.
     keep_best: early stopping after the fact: the network ends with the weights of the row in which this figure of
         `evaluate` was highest (the first such row), not with the last ones; the history keeps all rows.
     progress: called with each finished row.
     A row: epoch (from 1), loss (mean over the epoch), cases_per_second, seconds (since the start,
     interruptions left out), and what evaluate gave.
-    Raises InputError when the loss is no longer finite; the last checkpoint stays. Raises ValueError for a `keep_best`
-    without `evaluate`.
+    Raises InputError when the loss is no longer finite (the last checkpoint stays) and for another training's
+    checkpoint. Raises ValueError, before anything is trained where that can be known, for arguments that do not fit.
     """
     training = TrainingState(
         network, batches, objective, recipe, seed, checkpoint, evaluate, progress, evaluate_every, keep_best
@@ -64,12 +70,12 @@ def fit(
 
 def fit_many(
     networks: Sequence[nn.Module],
-    batches: Sequence[Batches],
+    batches: Sequence[CaseSource],
     objectives: Sequence[Objective],
     recipes: Sequence[Recipe],
     *,
     seeds: Sequence[int],
-    checkpoints: Sequence[Checkpoint | None] | None = None,
+    checkpoints: Sequence[Checkpoint | Path | str | None] | None = None,
     evaluate: Sequence[Callable[[nn.Module], dict[str, Any]] | None] | None = None,
     progress: Sequence[Callable[[dict[str, Any]], None]] | None = None,
     finished: Callable[[int], None] | None = None,
@@ -86,10 +92,13 @@ def fit_many(
     train together as batched matrix products, as many at once as memory holds, and on a CPU in as many groups side by
     side as PyTorch has threads, one thread a group; a row's seconds are then the member's share of the time. All others
     train one after the other. evaluate, progress and finished are called from the threads of the groups.
-    Raises ValueError when the sequences differ in length, and InputError as `fit` does.
+    Raises ValueError when the sequences differ in length or two members share a network or a checkpoint, and whatever
+    `fit` raises.
     """
     of_each = (checkpoints, evaluate, progress, evaluate_every, keep_best)
     of_each = [given if isinstance(given, list | tuple) else [given] * len(networks) for given in of_each]
+    _check_apart(networks, "network")
+    _check_apart([getattr(one, "path", one) for one in checkpoints or () if one is not None], "checkpoint")
     members = zip(networks, batches, objectives, recipes, seeds, *of_each, strict=True)
     trainings = [TrainingState(*member) for member in members]
 
@@ -101,6 +110,15 @@ def fit_many(
     for groups in _rounds(trainings):
         side_by_side(train, groups)
     return [training.history for training in trainings]
+
+
+def _check_apart(things: Sequence[Any], name: str) -> None:
+    """Raises ValueError where two members would share what each must have for itself."""
+    seen: dict[Any, int] = {}
+    for m, one in enumerate(things):
+        first = seen.setdefault(str(one) if isinstance(one, str | Path) else id(one), m)
+        if first != m:
+            raise ValueError(f"{name}s {first} and {m} are one and the same: give each training its own {name}.")
 
 
 def _rounds(trainings: Sequence[TrainingState]) -> list[list[list[TrainingState]]]:

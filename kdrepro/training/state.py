@@ -1,7 +1,9 @@
 """The training of one network: what it is made of, how far it is, and how that is saved and restored."""
 
 import math
+import operator
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +16,7 @@ from kdrepro.training.batches import BATCH_SIZE, CaseSource, check_source
 from kdrepro.training.checkpoint import Checkpoint
 from kdrepro.training.identity import digest
 from kdrepro.training.modes import frozen_layers, to_train
-from kdrepro.training.objectives import Objective
+from kdrepro.training.objectives import Distillation, Objective
 from kdrepro.training.recipe import Recipe, gains_from_bf16
 from kdrepro.training.stack import shape_of
 
@@ -35,25 +37,21 @@ class TrainingState:
         objective: Objective,
         recipe: Recipe,
         seed: int,
-        checkpoint: Checkpoint | None,
+        checkpoint: Checkpoint | Path | str | None,
         evaluate: Callable[[nn.Module], dict[str, Any]] | None,
         progress: Callable[[dict[str, Any]], None] | None,
         evaluate_every: int,
         keep_best: str | None,
     ):
         self.network, self.batches, self.objective, self.recipe = network, batches, objective, recipe
+        checkpoint = Checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
         self.seed, self.checkpoint, self.evaluate, self.progress = seed, checkpoint, evaluate, progress
         self.evaluate_every, self.keep_best = evaluate_every, keep_best
         check_network(network)
         check_source(batches)
         check_device(network, batches.device)
+        self._check_arguments()
         self._check_trainable()
-        size = getattr(batches, "batch_size", recipe.batch_size)
-        if "batch_size" in recipe.model_fields_set and size != recipe.batch_size:
-            raise ValueError(
-                f"The recipe says batch_size={recipe.batch_size} but the batches have {size}: say it to "
-                "training.Batches, which cuts them."
-            )
         if recipe.max_norm and not isinstance(unwrapped(network), MLP):
             raise ValueError(f"max_norm limits the weights of an MLP's units; this is a {type(network).__name__}.")
         if keep_best is not None and evaluate is None:
@@ -75,6 +73,23 @@ class TrainingState:
         # Taken now: an objective of the user's may change while it is trained with.
         self.made_of = self._made_of() if checkpoint else {}
         self._resume()
+
+    def _check_arguments(self) -> None:
+        """Raises ValueError for an objective, a recipe or a seed that is none, and a recipe for other batches."""
+        recipe = self.recipe
+        if not callable(self.objective):
+            raise ValueError(f"objective must be callable, such as training.hard_targets, not {self.objective!r}.")
+        if not isinstance(recipe, Recipe):
+            raise ValueError(f"recipe must be a training.Recipe, not a {type(recipe).__name__}.")
+        if isinstance(self.seed, bool) or not hasattr(self.seed, "__index__"):
+            raise ValueError(f"seed must be a whole number, not {self.seed!r}.")
+        self.seed = operator.index(self.seed)
+        size = getattr(self.batches, "batch_size", recipe.batch_size)
+        if "batch_size" in recipe.model_fields_set and size != recipe.batch_size:
+            raise ValueError(
+                f"The recipe says batch_size={recipe.batch_size} but the batches have {size}: say it to "
+                "training.Batches, which cuts them."
+            )
 
     def _check_trainable(self) -> None:
         """Raises ValueError for a network in half precision, and for one of which nothing is trained."""
@@ -151,9 +166,20 @@ class TrainingState:
             "seconds": round(self.seconds, 3),
         }
         if self.evaluate and ((epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.recipe.epochs):
-            row.update(self.evaluate(self.network))
+            row.update(self._figures(row))
             self._note_best(row)
         self.history.append(row)
+
+    def _figures(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What `evaluate` says of the network, in plain numbers. Raises ValueError for what is no such thing."""
+        figures = self.evaluate(self.network)
+        if not isinstance(figures, Mapping):
+            raise ValueError(f"evaluate returned a {type(figures).__name__}: let it return figures by name, a dict.")
+        if taken := [name for name in figures if name in row]:
+            raise ValueError(f"evaluate names a figure {taken[0]!r}, which every row has already: call it otherwise.")
+        if self.keep_best is not None and self.keep_best not in figures:
+            raise ValueError(f"keep_best names {self.keep_best!r}, but evaluate gives {', '.join(map(repr, figures))}.")
+        return {name: value.item() if hasattr(value, "item") else value for name, value in figures.items()}
 
     def finish_epoch(self, steps: Optimized) -> None:
         self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
@@ -169,6 +195,8 @@ class TrainingState:
     def _note_best(self, row: dict[str, Any]) -> None:
         """Keep a copy of the weights when a row's figure is the highest so far."""
         figure = self.keep_best
+        if figure is not None and math.isnan(row[figure]):
+            raise ValueError(f"keep_best's figure {figure!r} is nan in epoch {row['epoch']}: no weights are the best.")
         if figure is not None and (not self.best or row[figure] > self.best["figure"].item()):
             if self.recipe.max_norm:
                 clip_max_norm(unwrapped(self.network), self.recipe.max_norm)
@@ -218,10 +246,10 @@ class TrainingState:
             )
         shapes = {name: (list(p.shape), str(p.dtype), p.requires_grad) for name, p in self.network.named_parameters()}
         return {
-            "network": digest(shapes),
-            "objective": digest(self.objective),
-            "teacher": digest(self.teacher),
-            "cases, labels or soft targets": cases,
+            "network": f"#{digest(shapes)}",
+            "objective": f"{_name(self.objective)} #{digest(self.objective)}",
+            "teacher": f"#{digest(self.teacher)}",
+            "cases, labels or soft targets": f"#{cases}",
             "steps of an epoch": len(self.batches),
             "seed": self.seed,
             "keep_best": self.keep_best,
@@ -229,8 +257,13 @@ class TrainingState:
         }
 
     def _differing(self, saved: Mapping[str, Any]) -> list[str]:
-        """What a checkpoint's training was made of that this one is not."""
-        return [name for name, value in self.made_of.items() if saved.get(name) != value]
+        """What a checkpoint's training was made of that this one is not; with both, where they can be read."""
+        found = []
+        for name, mine in self.made_of.items():
+            there, here = (str(value).split("#")[0].strip() for value in (saved.get(name), mine))
+            if saved.get(name) != mine:
+                found.append(f"{name} ({there}, not {here})" if there != here else name)
+        return found
 
     def _resume(self) -> None:
         saved = self.checkpoint.load() if self.checkpoint else None
@@ -258,6 +291,13 @@ class TrainingState:
         self.loss_sum, self.seconds = state["loss_sum"], state["seconds"]
         self.history = list(state["history"])
         self.checkpoint.history = state["history"]
+
+
+def _name(objective: Objective) -> str:
+    """An objective as a reader knows it."""
+    return getattr(objective, "__name__", None) or (
+        repr(objective) if isinstance(objective, Distillation) else type(objective).__name__
+    )
 
 
 def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

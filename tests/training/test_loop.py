@@ -3,8 +3,10 @@
 import math
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 from training_cases import RECIPE, cases, fit, network, stacked_sizes, weights
 
 from kdrepro import training
@@ -214,3 +216,63 @@ def test_members_can_be_evaluated_and_have_memory_of_their_own_afterwards(digits
     storages = {p.untyped_storage().data_ptr() for net in nets for p in net.parameters()}
     assert len(storages) == 8
     assert not any(net.training for net in nets)
+
+
+# --- arguments that do not fit ----------------------------------------------------------------------
+
+
+def one(digits, **changes):
+    """Train one network with some arguments changed."""
+    arguments = {"objective": training.hard_targets, "recipe": RECIPE, "network": network(), "batches": cases(digits)}
+    arguments |= changes
+    return training.fit(**arguments)
+
+
+ARGUMENTS = {
+    "an objective's name": ({"objective": "soft"}, "objective must be callable"),
+    "a dict for a recipe": ({"recipe": {"epochs": 3}}, "recipe must be a training.Recipe, not a dict"),
+    "half a seed": ({"seed": 0.5}, "seed must be a whole number, not 0.5"),
+    "no figures": ({"evaluate": lambda net: 0.5}, "evaluate returned a float: let it return figures by name"),
+    "a row's own name": ({"evaluate": lambda net: {"loss": 0.5}}, "a figure 'loss', which every row has already"),
+    "another figure": (
+        {"evaluate": lambda net: {"errors": 5}, "keep_best": "accuracy"},
+        "keep_best names 'accuracy', but evaluate gives 'errors'",
+    ),
+    "nan": (
+        {"evaluate": lambda net: {"accuracy": float("nan")}, "keep_best": "accuracy"},
+        "figure 'accuracy' is nan in epoch 1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "sentence"), ARGUMENTS.values(), ids=ARGUMENTS)
+def test_arguments_that_do_not_fit_get_one_sentence(digits, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        one(digits, **changes)
+
+
+def test_figures_may_be_tensors_and_a_checkpoint_a_path(digits, tmp_path):
+    """As plain numbers, which a checkpoint can hold."""
+    path = str(tmp_path / "c.safetensors")
+    rows = one(digits, evaluate=lambda net: {"share": torch.tensor(0.5), "count": np.int64(3)}, checkpoint=path)
+    assert [(row["share"], row["count"]) for row in rows] == [(0.5, 3)] * 3
+    assert one(digits, evaluate=pytest.fail, checkpoint=path) == rows
+
+
+def test_two_members_share_neither_network_nor_checkpoint(digits, tmp_path):
+    net, of = network(), ([cases(digits)] * 2, [training.hard_targets] * 2, [RECIPE] * 2)
+    with pytest.raises(ValueError, match="networks 0 and 1 are one and the same"):
+        training.fit_many([net, net], *of, seeds=(0, 1))
+    with pytest.raises(ValueError, match="checkpoints 0 and 1 are one and the same"):
+        training.fit_many([net, network(1)], *of, seeds=(0, 1), checkpoints=[tmp_path / "c"] * 2)
+
+
+def test_inputs_and_soft_targets_may_come_out_of_another_network(digits):
+    """With its history on them, of which the training must know nothing; or made in inference mode."""
+    features, x = nn.Linear(64, 8), digits.train_images[:600].flatten(1) / 255
+    with torch.inference_mode():
+        inferred, soft = features(x), network()(x)
+    for inputs, teacher_logits in ((features(x), network()(x)), (inferred, soft)):
+        batches = training.Batches(inputs, teacher_logits=teacher_logits, batch_size=64)
+        one(digits, network=network(0, (8, 10)), batches=batches, objective=training.soft_targets(4))
+    assert features.weight.grad is None

@@ -141,7 +141,7 @@ def test_a_checkpoint_of_another_training_is_refused_and_kept(digits, tmp_path):
     checkpoint = Checkpoint(tmp_path / "c.safetensors")
     fit(network(), digits, seed=1, checkpoint=checkpoint)
     before = checkpoint.path.read_bytes()
-    with pytest.raises(InputError, match="another seed: give this one a file of its own"):
+    with pytest.raises(InputError, match=r"another seed \(1, not 2\): give this one a file of its own"):
         fit(network(), digits, seed=2, checkpoint=checkpoint)
     assert checkpoint.path.read_bytes() == before
 
@@ -153,14 +153,14 @@ def weighted(weight):
 
 ONE = {"labels": torch.arange(64) % 10, "objective": training.soft_targets(2.0, 0.5), "soft": 1.0, "recipe": RECIPE}
 OTHERS = {
-    "temperature": ({"objective": training.soft_targets(3.0, 0.5)}, "objective"),
-    "soft weight": ({"objective": training.soft_targets(2.0, 0.25)}, "objective"),
-    "kind of objective": ({"objective": training.matched_logits}, "objective"),
-    "objective of one's own": ({"objective": weighted(2.0)}, "objective"),
+    "temperature": ({"objective": training.soft_targets(3.0, 0.5)}, "objective .Distillation.temperature=2.0, .*, not .*3.0, .*"),
+    "soft weight": ({"objective": training.soft_targets(2.0, 0.25)}, "objective .*"),
+    "kind of objective": ({"objective": training.matched_logits}, "objective .*, not matched_logits."),
+    "objective of one's own": ({"objective": weighted(2.0)}, "objective .*<lambda>."),
     "labels": ({"labels": (torch.arange(64) + 1) % 10}, "cases, labels or soft targets"),
     "soft targets": ({"soft": -1.0}, "cases, labels or soft targets"),
-    "learning rate": ({"recipe": RECIPE.model_copy(update={"learning_rate": 2e-2})}, "recipe's learning_rate"),
-    "epochs": ({"recipe": RECIPE.model_copy(update={"epochs": 5})}, "recipe's epochs"),
+    "learning rate": ({"recipe": RECIPE.model_copy(update={"learning_rate": 2e-2})}, "recipe's learning_rate .0.01, not 0.02."),
+    "epochs": ({"recipe": RECIPE.model_copy(update={"epochs": 5})}, "recipe's epochs .3, not 5."),
 }
 
 
@@ -187,6 +187,14 @@ def test_an_online_teacher_is_part_of_the_training(digits, tmp_path):
     train(network(7))
     with pytest.raises(InputError, match="another teacher"):
         train(network(8))
+
+
+def test_what_an_objective_of_ones_own_holds_is_part_of_it(tmp_path):
+    """Its numbers in a closure, the names that it reads, and its code."""
+    train_one(tmp_path / "c.safetensors", **ONE | {"objective": weighted(2.0)})
+    train_one(tmp_path / "c.safetensors", **ONE | {"objective": weighted(2.0)})
+    with pytest.raises(InputError, match="another objective: give"):
+        train_one(tmp_path / "c.safetensors", **ONE | {"objective": weighted(3.0)})
 
 
 def test_a_checkpoint_of_an_earlier_version_is_set_aside(digits, tmp_path):
