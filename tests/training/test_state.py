@@ -153,13 +153,19 @@ def weighted(weight):
 
 ONE = {"labels": torch.arange(64) % 10, "objective": training.soft_targets(2.0, 0.5), "soft": 1.0, "recipe": RECIPE}
 OTHERS = {
-    "temperature": ({"objective": training.soft_targets(3.0, 0.5)}, "objective .Distillation.temperature=2.0, .*, not .*3.0, .*"),
+    "temperature": (
+        {"objective": training.soft_targets(3.0, 0.5)},
+        "objective .Distillation.temperature=2.0, .*, not .*3.0, .*",
+    ),
     "soft weight": ({"objective": training.soft_targets(2.0, 0.25)}, "objective .*"),
     "kind of objective": ({"objective": training.matched_logits}, "objective .*, not matched_logits."),
     "objective of one's own": ({"objective": weighted(2.0)}, "objective .*<lambda>."),
     "labels": ({"labels": (torch.arange(64) + 1) % 10}, "cases, labels or soft targets"),
     "soft targets": ({"soft": -1.0}, "cases, labels or soft targets"),
-    "learning rate": ({"recipe": RECIPE.model_copy(update={"learning_rate": 2e-2})}, "recipe's learning_rate .0.01, not 0.02."),
+    "learning rate": (
+        {"recipe": RECIPE.model_copy(update={"learning_rate": 2e-2})},
+        "recipe's learning_rate .0.01, not 0.02.",
+    ),
     "epochs": ({"recipe": RECIPE.model_copy(update={"epochs": 5})}, "recipe's epochs .3, not 5."),
 }
 
