@@ -2,8 +2,11 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+
+from kdrepro.checks import NO_LABEL, all_labelled, as_labels, as_tensor
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,26 @@ class ImageData:
     def of(cls, name, train_images, train_labels, test_images, test_labels, classes, *, class_names=(), **validation):
         """Make one from its tensors, computing the fingerprint.
 
-        validation: `validation_images` and `validation_labels`, or neither. Raises ValueError for one without the
-        other, and when there are names but not one a class.
+        Tensors or arrays. validation: `validation_images` and `validation_labels`, or neither.
+        Raises ValueError for one without the other, images that are not uint8 [N, H, W] or [N, 1 or 3, H, W] of one size,
+        labels that are none of the classes, and when there are names but not one a class.
         """
         if class_names and len(class_names) != classes:
             raise ValueError(f"{len(class_names)} class names were given for {classes} classes.")
-        tensors = (train_images, train_labels, test_images, test_labels)
-        data = cls(name, *tensors, classes, "", tuple(class_names), **validation)
-        if (data.validation_images is None) != (data.validation_labels is None):
+        if (validation.get("validation_images") is None) != (validation.get("validation_labels") is None):
             raise ValueError("Validation images and labels come together.")
+        pairs = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
+        if validation.get("validation_images") is not None:
+            pairs["validation"] = (validation["validation_images"], validation["validation_labels"])
+        images = {f"{split}_images": _images(x, f"{split}_images") for split, (x, _) in pairs.items()}
+        labels = {
+            f"{split}_labels": _labels(y, len(images[f"{split}_images"]), classes, f"{split}_labels")
+            for split, (_, y) in pairs.items()
+        }
+        if len({tuple(one.shape[1:]) for one in images.values()}) > 1:
+            sizes = ", ".join(f"{name} {list(one.shape)}" for name, one in images.items())
+            raise ValueError(f"All images must have one size, but there are {sizes}.")
+        data = cls(name, classes=classes, fingerprint="", class_names=tuple(class_names), **images, **labels)
         digest = hashlib.sha256()
         for tensor in data.tensors().values():
             digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
@@ -75,3 +89,19 @@ class ImageData:
         x, y = self.train_images.cpu(), self.train_labels.cpu()
         split = (x[kept], y[kept], x[held_out], y[held_out])
         return ImageData.of(f"{self.name}-validation", *split, self.classes, class_names=self.class_names)
+
+
+def _images(value: Any, name: str) -> torch.Tensor:
+    images = as_tensor(value, name)
+    if images.dtype != torch.uint8:
+        raise ValueError(f"{name} must be uint8 (0 to 255), not {images.dtype}: scale the pixels, and pass .to(uint8).")
+    if images.dim() not in (3, 4) or (images.dim() == 4 and images.shape[1] not in (1, 3)):
+        raise ValueError(f"{name} must be grey [N, H, W] or colour [N, 3, H, W], not {list(images.shape)}.")
+    return images
+
+
+def _labels(value: Any, cases: int, classes: int, name: str) -> torch.Tensor:
+    labels = as_labels(value, cases, classes, name)
+    if not all_labelled(labels):
+        raise ValueError(f"{name} holds {NO_LABEL}: here every case needs a label, so leave those out that have none.")
+    return labels

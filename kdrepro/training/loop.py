@@ -42,9 +42,9 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train a network in place and return its history, a row an epoch.
 
-    network: on the batches' device; returns logits, or something with `logits` in it. Layers that are in eval mode while
-        the network is in train mode, and those without a trained parameter in a network that is in eval mode, stay in
-        eval mode; it ends in eval mode as a whole.
+    network: on the batches' device; returns logits, or something with `logits` in it. Layers that are in eval mode
+        while the network is in train mode, and those without a trained parameter in a network that is in eval mode,
+        stay in eval mode; it ends in eval mode as a whole.
     batches: `Batches`, or what is like them (see `CaseSource`).
     objective: `hard_targets`, `soft_targets(...)`, `matched_logits`, or a function of one's own that takes logits and a
         `Batch` to a scalar. A case of the label -100 has none: the hard loss leaves it out, the soft one does not.

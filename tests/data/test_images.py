@@ -65,3 +65,24 @@ def test_validation_split_is_disjoint_and_leaves_the_test_set_out(digits):
     assert split.fingerprint not in (digits.fingerprint, digits.with_validation(297, seed=2).fingerprint)
     with pytest.raises(ValueError, match="cases"):
         digits.with_validation(1297)
+
+
+PAIRS = {
+    "floats": ((X.float(), Y, X, Y), "train_images must be uint8"),
+    "channels last": ((X[..., None], Y, X, Y), r"must be grey \[N, H, W\] or colour"),
+    "another size": ((X, Y, X[:, :1], Y), "All images must have one size, but there are train_images"),
+    "labels from 1 on": ((X, Y + 1, X, Y), "train_labels must lie between 0 and 1"),
+    "fewer labels": ((X, Y[:-1], X, Y), "train_labels is"),
+    "no label": ((X, Y, X, torch.full_like(Y, -100)), "test_labels holds -100"),
+}
+
+
+@pytest.mark.parametrize(("pair", "sentence"), PAIRS.values(), ids=PAIRS)
+def test_what_is_no_image_data_gets_one_sentence(pair, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        ImageData.of("few", *pair, 2)
+
+
+def test_arrays_are_taken():
+    arrays = [tensor.numpy() for tensor in (X, Y.int(), X, Y.int())]
+    assert ImageData.of("few", *arrays, 2).fingerprint == ImageData.of("few", X, Y, X, Y, 2).fingerprint
