@@ -1,7 +1,9 @@
 """The command line: run chapters, look at claims, build and publish the book, fetch data."""
 
+import json
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,21 +12,51 @@ from rich.console import Console
 from rich.progress import DownloadColumn, Progress
 from rich.table import Table
 
+import kdrepro
+from kdrepro import paths
 from kdrepro.errors import InputError
-from kdrepro.files import UNWRITABLE
+from kdrepro.files import UNWRITABLE, try_folder
+from kdrepro.publishing import surroundings
 
+VERDICT_COLUMNS = {
+    "claim": "claim",
+    "section": "section",
+    "metric": "metric",
+    "paper": "paper",
+    "ours": "ours: mean [95 % over seeds]",
+    "verdict": "verdict",
+    "data": "data, preset",
+}
+NARROW_COLUMNS = ("claim", "paper", "ours", "verdict")
+WIDE = 150  # columns of a terminal that has room for them all
+FETCHED = ("mnist", "tiny-imagenet")
 OF_EXTRAS = ("nbformat", "nbclient", "papermill", "IPython", "jupyter_book")  # not needed to import the package
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Hinton et al. (2015), number by number.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
 app.add_typer(data_app, name="data")
 
-PresetOption = Annotated[str, typer.Option(help="smoke, full or paper.")]
+
+def _chapters() -> list[str]:
+    """For the shell's completion, which asks at every key: the names alone, without PyTorch."""
+    return sorted(path.stem for path in paths.NOTEBOOKS.glob("*.ipynb"))
+
+
+def _presets() -> list[str]:
+    return sorted(path.stem for path in paths.PRESETS.glob("*.yaml"))
+
+
+def _claims() -> list[str]:
+    from kdrepro.verdicts import claims
+
+    return list(claims.load())
+
+
+PresetOption = Annotated[str, typer.Option(help="smoke, full or paper.", autocompletion=_presets)]
 SeedsOption = Annotated[str | None, typer.Option(help="How many seeds; the preset's number if not given.")]
 FirstSeedOption = Annotated[str, typer.Option(help="The first seed.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
@@ -32,9 +64,26 @@ DataOption = Annotated[str | None, typer.Option(help="Folder of the data sets; K
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print only the result.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"kdrepro {kdrepro.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _for_all(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def run(
-    chapter: Annotated[str, typer.Argument(help="A chapter's name or number, or all.")],
+    chapter: Annotated[
+        str, typer.Argument(help="A chapter's name or number, or all.", autocompletion=lambda: ["all", *_chapters()])
+    ],
     preset: PresetOption = "smoke",
     seeds: SeedsOption = None,
     first_seed: FirstSeedOption = "0",
@@ -43,6 +92,7 @@ def run(
     quiet: QuietOption = False,
 ) -> None:
     """Run a chapter with papermill; networks that the store holds are loaded instead of trained."""
+    paths.need_book()
     from kdrepro.chapters import presets
     from kdrepro.publishing import runner
 
@@ -55,26 +105,35 @@ def run(
 
 @app.command(name="claims")
 def claims_command(
-    preset: Annotated[str | None, typer.Option(help="Show this preset's run instead of what is published.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Show this preset's run instead of what is published.", autocompletion=_presets),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
 ) -> None:
     """Print the verdict table."""
-    from kdrepro import paths
-    from kdrepro.chapters import presets
     from kdrepro.verdicts import claims, records
 
     if preset is not None:
+        from kdrepro.chapters import presets  # and with it PyTorch: seconds
+
         presets.load(preset)
-    folder = paths.RESULTS if preset is None else paths.runs(preset) / "results"
-    table = Table("claim", "section", "metric", "paper", "ours: mean [95 % over seeds]", "verdict", "data, preset")
-    for row in claims.verdict_rows(claims.load().values(), records.read_all(folder)):
-        columns = ("claim", "section", "metric", "paper", "ours", "verdict", "data")
-        table.add_row(*(row[c].replace("[", r"\[") for c in columns))
-    _console().print(table)
+    described = claims.load().values()
+    found = records.read_all(paths.RESULTS if preset is None else paths.runs(preset) / "results")
+    if as_json:
+        print(json.dumps(claims.verdict_entries(described, found), indent=1))
+        return
+    console = _console()
+    names = [name for name in VERDICT_COLUMNS if console.width >= WIDE or name in NARROW_COLUMNS]
+    rows = [[row[name] for name in names] for row in claims.verdict_rows(described, found)]
+    _print_table(console, [VERDICT_COLUMNS[name] for name in names], rows)
+    if console.width < WIDE:
+        print(f"Metrics, sections, data and presets: in a terminal of {WIDE} columns, or with --json.")
 
 
 @app.command()
 def reproduce(
-    claim: Annotated[str, typer.Argument(help="A claim's id, as `kdrepro claims` lists them.")],
+    claim: Annotated[str, typer.Argument(help="A claim's id, as `kdrepro claims` lists them.", autocompletion=_claims)],
     preset: PresetOption = "smoke",
     seeds: SeedsOption = None,
     first_seed: FirstSeedOption = "0",
@@ -83,7 +142,6 @@ def reproduce(
     quiet: QuietOption = False,
 ) -> None:
     """Run a claim's chapter and print one row: paper, published, this run, verdict."""
-    from kdrepro import paths
     from kdrepro.publishing import runner
     from kdrepro.verdicts import claims, records, wording
 
@@ -91,30 +149,34 @@ def reproduce(
     asked = runner.checked([described.chapter], preset, seeds, first_seed, device, data_root)
     _run_shown(described.chapter, asked, quiet)
     theirs = records.claim_by_data(claim, described.chapter)
-    ours = records.claim_by_data(claim, described.chapter, paths.runs(preset) / "results")
+    ours = records.claim_by_data(claim, described.chapter, runner.place(described.chapter, asked) / "results")
     if not ours:
         raise InputError(f"Chapter {described.chapter} does not measure {claim} yet.")
-    table = Table("claim", "data", "metric", "paper", "published", f"this run ({preset})", "verdict")
+    titles = ["claim", "data", "metric", "paper", "published", f"this run ({preset})", "verdict"]
+    rows = []
     for data, entry in ours.items():
         # A smoke run is on other data than what is published; the deciding data set's figure is then the one to see.
         published = theirs.get(data) or theirs.get(described.data)
         for metric in entry["mean"]:
-            cells = (
+            before = wording.written_mean(metric, published) if published else "–"
+            figures = (
                 wording.written(metric, described.paper.get(metric)),
-                wording.written_mean(metric, published) if published else "–",
+                before,
                 wording.written_mean(metric, entry),
-                entry["verdict"],
             )
-            table.add_row(claim, data, wording.label(metric), *(c.replace("[", r"\[") for c in cells))
-    _console().print(table)
+            rows.append([claim, data, wording.label(metric), *figures, entry["verdict"]])
+    _print_table(_console(), titles, rows)
 
 
 @app.command()
 def book(
-    preset: Annotated[str | None, typer.Option(help="Build from this preset's run, in a staging copy.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Build from this preset's run, in a staging copy.", autocompletion=_presets)
+    ] = None,
     published: Annotated[bool, typer.Option("--published", help="Build the published book in place.")] = False,
 ) -> None:
     """Build the site, failing on a single warning, and print the page to open."""
+    paths.need_book()
     from kdrepro.chapters import presets
     from kdrepro.publishing import book
 
@@ -129,7 +191,7 @@ def book(
 @app.command()
 def publish(preset: PresetOption = "full") -> None:
     """Copy a run's notebooks and records into the book; refuses smoke."""
-    from kdrepro import paths
+    paths.need_book()
     from kdrepro.publishing import book
 
     for path in book.publish(preset):
@@ -139,6 +201,7 @@ def publish(preset: PresetOption = "full") -> None:
 @app.command()
 def notebooks() -> None:
     """Re-execute the chapters' sources at smoke, so that nbval's reference is fresh."""
+    paths.need_book()
     from kdrepro.publishing import runner
 
     for chapter in runner.in_order():
@@ -148,24 +211,38 @@ def notebooks() -> None:
 
 @data_app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="mnist or tiny-imagenet")],
+    name: Annotated[str, typer.Argument(help="mnist or tiny-imagenet", autocompletion=lambda: list(FETCHED))],
     data_root: DataOption = None,
 ) -> None:
     """Download a data set, check it, and print where it is; does nothing if a good copy is there."""
-    from kdrepro import data, paths
-
+    if name not in FETCHED:
+        raise InputError(f"There is no data set {name!r} to fetch: choose {' or '.join(FETCHED)}.")
     root = paths.data_root(data_root)
+    try:
+        print(_fetch(name, root))
+    except InputError as error:
+        try:
+            try_folder(root)
+        except OSError as unwritable:
+            raise InputError(
+                f"{name} cannot be put into {root} ({unwritable.strerror or unwritable}): set KDREPRO_DATA, or give "
+                "--data-root, to a folder that is writable."
+            ) from error
+        raise
+
+
+def _fetch(name: str, root: Path) -> str:
+    """Download a data set; returns where it is. Raises InputError."""
+    from kdrepro import data
+
     if name == "mnist":
-        print(f"mnist is in {data.fetch_mnist(root)}")
-    elif name == "tiny-imagenet":
-        with Progress(*Progress.get_default_columns(), DownloadColumn(), console=_console(stderr=True)) as bar:
-            task = bar.add_task(name, total=None)
-            found = data.fetch_tiny_imagenet(
-                root, progress=lambda done, total: bar.update(task, completed=done, total=total)
-            )
-        print(f"tiny-imagenet is {found}")
-    else:
-        raise InputError(f"There is no data set {name!r} to fetch: choose mnist or tiny-imagenet.")
+        return f"mnist is in {data.fetch_mnist(root)}"
+    with Progress(*Progress.get_default_columns(), DownloadColumn(), console=_console(stderr=True)) as bar:
+        task = bar.add_task(name, total=None)
+        found = data.fetch_tiny_imagenet(
+            root, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    return f"tiny-imagenet is {found}"
 
 
 def _run_shown(chapter: str, asked: dict, quiet: bool) -> Path:
@@ -173,7 +250,13 @@ def _run_shown(chapter: str, asked: dict, quiet: bool) -> Path:
     from kdrepro.publishing import runner
 
     try:
-        return runner.run(chapter, asked) if quiet else _run_with_status(chapter, asked)
+        output = runner.run(chapter, asked) if quiet else _run_with_status(chapter, asked)
+        if output != paths.runs(asked["preset"]) / "notebooks" / output.name:
+            print(
+                f"kdrepro: The record of other seeds that was there stays; this run's is in {output.parent.parent}.",
+                file=sys.stderr,
+            )
+        return output
     except KeyboardInterrupt:
         print(f"kdrepro: {_kept(chapter, asked['preset'])}", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -181,8 +264,6 @@ def _run_shown(chapter: str, asked: dict, quiet: bool) -> Path:
 
 def _kept(chapter: str, preset: str) -> str:
     """What a chapter that was interrupted leaves."""
-    from kdrepro import paths
-
     store = paths.runs(preset) / "store"
     finished, begun = (len(list(store.glob(f"*/{name}"))) for name in ("entry.json", "checkpoint.safetensors"))
     return (
@@ -223,10 +304,23 @@ def _console(stderr: bool = False) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, width=160)
 
 
+def _print_table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table whose first column, which commands take, is never folded or cut."""
+    table = Table()
+    for n, title in enumerate(titles):
+        table.add_column(title, no_wrap=n == 0, min_width=max(len(row[0]) for row in rows) if n == 0 else None)
+    for row in rows:
+        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+    console.print(table)
+
+
 def main() -> None:
     """Run the command line; bad input ends with one sentence and exit code 2, Ctrl-C with 130."""
+    surroundings.write_anything()
     try:
-        app(standalone_mode=True)
+        surroundings.check_working_directory()
+        with surroundings.usable_home():
+            app(standalone_mode=True)
     except InputError as error:
         print(f"kdrepro: {error}", file=sys.stderr)
         sys.exit(2)
@@ -244,3 +338,7 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,13 @@
-"""Where things are: every path of the project comes from here, never from the working directory."""
+"""Where things are: in the book's repository, of which this package is part, whatever the working directory.
+
+An installed copy of the package is away from the book. It then reads and writes data below the working directory, and
+`need_book` refuses what asks for the book.
+"""
 
 import os
 from pathlib import Path
+
+from kdrepro.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -13,11 +19,33 @@ CLAIMS = BOOK / "claims.yaml"
 README = ROOT / "README.md"
 
 
+def need_book() -> None:
+    """Raises InputError where the package is away from the book's notebooks, claims and records."""
+    if not _in_repository():
+        raise InputError(
+            f"The book is not beside this package, which is installed in {Path(__file__).parent}: chapters, claims and "
+            "pages are in the book's repository alone, so clone it, `pip install -e .` there, and give the command "
+            "again; the package itself and `kdrepro data fetch` need no clone."
+        )
+
+
 def runs(preset: str) -> Path:
     """The only folder that a run at this preset writes to; KDREPRO_RUNS moves it."""
-    return Path(os.environ.get("KDREPRO_RUNS") or ROOT / "runs").expanduser() / preset
+    return Path(os.environ.get("KDREPRO_RUNS") or _home() / "runs").expanduser() / preset
 
 
 def data_root(given: str | None = None) -> Path:
-    """The folder of the data sets: the argument, else KDREPRO_DATA, else `data/` in the project."""
-    return Path(given or os.environ.get("KDREPRO_DATA") or ROOT / "data").expanduser()
+    """The folder of the data sets: the argument, else KDREPRO_DATA, else `data/` in the project.
+
+    In the working directory where the package is away from the book.
+    """
+    return Path(given or os.environ.get("KDREPRO_DATA") or _home() / "data").expanduser()
+
+
+def _home() -> Path:
+    """Never where packages are installed."""
+    return ROOT if _in_repository() else Path()
+
+
+def _in_repository() -> bool:
+    return (ROOT / "book" / "claims.yaml").exists() or (ROOT / "notebooks" / "presets").exists()

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -13,19 +14,20 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from kdrepro import cli, paths
+import kdrepro as package
+from kdrepro import cli, data, paths
 from kdrepro.chapters import presets
 from kdrepro.errors import InputError
 from kdrepro.publishing import runner
-from kdrepro.verdicts import claims
+from kdrepro.verdicts import claims, records
 
 KDREPRO = [sys.executable, "-c", "from kdrepro.cli import main; main()"]
 
 
 def kdrepro(*arguments, **environment) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [*KDREPRO, *arguments], capture_output=True, text=True, env={**os.environ, **environment}, timeout=280
-    )
+    """Run the command line in a process of its own, without a clock: a busy machine is not a bug."""
+    pipes = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
+    return subprocess.run([*KDREPRO, *arguments], **pipes, env={**os.environ, **environment})
 
 
 @pytest.fixture
@@ -65,6 +67,7 @@ BAD = [
     (["run", "nothing"], "choose from"),
     (["reproduce", "mnist.distiled"], "did you mean 'mnist.distilled'"),
     (["publish", "--preset", "smoke"], "smoke is not published"),
+    (["run", "02-mnist", "--preset", "smoke", "--device", "²"], "There is no device '²'"),
     (["publish", "--preset", "full"], "No chapter has been run at full"),
     (["book", "--preset", "smoke"], "has not been run at smoke"),
     (["book"], "--published"),
@@ -127,6 +130,90 @@ def test_claims_prints_every_claim():
         assert claim in done.stdout
 
 
+def in_a_terminal(columns: int, *arguments) -> str:
+    """What a terminal of that width shows."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"}
+    process = subprocess.Popen([*KDREPRO, *arguments], stdout=theirs, stderr=subprocess.DEVNULL, env=environment)
+    os.close(theirs)
+    shown = b""
+    try:
+        while content := os.read(ours, 65536):
+            shown += content
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    assert process.wait() == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode())
+
+
+@pytest.mark.parametrize("columns", [40, 80, 100, 200])
+def test_claims_never_cuts_an_id(columns):
+    """`reproduce` needs it whole."""
+    known = list(claims.load())
+    assert [word for word in in_a_terminal(columns, "claims").split() if word in known] == known
+
+
+def test_claims_as_json():
+    found = {row["claim"]: row for row in json.loads(kdrepro("claims", "--json").stdout)}
+    assert list(found) == list(claims.load())
+    row = found["mnist.distilled"]
+    assert row["paper"]["errors"] == 74
+    assert len(row["metrics"]["errors"]) == len(row["seeds"]) == 5
+    assert row["mean"]["errors"] == pytest.approx(sum(row["metrics"]["errors"]) / 5)
+    unrun = json.loads(kdrepro("claims", "--json", "--preset", "smoke").stdout)[0]
+    assert (unrun["verdict"], unrun["mean"], unrun["seeds"]) == ("not run", None, None)
+
+
+@pytest.mark.parametrize("module", ["kdrepro", "kdrepro.cli"])
+def test_the_package_runs_as_a_module(module):
+    command = [sys.executable, "-m", module]
+    done = subprocess.run([*command, "run", "nonsense"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch("kdrepro: There is no chapter 'nonsense'.*\n", done.stderr)
+    assert subprocess.run([*command, "--version"], capture_output=True, text=True).stdout == (
+        f"kdrepro {package.__version__}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["run", ""], {"all", *presets.CHAPTERS}),
+        (["run", "02-mnist", "--preset", "s"], {"smoke"}),
+        (["claims", "--preset", ""], {"smoke", "full", "paper"}),
+        (["reproduce", "mnist.p"], {"mnist.plain"}),
+        (["data", "fetch", ""], {"mnist", "tiny-imagenet"}),
+    ],
+)
+def test_a_shell_completes_names(typed, offered, tmp_path):
+    script = tmp_path / "kdrepro"
+    script.write_text("from kdrepro.cli import main; main()")
+    asked = {"COMP_WORDS": " ".join(["kdrepro", *typed]), "COMP_CWORD": str(len(typed))}
+    environment = {**os.environ, **asked, "_KDREPRO_COMPLETE": "complete_bash"}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
+    assert set(done.stdout.split()) == offered
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+@pytest.mark.parametrize(
+    "arguments", [["claims"], ["--help"], ["run", "02-minst²"], ["data", "fetch", "日本"]], ids=str
+)
+def test_no_encoding_of_a_terminal_ends_a_command(encoding, arguments):
+    done = kdrepro(*arguments, PYTHONIOENCODING=encoding)
+    assert done.returncode == (0 if len(arguments) == 1 else 2)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_working_directory_that_is_gone(tmp_path):
+    (tmp_path / "gone").mkdir()
+    command = "import os, sys; os.chdir(sys.argv[1]); os.rmdir(sys.argv[1]); del sys.argv[1]; " + KDREPRO[-1]
+    done = subprocess.run(
+        [sys.executable, "-c", command, str(tmp_path / "gone"), "run", "02"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch("kdrepro: The working directory is no longer there: .*\n", done.stderr)
+
+
 @pytest.mark.slow
 def test_reproduce_prints_paper_published_and_this_run(tmp_path):
     """The whole way at smoke: papermill, record, row; a second time everything is loaded."""
@@ -150,6 +237,31 @@ def test_reproduce_prints_paper_published_and_this_run(tmp_path):
     after = log[log.rindex("02-mnist at smoke") :]
     assert ": epoch " not in after
     assert "loaded" in after
+
+
+def test_reproduce_shows_the_run_that_it_made(monkeypatch, capsys, tmp_path):
+    """Also one of fewer seeds than the record that is there, which stays."""
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
+    published = records.read(paths.RESULTS / "02-mnist.json")
+
+    def run(chapter, asked):
+        seeds = list(range(asked["first_seed"], asked["first_seed"] + asked["seeds"]))
+        entry = records.claim_entry("mnist.plain", "digits", 1.0, {"errors": [100 + seed for seed in seeds]})
+        provenance = {**published["provenance"], "config": {"seeds": seeds}}
+        run = records.place(tmp_path / "smoke", chapter, seeds)
+        made = {**published, "data": {"name": "digits"}, "claims": {"mnist.plain": entry}, "provenance": provenance}
+        records.write(run / "results" / f"{chapter}.json", made)
+        return run / "notebooks" / f"{chapter}.ipynb"
+
+    monkeypatch.setattr(runner, "run", run)
+    cli.reproduce("mnist.plain", seeds="5", quiet=True)
+    assert "n = 5" in capsys.readouterr().out
+    cli.reproduce("mnist.plain", seeds="1", first_seed="7", quiet=True)
+    shown = capsys.readouterr()
+    assert "107, n = 1" in shown.out
+    assert f"this run's is in {tmp_path / 'smoke' / 'seeds-7'}" in shown.err
+    kept = records.claim_by_data("mnist.plain", "02-mnist", tmp_path / "smoke" / "results")
+    assert len(kept["digits"]["metrics"]["errors"]) == 5
 
 
 def test_the_default_run_needs_no_data():
@@ -261,6 +373,19 @@ def test_runs_that_cannot_be_written(main, tmp_path, monkeypatch):
     code, out, err = main("run", "02-mnist", "--quiet")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "Cannot write the notebook" in err
+    assert "set KDREPRO_RUNS" in err
+
+
+def test_data_that_cannot_be_put_anywhere(main, tmp_path, monkeypatch):
+    def refuse(root):
+        raise InputError("no internet")
+
+    monkeypatch.setattr(data, "fetch_mnist", refuse)
+    (tmp_path / "file").write_text("in the way")
+    code, out, err = main("data", "fetch", "mnist", "--data-root", str(tmp_path / "file"))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "set KDREPRO_DATA, or give --data-root" in err
+    assert "no internet" in main("data", "fetch", "mnist", "--data-root", str(tmp_path))[2]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])

@@ -161,14 +161,18 @@ class Experiment:
         return entry
 
     def finish(self) -> Path:
-        """Write the record and the predictions of this run; returns the record's path."""
+        """Write the record and the predictions of this run; returns the record's path.
+
+        Where the record that is there has seeds that this run lacks, it stays: see `records.place`.
+        """
         self.record["provenance"] |= {
             "networks": len(self.trainings),
             "training_seconds": round(sum(self.trainings.values()), 1),
         }
-        path = paths.runs(self.preset.name) / "results" / f"{self.record_name}.json"
+        run = paths.runs(self.preset.name)
+        path = records.place(run, self.chapter, self.seeds) / "results" / f"{self.record_name}.json"
         records.write(path, self.record, self.predictions)
-        self.log(f"wrote {path.name}")
+        self.log(f"wrote {path.relative_to(run)}")
         return path
 
     def log(self, line: str) -> None:

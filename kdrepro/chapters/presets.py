@@ -96,11 +96,7 @@ def check_chapter(chapter: str) -> str:
 
 
 def _merged(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    if not names():
-        raise InputError(
-            f"There are no presets in {paths.PRESETS}: chapters need the project's folder, so clone it and "
-            "`pip install -e .` there."
-        )
+    paths.need_book()
     if name not in names():
         raise InputError(f"There is no preset {name!r}{nearest(name, names())}: choose from {', '.join(names())}.")
     if name in seen:

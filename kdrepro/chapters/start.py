@@ -18,7 +18,7 @@ from kdrepro.chapters.presets import Preset
 from kdrepro.chapters.sizes import AcousticEnsemble, Specialised
 from kdrepro.chapters.speech import Folds, SpeechExperiment
 from kdrepro.errors import InputError
-from kdrepro.files import remove_stale
+from kdrepro.files import remove_stale, try_folder
 from kdrepro.speech import espeak, timit
 from kdrepro.speech.corpus import Corpus
 from kdrepro.store import Store
@@ -111,6 +111,7 @@ def check(
     first = check_count("first_seed", first_seed, least=0)
     where = check_device(device)
     root = paths.data_root(data_root)
+    check_writable(paths.runs(loaded.name))
     sizes = loaded.chapters[chapter]
     if presets.is_speech(chapter):
         if isinstance(sizes, AcousticEnsemble) and first + count > sizes.members:
@@ -125,6 +126,17 @@ def check(
     else:
         found = data.digits() if loaded.data == "digits" else data.mnist(root)
     return chapter, loaded, list(range(first, first + count)), where, found
+
+
+def check_writable(run: Path) -> None:
+    """Raises InputError where a run's folder cannot be written: said before anything is made that is kept there."""
+    try:
+        try_folder(run)
+    except OSError as error:
+        raise InputError(
+            f"Cannot write the notebook, record and networks of a run into {run} ({error.strerror or error}): set "
+            "KDREPRO_RUNS to a folder that is writable, or make room."
+        ) from error
 
 
 def _images(wanted: Any, root: Path, cache: Path) -> data.ImageData:

@@ -15,7 +15,7 @@ import yaml
 from kdrepro import paths
 from kdrepro.chapters import presets
 from kdrepro.errors import InputError
-from kdrepro.files import atomic_write
+from kdrepro.files import atomic_write, try_folder
 from kdrepro.publishing.runner import strip_metadata
 from kdrepro.verdicts import claims, records
 from kdrepro.verdicts.wording import duration, threads
@@ -25,7 +25,8 @@ TABLE_START, TABLE_END = "<!-- verdicts: generated -->", "<!-- end of verdicts -
 
 
 def build_published() -> Path:
-    """Build the published book in place, strictly; returns its first page."""
+    """Build the published book in place, strictly; returns its first page. Raises InputError."""
+    paths.need_book()
     return _build(paths.ROOT)
 
 
@@ -220,13 +221,20 @@ def _run_times(found: Sequence[dict[str, Any]], chapters: Path) -> str:
 
 def _build(source: Path) -> Path:
     """`jupyter-book build`, failing on a single warning and on a page that is missing."""
+    try:
+        try_folder(source / "_build")
+    except OSError as error:
+        raise InputError(
+            f"The book cannot be built in {source} ({error.strerror or error}): make room, or build it in a copy of "
+            "the repository that is writable."
+        ) from error
     # The module has no __main__, and the script need not be on the path.
     main = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", main, "build", ".", "-n", "-W", "--keep-going", "--all"]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, cwd=source, capture_output=True, text=True, env=environment)
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"}
+    done = subprocess.run(command, cwd=source, capture_output=True, env=environment)
     if done.returncode != 0:
-        problems = [line for line in done.stderr.splitlines() if line.strip()]
+        problems = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
         print(*problems, sep="\n", file=sys.stderr)
         raise InputError("The book did not build without a warning: see the output above.")
     html = source / "_build" / "html"
@@ -238,6 +246,6 @@ def _build(source: Path) -> Path:
 
 def _pages(source: Path) -> list[str]:
     """Every page of the table of contents."""
-    toc = yaml.safe_load((source / "_toc.yml").read_text())
+    toc = yaml.safe_load((source / "_toc.yml").read_text(encoding="utf-8"))
     parts = toc.get("parts", [])
     return [toc["root"], *(c["file"] for part in parts for c in part["chapters"]), "index"]

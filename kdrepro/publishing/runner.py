@@ -1,26 +1,35 @@
 """Running the chapters' notebooks with papermill."""
 
+import importlib.util
+import logging
 import os
 import shutil
+import sys
+import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import filelock
 
 from kdrepro import paths
 from kdrepro.chapters import experiment, presets
-from kdrepro.chapters.start import check
+from kdrepro.chapters.start import check, check_writable
 from kdrepro.errors import InputError
 from kdrepro.files import remove_stale, writing
+from kdrepro.verdicts import records
 
-# papermill's options: the environment's own kernel, no progress bar of its own, and no word from the kernel
-# on how it talks to this process. A kernel that is no longer needed is killed at once: asked politely in the middle of
-# a cell it complains of its closed connection, and nothing that a chapter writes needs a farewell.
+# papermill's options: no progress bar of its own, and no word from the kernel on how it talks to this process. A kernel
+# that is no longer needed is killed at once: asked politely in the middle of a cell it complains of its closed
+# connection, and nothing that a chapter writes needs a farewell.
 QUIET = {
     "kernel_name": "python3",
     "progress_bar": False,
     "extra_arguments": ["--IPKernelApp.log_level=ERROR"],
     "shutdown_kernel": "immediate",
+    "start_timeout": 600,  # seconds; a minute is not enough where a busy or cold disk holds the packages
 }
 
 
@@ -48,30 +57,110 @@ def checked(
 
 
 def run(chapter: str, parameters: dict[str, Any]) -> Path:
-    """Execute a chapter; returns the executed notebook in runs/<preset>/notebooks/.
+    """Execute a chapter; returns the executed notebook, in runs/<preset>/notebooks/ or as `records.place` says.
 
     It is put there when it has ended, well or with an error; a run that is interrupted or killed leaves what is there.
     Raises InputError with the notebook's own sentence when bad input stopped it, with the failing cell's error
-    otherwise, and when the kernel dies or the folder cannot be written; what was trained until then is in the store.
+    otherwise, when the kernel does not start or dies, when the folder cannot be written, and when the chapter is
+    already running at this preset; what was trained until then is in the store.
     """
-    try:
-        import papermill
-        from nbclient.exceptions import DeadKernelError
-        from papermill.exceptions import PapermillExecutionError
-    except ImportError:
-        raise InputError("papermill is not installed: pip install 'kdrepro[notebooks]'.") from None
-    output = paths.runs(parameters["preset"]) / "notebooks" / f"{chapter}.ipynb"
-    try:
-        with writing(f"the notebook {output}"), _replacing(output) as part:
-            papermill.execute_notebook(paths.NOTEBOOKS / f"{chapter}.ipynb", part, parameters, **QUIET)
-    except PapermillExecutionError as error:
-        raise _of_cell(error, chapter, output) from None
-    except DeadKernelError:
-        raise InputError(
-            f"The kernel of chapter {chapter} died, most likely because memory ran out: free some and give the same "
-            "command again; it goes on from the last checkpoint."
-        ) from None
+    output = place(chapter, parameters) / "notebooks" / f"{chapter}.ipynb"
+    with _alone(chapter, parameters["preset"]):
+        _execute(chapter, output, parameters)
     return output
+
+
+def place(chapter: str, parameters: dict[str, Any]) -> Path:
+    """The folder of a run's notebook and records: see `records.place`."""
+    preset, count, first = (parameters[name] for name in ("preset", "seeds", "first_seed"))
+    count = presets.load(preset).chapters[chapter].seeds if count is None else count
+    return records.place(paths.runs(preset), chapter, range(first, first + max(1, count)))
+
+
+def refresh_source(chapter: str) -> None:
+    """Re-execute a source notebook at its own defaults (smoke) and keep the outputs in it. Raises InputError."""
+    import nbformat
+
+    paths.need_book()
+    check_writable(paths.runs("smoke"))
+    executed = paths.runs("smoke") / "sources" / f"{chapter}.ipynb"
+    with _alone(chapter, "smoke"):
+        _execute(chapter, executed, {})
+    notebook = nbformat.read(executed, 4)
+    strip_metadata(notebook)
+    nbformat.write(notebook, executed)
+    shutil.move(executed, paths.NOTEBOOKS / f"{chapter}.ipynb")
+
+
+@contextmanager
+def _alone(chapter: str, preset: str) -> Iterator[None]:
+    """Keep other runs of a chapter away: two would train the same networks and write one log. Raises InputError.
+
+    The system gives the lock back when the process ends, however it does.
+    """
+    path = experiment.log_path(chapter, preset).with_suffix(".lock")
+    lock = filelock.FileLock(path, timeout=0, mode=0o666)
+    try:
+        with writing(f"the log of {chapter}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(
+            f"{chapter} is already running at {preset} in {paths.runs(preset)}: wait until it has ended, or set "
+            "KDREPRO_RUNS to another folder for this run."
+        ) from None
+    except (OSError, NotImplementedError) as error:  # a network drive may know no locks
+        warnings.warn(
+            f"{path} cannot be locked ({error}): see to it yourself that {chapter} runs only once.", stacklevel=2
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _execute(chapter: str, output: Path, parameters: dict[str, Any]) -> None:
+    """Execute a source notebook into `output`. Raises InputError for whatever stops it."""
+    missing = [name for name in ("papermill", "ipykernel") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"{missing[0]} is not installed: pip install 'kdrepro[notebooks]'.")
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    from kdrepro.publishing import kernel
+
+    logging.getLogger("papermill").disabled = True  # it says beforehand what the sentences below say
+    with tempfile.TemporaryFile() as errors:
+        try:
+            with writing(f"the notebook {output}"), _replacing(output) as part:
+                source, target = (_literal(path) for path in (paths.NOTEBOOKS / f"{chapter}.ipynb", part))
+                manager = kernel.of_this_python(errors)
+                papermill.execute_notebook(source, target, parameters, kernel_manager_class=manager, **QUIET)
+        except PapermillExecutionError as error:
+            raise _of_cell(error, chapter, output) from None
+        except DeadKernelError:
+            raise InputError(
+                f"The kernel of chapter {chapter} died, most likely because memory ran out: free some and give the "
+                "same command again; it goes on from the last checkpoint."
+            ) from None
+        except RuntimeError as error:
+            raise InputError(
+                f"The kernel of chapter {chapter} did not start ({_last_line(errors) or error}): mend what it names, "
+                f"or give Python its kernel again by `{sys.executable} -m pip install --force-reinstall ipykernel`."
+            ) from None
+
+
+def _literal(path: Path) -> str:
+    """A path as papermill takes it, which puts parameters in the place of {names}."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _last_line(errors: IO[bytes]) -> str:
+    """The last line that a process wrote, which in a traceback is the error."""
+    errors.seek(0)
+    lines = errors.read().decode("utf-8", "replace").split("\n")
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
 
 
 @contextmanager
@@ -100,21 +189,6 @@ def _of_cell(error: Any, chapter: str, output: Path) -> BaseException:
         return KeyboardInterrupt()
     said = f"{error.ename}: {error.evalue}"
     return InputError(f"Chapter {chapter} stopped at a cell with {said}; its traceback is in {output}.")
-
-
-def refresh_source(chapter: str) -> None:
-    """Re-execute a source notebook at its own defaults (smoke) and keep the outputs in it."""
-    import nbformat
-    import papermill
-
-    source = paths.NOTEBOOKS / f"{chapter}.ipynb"
-    executed = paths.runs("smoke") / "sources" / f"{chapter}.ipynb"
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(source, executed, **QUIET)
-    notebook = nbformat.read(executed, 4)
-    strip_metadata(notebook)
-    nbformat.write(notebook, executed)
-    shutil.move(executed, source)
 
 
 def strip_metadata(notebook: Any) -> None:

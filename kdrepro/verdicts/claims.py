@@ -88,7 +88,8 @@ class Claim(BaseModel):
 
 
 def load() -> dict[str, Claim]:
-    """All claims by id, in the paper's order. Raises InputError when the file is malformed."""
+    """All claims by id, in the paper's order. Raises InputError when the file is malformed, or the book is not here."""
+    paths.need_book()
     try:
         rows = yaml.safe_load(paths.CLAIMS.read_text(encoding="utf-8"))
         claims = [Claim.model_validate(row) for row in rows]
@@ -106,16 +107,8 @@ def get(claim_id: str) -> Claim:
 
 
 def verdict_rows(claims: Iterable[Claim], records: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The verdict table: one row a claim, from the records that are given.
-
-    Where several records hold a claim, the one on the deciding data set counts.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for record in records:
-        for claim_id, entry in record["claims"].items():
-            decides = entry["verdict"] != "not run"
-            if claim_id not in found or decides:
-                found[claim_id] = {**entry, "preset": record["preset"], "data": record["data"]["name"]}
+    """The verdict table: one row a claim, from the records that are given, as `verdict_entries` chooses them."""
+    found = _deciding(records)
     rows = []
     for claim in claims:
         entry = found.get(claim.id)
@@ -133,3 +126,38 @@ def verdict_rows(claims: Iterable[Claim], records: Iterable[Mapping[str, Any]]) 
             }
         )
     return rows
+
+
+def verdict_entries(claims: Iterable[Claim], records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each claim with all of its figures, as JSON can hold them: the paper's, and a run's where there is one.
+
+    Where several records hold a claim, the one on the deciding data set counts. What is not there is None.
+    """
+    found = _deciding(records)
+    keys = ("verdict", "metrics", "mean", "ci95", "pooled", "seconds", "data", "preset", "seeds")
+    described = ("section", "chapter", "statement", "metric", "paper", "amended")
+    nothing = {"verdict": "not run"}
+    return [
+        {"claim": claim.id}
+        | {name: getattr(claim, name) for name in described}
+        | {key: found.get(claim.id, nothing).get(key) for key in keys}
+        for claim in claims
+    ]
+
+
+def _deciding(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The entry of each claim that counts, by its id."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in records:
+        about = {"preset": record["preset"], "data": record["data"]["name"], "seeds": seeds_of(record)}
+        for claim_id, entry in record["claims"].items():
+            if claim_id not in found or entry["verdict"] != "not run":
+                found[claim_id] = {**entry, **about}
+    return found
+
+
+def seeds_of(record: Mapping[str, Any]) -> list[int]:
+    """The seeds of a run, from its record; none where it does not say."""
+    config = record.get("provenance", {}).get("config")
+    seeds = config.get("seeds") if isinstance(config, Mapping) else None
+    return [seed for seed in seeds if isinstance(seed, int)] if isinstance(seeds, list) else []

@@ -1,7 +1,6 @@
 """Run records: what a chapter measured, for which claim, made how. One JSON file per chapter and run."""
 
 import datetime
-import importlib.metadata
 import io
 import json
 import math
@@ -9,17 +8,19 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kdrepro import paths
+from kdrepro import __version__, paths
 from kdrepro.errors import InputError
 from kdrepro.files import atomic_write, remove_stale, writing
 from kdrepro.verdicts import stats
-from kdrepro.verdicts.claims import Verdict, get
+from kdrepro.verdicts.claims import Verdict, get, seeds_of
+
+if TYPE_CHECKING:
+    import torch  # takes seconds, and whoever reads records has no need of it
 
 
 class _Entry(BaseModel):
@@ -82,12 +83,14 @@ def claim_entry(
     return entry | ({"pooled": single} if single else {})
 
 
-def provenance(device: torch.device, config: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(device: "torch.device", config: Mapping[str, Any]) -> dict[str, Any]:
     """Where and with what a run was made."""
+    import torch
+
     return {
         "git": _git("rev-parse", "--short=12", "HEAD") or "unknown",
         "dirty": bool(_git("status", "--porcelain", "--", "kdrepro", "notebooks/presets")),
-        "kdrepro": importlib.metadata.version("kdrepro"),
+        "kdrepro": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -132,6 +135,18 @@ def files(chapter: str, folder: Path = paths.RESULTS) -> list[Path]:
     return sorted({*folder.glob(f"{chapter}.json"), *folder.glob(f"{chapter}.*.json")})
 
 
+def place(run: Path, chapter: str, seeds: Sequence[int]) -> Path:
+    """The folder that a run of these seeds writes its notebook and records into: `run`, or one within it.
+
+    A run of fewer seeds than the one that is there, or of as many later ones, does not replace it: it is kept beside
+    it, in `seeds-7` or `seeds-5-9`. run: the folder of the preset's runs.
+    """
+    there = [found for path in files(chapter, run / "results") if (found := _seeds(path))]
+    if all((len(seeds), -min(seeds)) >= (len(found), -min(found)) for found in there):
+        return run
+    return run / (f"seeds-{min(seeds)}" + (f"-{max(seeds)}" if len(seeds) > 1 else ""))
+
+
 def claim_by_data(claim_id: str, chapter: str, folder: Path = paths.RESULTS) -> dict[str, dict[str, Any]]:
     """A claim's entry in each of a chapter's records, by data set."""
     found = [read(path) for path in files(chapter, folder)]
@@ -143,6 +158,14 @@ def read_all(folder: Path = paths.RESULTS) -> list[dict[str, Any]]:
     return [read(path) for path in sorted(folder.glob("*.json"))]
 
 
+def _seeds(path: Path) -> list[int]:
+    """A record's seeds; none of one that cannot be read, which the next run replaces."""
+    try:
+        return seeds_of(read(path))
+    except InputError:
+        return []
+
+
 def _plain(value: Any) -> float | int:
     """NumPy and torch scalars as Python ones; figures are rounded to what they can mean."""
     value = value.item() if hasattr(value, "item") else value
@@ -151,15 +174,15 @@ def _plain(value: Any) -> float | int:
 
 def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else ""
 
 
 def _cpu() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

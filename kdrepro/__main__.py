@@ -1,0 +1,5 @@
+"""`python -m kdrepro` is `kdrepro`."""
+
+from kdrepro.cli import main
+
+main()
