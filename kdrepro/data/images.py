@@ -35,8 +35,8 @@ class ImageData:
         """Make one from its tensors, computing the fingerprint.
 
         Tensors or arrays. validation: `validation_images` and `validation_labels`, or neither.
-        Raises ValueError for one without the other, images that are not uint8 [N, H, W] or [N, 1 or 3, H, W] of one size,
-        labels that are none of the classes, and when there are names but not one a class.
+        Raises ValueError for one without the other, images that are not uint8 [N, H, W] or [N, 1 or 3, H, W] of one
+        size, labels that are none of the classes, and when there are names but not one a class.
         """
         if class_names and len(class_names) != classes:
             raise ValueError(f"{len(class_names)} class names were given for {classes} classes.")
