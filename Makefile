@@ -1,6 +1,14 @@
 # Every habit is one command. `make book` and `make test` need nothing but Python 3.11+ and the internet.
 PYTHON ?= python3
 VENV := .venv
+VERSION_OF = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+# A Python that was asked for gets an environment of its own where .venv is of another version.
+ifneq ($(origin PYTHON), file)
+ASKED := $(call VERSION_OF,$(PYTHON))
+MADE := $(call VERSION_OF,.venv/bin/python)
+$(if $(ASKED),,$(error $(PYTHON) does not run: set PYTHON to a Python of 3.11 or later, by its whole path if need be))
+VENV := .venv$(if $(and $(MADE),$(filter-out $(ASKED),$(MADE))),-$(ASKED))
+endif
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 PRESET ?= full
@@ -14,7 +22,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 # Two processes with a thread each: tests and smoke chapters train networks so small that a second thread only waits.
 TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: book test test-all stress full publish notebooks site bench lint format clean help
+.PHONY: book fast test test-all stress full publish notebooks site bench lint format clean help
 
 help:            ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "%-10s %s\n", $$1, $$2}' Makefile
@@ -30,8 +38,10 @@ book: $(INSTALLED)   ## every chapter at smoke, the site built from them; prints
 	$(BIN)/kdrepro run all --preset smoke
 	$(BIN)/kdrepro book --preset smoke
 
-test: $(INSTALLED)   ## unit and property tests, nbval, the strict build of the published book
+fast: $(INSTALLED)   ## unit and property tests
 	$(TWO) --dist loadfile -m "not slow" tests
+
+test: fast           ## those, nbval, the strict build of the published book
 	$(TWO) --dist loadscope --nbval-lax --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
 	$(BIN)/kdrepro book --published
 
@@ -69,4 +79,4 @@ format: $(INSTALLED)   ## apply formatting
 	$(BIN)/ruff format .
 
 clean:           ## remove the environment, the builds and the smoke run (trained networks of full stay)
-	rm -rf $(VENV) $(TORCHDISTILL) _build runs/smoke kdrepro.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* $(TORCHDISTILL) _build runs/smoke kdrepro.egg-info .pytest_cache .ruff_cache .hypothesis
