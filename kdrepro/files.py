@@ -172,7 +172,8 @@ def visible_files(root: Path) -> list[str]:
     found = []
     for folder, inner, names in os.walk(root, onerror=refuse, followlinks=True):
         inner[:] = [name for name in inner if not is_clutter(name) and not _leads_back(os.path.join(folder, name))]
-        found += [Path(folder, name).relative_to(root).as_posix() for name in names if not is_clutter(name)]
+        start = Path(folder).relative_to(root).as_posix()
+        found += [name if start == "." else f"{start}/{name}" for name in names if not is_clutter(name)]
     return sorted(found)
 
 
@@ -210,6 +211,11 @@ def check_distinct(names: Iterable[str], where: str) -> None:
             )
 
 
+def counted(number: int, what: str) -> str:
+    """ "1 file", "2,000 files"."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
 def left_out(root: Path | str, names: Iterable[str]) -> str:
     """How many of these files under `root` there are, with which endings, and which is the first; "" for none."""
     names = sorted(names)
@@ -221,4 +227,4 @@ def left_out(root: Path | str, names: Iterable[str]) -> str:
         counts[ending] = counts.get(ending, 0) + 1
     most = sorted(counts, key=lambda ending: (-counts[ending], ending))[:5]
     listed = ", ".join(f"{counts[ending]:,} {ending}" for ending in most) + (", ..." if len(counts) > len(most) else "")
-    return printable(f"{len(names):,} files in {root} ({listed}; the first is {names[0]})")
+    return printable(f"{counted(len(names), 'file')} in {root} ({listed}; the first is {names[0]})")

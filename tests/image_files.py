@@ -1,6 +1,7 @@
 """Pictures for tests: made with a seed, encoded, and put into folders a class."""
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def write(path: Path, content: bytes) -> Path:
     return path
 
 
-def fill(folder: Path, classes: str = "abc", each: int = 6, start: int = 0) -> Path:
+def fill(folder: Path, classes: Iterable[str] = "abc", each: int = 6, start: int = 0) -> Path:
     """A folder a class, with so many pictures in each."""
     for k, name in enumerate(classes):
         for i in range(each):

@@ -1,11 +1,13 @@
-"""JPEG and PNG files decoded in parallel into one uint8 array."""
+"""Picture files decoded in parallel into one uint8 array."""
 
 import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import cache as cached
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -13,10 +15,17 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from kdrepro.data.image_cache import SPLITS, ImageRows, load_or_make
 from kdrepro.data.images import ImageData
 from kdrepro.data.sources import Source, digest
-from kdrepro.errors import InputError
+from kdrepro.errors import InputError, printable
+from kdrepro.files import counted
 
-VERSION = 1  # raised when the same files would give other images
-ENDINGS = (".jpg", ".jpeg", ".png")
+VERSION = 2  # raised when the same files would give other images
+# Pillow's names of what it decodes by itself: not EPS, for which it runs another program, nor what it only recognises.
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000", "MPO", "QOI", "TGA"),
+    *("PCX", "SGI", "ICO", "DDS"),
+)
+TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")  # Pillow's modes
+DEEP = 16  # bits of a grey value in the deepest pictures that are read
 TOGETHER = 256  # images a task
 MOST_THREADS = 8  # more of them only wait for each other
 
@@ -31,11 +40,13 @@ def load_pictures(
     size: int,
     *,
     cache: Path | str | None,
-    skip_corrupt: bool = False,
+    without: Callable[[Collection[str]], Plan] | None = None,
+    spare: Sequence[str] = (),
 ) -> ImageData:
     """The images of a plan, decoded or from the cache: colour, uint8 [N, 3, size, size].
 
-    skip_corrupt: warn of what cannot be decoded and leave it out.
+    without: makes the plan that does without these files, which cannot be decoded, so that they are left out with a
+    warning; None where they are to stop the loader. spare: the names of all files that it may take in their place.
     Raises InputError for corrupt images, and when the cache cannot be written.
     """
     settings = {
@@ -45,17 +56,26 @@ def load_pictures(
         "counts": _counts(plan),
         "files": digest(source, _names(plan)),
         "class_names": list(class_names),
-        "skip_corrupt": skip_corrupt,
+        "skip_corrupt": without is not None,
     }
+    if without is not None:
+        settings["spare"] = digest(source, spare)
 
     def make() -> ImageRows:
-        images, corrupt = decode_all(source, _names(plan), size)
-        rows = ImageRows(images, _counts(plan), tuple(class_names))
-        return _without(corrupt, rows, plan, source.path, skip_corrupt) if corrupt else rows
+        chosen, corrupt = plan, {}
+        while True:  # what takes the place of a corrupt image may be corrupt too
+            images, wrong = decode_all(source, _names(chosen), size)
+            if not wrong:
+                return ImageRows(images, _counts(chosen), tuple(class_names), tuple(map(printable, corrupt)))
+            _check_there(source.path)
+            if without is None:
+                raise _corrupt(source.path, wrong, len(images))
+            corrupt |= wrong
+            chosen = without(corrupt)
 
     data, skipped = load_or_make(cache, name, settings, make)
     if skipped:
-        text = f"{len(skipped):,} corrupt images in {source.path} were left out, the first is {skipped[0]}."
+        text = f"Left out of {source.path}: {counted(len(skipped), 'corrupt image')}, the first is {skipped[0]}."
         warnings.warn(text, stacklevel=3)
     return data
 
@@ -68,58 +88,93 @@ def _counts(plan: Plan) -> dict[str, list[int]]:
     return {split: [len(of_class) for of_class in plan[split]] for split in SPLITS}
 
 
-def _without(corrupt: dict[str, str], rows: ImageRows, plan: Plan, path: Path, skip_corrupt: bool) -> ImageRows:
-    """The images that could be decoded. Raises InputError when they are to be all, or a class has none of a split."""
-    first = next(iter(corrupt))
+def _check_there(path: Path) -> None:
     if not path.exists():
         raise InputError(f"{path} is no longer there, and it was a moment ago: put it back and run again.")
-    if not skip_corrupt:
-        raise InputError(
-            f"{len(corrupt):,} of {len(rows.images):,} images in {path} cannot be decoded, the first is {first} "
-            f"({corrupt[first]}): replace or remove them, download the data set again, or give image_folder "
-            "skip_corrupt=True."
-        )
-    good = {split: [[name for name in of_class if name not in corrupt] for of_class in plan[split]] for split in SPLITS}
-    for split in SPLITS:
-        for class_name, of_class, left in zip(rows.class_names, plan[split], good[split], strict=True):
-            if of_class and not left:
-                raise InputError(
-                    f"All {len(of_class):,} {split} images of the class {class_name} in {path} are corrupt, "
-                    f"the first is {of_class[0]}: replace them, or remove the class."
-                )
-    kept = [name not in corrupt for name in _names(plan)]
-    return ImageRows(rows.images[kept], _counts(good), rows.class_names, tuple(corrupt))
+
+
+def _corrupt(path: Path, wrong: dict[str, str], images: int) -> InputError:
+    first = next(iter(wrong))
+    return InputError(
+        f"{len(wrong):,} of {images:,} images in {path} cannot be decoded, the first is {first} ({wrong[first]}): "
+        "replace or remove them, download the data set again, or give image_folder skip_corrupt=True."
+    )
+
+
+@cached
+def endings() -> tuple[str, ...]:
+    """How the files are called that can be decoded with this Pillow, and the plug-ins that were registered with it."""
+    known = Image.registered_extensions().items()  # it loads every plug-in
+    return tuple(ending for ending, kind in known if kind in FORMATS and (kind in Image.OPEN or kind == "MPO"))
 
 
 def decode_all(source: Source, names: Sequence[str], size: int) -> tuple[np.ndarray, dict[str, str]]:
-    """Decode files in threads: uint8 [N, 3, size, size], and for each that is corrupt what was wrong."""
-    images = np.zeros((len(names), 3, size, size), np.uint8)
+    """Decode files in threads: uint8 [N, 3, size, size], and for each that is corrupt what was wrong.
 
-    def put(i: int) -> str:
+    Grey pictures of 16 bits are brought to 8 by the range that all of them together use: of 12 bits in the files of
+    an X-ray machine, all 12.
+    """
+    images = np.zeros((len(names), 3, size, size), np.uint8)
+    endings()  # Pillow's plug-ins are loaded once, before the threads start
+    decoded: dict[int, Decoded] = {}
+
+    def put(i: int, bits: int = DEEP) -> str:
         """Decode an image into its place; returns what was wrong with it."""
         try:
-            images[i] = decode(source.read(names[i]), size)
+            one = _decoded(source.read(names[i]), size, bits)
         except UnidentifiedImageError:
-            return "not a JPEG or PNG"
+            return "not a picture that Pillow reads"
         except Exception as error:  # bad bytes make the decoders raise nearly anything
             return " ".join(str(error).split()) or type(error).__name__
+        images[i], decoded[i] = one.pixels, one._replace(pixels=None)
         return ""
 
     with ThreadPool(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
         wrong = dict(zip(names, pool.map(put, range(len(names)), chunksize=TOGETHER), strict=True))
+        deep = [i for i, one in decoded.items() if one.greatest is not None]
+        bits = max([8, *(decoded[i].greatest.bit_length() for i in deep)])
+        if deep and bits < DEEP:
+            pool.map(lambda i: put(i, bits), deep, chunksize=TOGETHER)
+    if shortened := sum(one.shortened for one in decoded.values()):
+        text = (
+            f"Of {counted(shortened, 'colour image')} in {source.path} with 16 bits a value, Pillow reads the upper 8."
+        )
+        warnings.warn(printable(text), stacklevel=5)
     return images, {name: reason for name, reason in wrong.items() if reason}
 
 
+class Decoded(NamedTuple):
+    """A picture. pixels: uint8 [3, size, size]. greatest: the greatest value of a grey one of more than 8 bits.
+
+    shortened: whether Pillow took the upper 8 of 16 bits by itself, as it does with colours.
+    """
+
+    pixels: np.ndarray | None
+    greatest: int | None
+    shortened: bool
+
+
 def decode(content: bytes, size: int) -> np.ndarray:
-    """A JPEG or PNG as uint8 [3, size, size]: the central square, by area averages where that is larger."""
-    with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+    """A picture as uint8 [3, size, size]: the central square, by area averages where that is larger.
+
+    The first picture of several. Raises nearly anything for what cannot be decoded.
+    """
+    return _decoded(content, size, DEEP).pixels
+
+
+def _decoded(content: bytes, size: int, bits: int) -> Decoded:
+    """bits: how many a grey picture of more than 8 uses."""
+    with Image.open(io.BytesIO(content), formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
+        shortened = image.mode[0] != "I" and any(";16" in str(tile[3]) for tile in image.tile)
         image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a half, a quarter or an eighth
-        image = _rgb(_upright(image))
+        image = _upright(image)
+        image, greatest = _in_eight_bits(image, bits)
+        image = _rgb(image)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     by = Image.Resampling.BOX if side >= size else Image.Resampling.BILINEAR
     image = image.resize((size, size), by, box=(left, top, left + side, top + side))
-    return np.asarray(image).transpose(2, 0, 1)
+    return Decoded(np.asarray(image).transpose(2, 0, 1), greatest, shortened)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -131,11 +186,26 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image) if turned else image
 
 
+def _in_eight_bits(image: Image.Image, bits: int) -> tuple[Image.Image, int | None]:
+    """A grey picture of more than 8 bits, which `convert` would clip, as one of 8, and its greatest value or None."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() >= 1 << DEEP:
+            raise ValueError(f"its values go from {values.min()} to {values.max()}: save it with 8 or 16 bits")
+        return Image.fromarray((values >> (bits - 8)).astype(np.uint8)), int(values.max())
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not (values.min() >= 0 and values.max() <= 1):  # not a number is neither
+            raise ValueError(
+                f"its values go from {values.min():g} to {values.max():g}, not 0 to 1: save it with 8 bits"
+            )
+        return Image.fromarray(np.rint(255 * values).astype(np.uint8)), None
+    return image, None
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     """Any kind of picture as RGB, what is transparent on white."""
-    if image.mode.startswith("I"):  # 16 bits a pixel, which `convert` would clip
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if "A" in image.mode or "transparency" in image.info:
+    if image.mode in TRANSPARENT or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")

@@ -1,13 +1,16 @@
 """Folders of images: how they are split, decoded once, and one sentence for all that can be wrong."""
 
+import os
 import sys
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from image_files import encoded, fill, picture, rows, write
 
 from kdrepro import data
-from kdrepro.errors import InputError
+from kdrepro.errors import InputError, printable
 
 pictures_module = sys.modules["kdrepro.data.pictures"]
 
@@ -93,7 +96,7 @@ def test_corrupt_images_are_left_out_when_asked(tmp_path):
     write(own / "a" / "2.jpg", b"<html>not found</html>")
     (own / "b" / "9.jpg").symlink_to(own / "nowhere")
     for _ in range(2):  # the second time from the cache
-        with pytest.warns(UserWarning, match="2 corrupt images in .*own were left out, the first is a/2.jpg"):
+        with pytest.warns(UserWarning, match="Left out of .*own: 2 corrupt images, the first is a/2.jpg"):
             images = data.image_folder(
                 own, size=8, validation_per_class=0, test_per_class=1, seed=1, skip_corrupt=True, cache=cache
             )
@@ -105,8 +108,39 @@ def test_a_class_that_is_corrupt_altogether(tmp_path):
     fill(tmp_path)
     for i in range(6):
         write(tmp_path / "b" / f"{i}.jpg", b"")
-    with pytest.raises(InputError, match=r"All 4 train images of the class b in .* are corrupt, the first is b/"):
+    with pytest.raises(InputError, match=r"All 6 images of the class b in .* are corrupt, the first is b/0"):
         data.image_folder(tmp_path, size=8, skip_corrupt=True)
+
+
+def test_corrupt_images_are_found_before_the_split_is_drawn(tmp_path):
+    """Three images, one of them bad: two are left, for test and training, whichever place the bad one was drawn for."""
+    for bad in range(3):
+        own = fill(tmp_path / f"{bad}", each=3)
+        write(own / "a" / f"{bad}.jpg", b"no image")
+        with pytest.warns(UserWarning, match="1 corrupt image, "):
+            images = data.image_folder(own, size=8, validation_per_class=0, skip_corrupt=True)
+        assert images.train_labels.tolist() == [0, 1, 1, 2, 2]
+        assert images.test_labels.tolist() == [0, 1, 2]
+        with pytest.raises(InputError, match="has 2 images without the 1 corrupt ones, too few for"):
+            data.image_folder(own, size=8, skip_corrupt=True)
+
+
+def test_what_takes_the_place_of_a_corrupt_image_is_looked_at_too(tmp_path):
+    own = fill(tmp_path / "own", each=30)
+    for i in range(25):
+        write(own / "a" / f"{i}.jpg", b"no image")
+    with pytest.warns(UserWarning, match="corrupt images"):
+        images = data.image_folder(
+            own, size=8, per_class=2, validation_per_class=1, test_per_class=1, skip_corrupt=True, cache=tmp_path / "c"
+        )
+    assert images.train_labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert (images.train_images.flatten(1).float().std(1) > 0).all()
+
+
+def test_where_nothing_is_corrupt_skipping_changes_nothing(tmp_path):
+    own = fill(tmp_path / "own", each=20)
+    a, b = (data.image_folder(own, size=8, seed=3, skip_corrupt=skip).fingerprint for skip in (False, True))
+    assert a == b
 
 
 def empty_class(root):
@@ -135,7 +169,7 @@ def nothing(root):
 @pytest.mark.parametrize(
     ("change", "arguments", "said"),
     [
-        (empty_class, {}, "The class folder .*d holds no JPEG or PNG: put images in it or remove it"),
+        (empty_class, {}, "The class folder .*d holds no image: put images in it or remove it"),
         (one_class, {}, "has 1 class folders where at least two are needed"),
         (val_lacks_one, {}, "The class c is in only one of .*train and .*val"),
         (val_has_one_more, {}, "The class d is in only one of .*train and .*val"),
@@ -160,3 +194,29 @@ def test_what_is_wrong_with_a_folder(tmp_path, change, arguments, said, monkeypa
 def test_no_folder_at_all(tmp_path):
     with pytest.raises(InputError, match=r"There is no folder .*own: .* smoke preset"):
         data.image_folder(tmp_path / "own")
+
+
+# --- names ------------------------------------------------------------------------------------------
+
+NAMES = st.binary(min_size=1, max_size=10).filter(lambda name: not set(b"/\0") & set(name) and name[:1] != b".")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+@given(NAMES, NAMES)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_names_of_any_bytes(tmp_path_factory, of_class, of_file):
+    root = tmp_path_factory.mktemp("own")
+    label, name = map(os.fsdecode, (of_class, of_file))
+    fill(root, ("0b", "0c"), each=3)
+    for i in range(3):
+        write(root / label / f"{name}{i}.png", encoded(picture(i, 8, 8), "PNG"))
+    own = data.image_folder(root, size=8, cache=root.with_suffix(".cache"))
+    " ".join(own.class_names).encode()
+    assert set(own.class_names) == {"0b", "0c", printable(label)}
+    assert own.train_labels.bincount().tolist() == [1, 1, 1] or label in ("0b", "0c")
+    (root / label / f"{name}9.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"1 of .* cannot be decoded") as caught:
+        data.image_folder(root, size=8, per_class=None)
+    str(caught.value).encode()
+    with pytest.warns(UserWarning, match="1 corrupt image, "):
+        data.image_folder(root, size=8, skip_corrupt=True, cache=root.with_suffix(".cache"))

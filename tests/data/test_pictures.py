@@ -1,6 +1,8 @@
 """Pictures of every shape and kind become squares in colour, and no bytes stop the decoder."""
 
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -66,6 +68,83 @@ def test_what_is_transparent_is_white():
 def test_sixteen_bits_are_scaled_and_not_clipped():
     image = Image.fromarray(np.full((8, 8), 0x8000, np.uint16))
     assert np.unique(decode(encoded(image, "PNG"), 8)).tolist() == [0x80]
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(8, "PNG"), (10, "PNG"), (12, "TIFF"), (14, "PNG"), (16, "TIFF")])
+def test_grey_pictures_of_more_bits_are_scaled_by_the_range_that_all_of_them_use(tmp_path, bits, kind):
+    """12 bits would be nearly black by the range of 16, and each picture by its own would hide which is brighter."""
+    top = (1 << bits) - 1
+    for i, value in enumerate((top, top // 2, 0)):
+        (tmp_path / f"{i}").write_bytes(encoded(Image.fromarray(np.full((8, 8), value, np.uint16)), kind))
+    (tmp_path / "grey").write_bytes(encoded(Image.new("L", (8, 8), 100), "PNG"))
+    images, corrupt = decode_all(Folder(tmp_path), ["0", "1", "2", "grey"], 8)
+    assert corrupt == {}
+    assert images[:, 0, 0, 0].tolist() == [255, 127, 0, 100]
+
+
+def test_values_whose_range_is_not_known_are_refused(tmp_path):
+    for name, values in {"long": np.full((8, 8), 70_000, np.int32), "below": np.full((8, 8), -1, np.int32)}.items():
+        (tmp_path / name).write_bytes(encoded(Image.fromarray(values), "TIFF"))
+    for name, value in {"one": 0.5, "high": 100.0, "nan": np.nan}.items():
+        (tmp_path / name).write_bytes(encoded(Image.fromarray(np.full((8, 8), value, np.float32)), "TIFF"))
+    names = ["long", "below", "one", "high", "nan"]
+    images, corrupt = decode_all(Folder(tmp_path), names, 8)
+    assert corrupt == {
+        "long": "its values go from 70000 to 70000: save it with 8 or 16 bits",
+        "below": "its values go from -1 to -1: save it with 8 or 16 bits",
+        "high": "its values go from 100 to 100, not 0 to 1: save it with 8 bits",
+        "nan": "its values go from nan to nan, not 0 to 1: save it with 8 bits",
+    }
+    assert np.unique(images[2]).tolist() == [128]
+
+
+def colour_of_16_bits(value: int) -> bytes:
+    """A PNG that Pillow can't write: 8 x 8, RGB, 16 bits a value."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    pixels = (b"\0" + struct.pack(">H", value) * 24) * 8
+    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+
+def test_colours_of_16_bits_lose_their_lower_8_and_that_is_said(tmp_path):
+    (tmp_path / "a").write_bytes(colour_of_16_bits(0x80FF))
+    with pytest.warns(UserWarning, match="Of 1 colour image in .* with 16 bits a value, Pillow reads the upper 8"):
+        images, _ = decode_all(Folder(tmp_path), ["a"], 8)
+    assert np.unique(images).tolist() == [0x80]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
+def test_every_format_stands_as_the_camera_was_held(kind):
+    image = Image.new("RGB", (16, 16), "black")
+    image.paste("white", (0, 0, 16, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = image.transpose(Image.Transpose.ROTATE_90)
+    got = decode(encoded(stored, kind, exif=exif, quality=95), 16)
+    assert got[:, :7].min() > 230
+    assert got[:, 9:].max() < 25
+
+
+def test_of_an_animation_the_first_picture_is_taken():
+    first, second = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    for kind in ("GIF", "TIFF", "PNG", "WEBP"):
+        got = decode(encoded(first, kind, save_all=True, append_images=[second]), 8)
+        assert got[0].min() > 250, kind
+        assert got[2].max() < 5, kind
+
+
+@pytest.mark.parametrize("mode", ["LA", "PA", "RGBA"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_transparency_of_every_kind_is_white(mode, kind):
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0)).convert(mode) if mode != "PA" else Image.new("PA", (8, 8), (0, 0))
+    try:
+        content = encoded(image, kind)
+    except OSError:
+        pytest.skip(f"Pillow writes no {kind} of {mode}")
+    assert decode(content, 8).min() == 255
 
 
 def test_a_photograph_stands_as_the_camera_was_held():
