@@ -39,7 +39,9 @@ class Folder:
 
 
 class Zip:
-    """The same in a folder of a zip. Nothing is ever extracted, so no member is written outside of a folder.
+    """The same in a folder of a zip, or in all of it where `within` is "".
+
+    Nothing is ever extracted, so no member is written outside of a folder.
 
     Raises InputError when the file is not a whole zip, and when a member points outside of its folder all the same.
     """
@@ -52,7 +54,7 @@ class Zip:
             raise InputError(
                 f"{path} is not a whole zip ({error}): its download was cut short or it is damaged; download it again."
             ) from error
-        members, start = self.archive.infolist(), f"{within}/"
+        members, start = self.archive.infolist(), f"{within}/" if within else ""
         if outside := [member.orig_filename for member in members if _points_outside(member)]:
             raise InputError(
                 f"{path} holds a member that points outside of its folder ({outside[0]!r}): this is not the archive "

@@ -15,7 +15,9 @@ from kdrepro.errors import InputError
 
 NAME = "tiny-imagenet-200"
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+LIST = "wnids.txt"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"  # of its 248,100,043 bytes
+_SORTED = re.compile(r"val/([^/]+)/(?:images/)?[^/.][^/]*\.jpe?g", re.IGNORECASE)
 
 
 def tiny_imagenet(
@@ -29,8 +31,11 @@ def tiny_imagenet(
 ) -> ImageData:
     """Read Tiny ImageNet from `root`/tiny-imagenet-200.zip in place, or from the folder `root`/tiny-imagenet-200.
 
+    One more folder of this name around it does not matter, nor whether `val` is sorted into folders of classes.
+
     Colour images, uint8 [N, 3, size, size], size 64 as they are or 32 by averages over 2 x 2 pixels. The classes are
-    the sorted WordNet ids (`tiny_imagenet_wnids`), `class_names` the first synonym of each.
+    the sorted WordNet ids (`tiny_imagenet_wnids`), `class_names` the first synonym of each, or the id where
+    there is no words.txt.
 
     Its 10,000 validation images are the test cases here (its own test images have no labels): all of them, or the
     first `test_per_class` of each class. The last `validation_per_class` training images of each class, in the order
@@ -42,9 +47,9 @@ def tiny_imagenet(
         raise InputError(f"Tiny ImageNet comes at a size of 32 or 64 pixels, not {size}.")
     check_numbers(per_class, validation_per_class, test_per_class)
     source = _source(Path(root).expanduser())
-    wnids = _wnids(source)
-    plan = _plan(source, wnids, per_class, validation_per_class, test_per_class)
-    return load_pictures(source, NAME, plan, _first_synonyms(source, wnids), size, cache=cache)
+    wnids, names = _wnids(source), source.names()
+    plan = _plan(source, names, wnids, per_class, validation_per_class, test_per_class)
+    return load_pictures(source, NAME, plan, _first_synonyms(source, names, wnids), size, cache=cache)
 
 
 def fetch_tiny_imagenet(root: Path | str, *, url: str = URL, progress: Progress | None = None) -> Path:
@@ -66,11 +71,18 @@ def tiny_imagenet_wnids(root: Path | str) -> tuple[str, ...]:
 
 
 def _source(root: Path) -> Source:
-    """The zip where there is one, else the folder."""
-    if (root / f"{NAME}.zip").is_file():
-        return Zip(root / f"{NAME}.zip", within=NAME)
+    """The zip where there is one, else the folder; within it what lies beside wnids.txt."""
+    path = root / f"{NAME}.zip"
+    if path.is_file():
+        found = Zip(path, within=NAME)
+        others = (Zip(path, within) for within in (f"{NAME}/{NAME}", "") if LIST not in found.members)
+        return next((other for other in others if LIST in other.members), found)
+    places = [root / NAME, root / NAME / NAME, root]
+    for place in places:
+        if (place / LIST).is_file() and (place / "train").is_dir():
+            return Folder(place)
     if (root / NAME).is_dir():
-        return Folder(root / NAME)
+        return Folder(root / NAME)  # whatever it lacks is said by name
     raise InputError(
         f"Tiny ImageNet is not in {root} (neither {NAME}.zip nor {NAME}/): run `kdrepro data fetch tiny-imagenet`, put "
         f"Stanford CS231n's {URL} there, or set KDREPRO_DATA (or data_root) to the folder that holds it; "
@@ -79,14 +91,15 @@ def _source(root: Path) -> Source:
 
 
 def _wnids(source: Source) -> list[str]:
-    wnids = sorted(_text(source, "wnids.txt").split())
+    wnids = sorted(_text(source, LIST).split())
     if len(wnids) < 2 or len(set(wnids)) < len(wnids):
         raise _damaged(source, f"its wnids.txt lists {len(set(wnids))} different classes in {len(wnids)} lines")
     return wnids
 
 
-def _plan(source: Source, wnids: Sequence[str], per_class: int | None, validation: int, test: int | None) -> Plan:
-    names = source.names()
+def _plan(
+    source: Source, names: Sequence[str], wnids: Sequence[str], per_class: int | None, validation: int, test: int | None
+) -> Plan:
     training, tests = _training(source, names, wnids), _tests(source, names, wnids)
     plan: Plan = {split: [] for split in SPLITS}
     for wnid in wnids:
@@ -107,7 +120,7 @@ def _training(source: Source, names: Sequence[str], wnids: Sequence[str]) -> dic
     """The training images of each class, sorted by name."""
     found: dict[str, list[str]] = {wnid: [] for wnid in wnids}
     for name in names:
-        match = re.fullmatch(r"train/([^/]+)/images/[^/.][^/]*\.jpe?g", name, re.IGNORECASE)
+        match = re.fullmatch(r"train/([^/]+)/(?:images/)?[^/.][^/]*\.jpe?g", name, re.IGNORECASE)
         if match and match[1] in found:
             found[match[1]].append(name)
     if empty := [wnid for wnid in wnids if not found[wnid]]:
@@ -116,9 +129,14 @@ def _training(source: Source, names: Sequence[str], wnids: Sequence[str]) -> dic
 
 
 def _tests(source: Source, names: Sequence[str], wnids: Sequence[str]) -> dict[str, list[str]]:
-    """The annotated validation images of each class, sorted by name."""
+    """The validation images of each class, sorted by name: as they are annotated, or in folders of classes."""
     found: dict[str, list[str]] = {wnid: [] for wnid in wnids}
-    there = set(names)
+    there = {name for name in names if name.startswith("val/")}
+    in_folders = [(name, match[1]) for name in there if (match := _SORTED.fullmatch(name)) and match[1] in found]
+    if in_folders and not any(name.startswith("val/images/") for name in there):
+        for name, wnid in sorted(in_folders):
+            found[wnid].append(name)
+        return found
     for line in _text(source, "val/val_annotations.txt").splitlines():
         file, wnid = (*line.split("\t"), "")[:2]
         if wnid not in found:
@@ -129,9 +147,10 @@ def _tests(source: Source, names: Sequence[str], wnids: Sequence[str]) -> dict[s
     return {wnid: sorted(of_class) for wnid, of_class in found.items()}
 
 
-def _first_synonyms(source: Source, wnids: Sequence[str]) -> list[str]:
+def _first_synonyms(source: Source, names: Sequence[str], wnids: Sequence[str]) -> list[str]:
     """A name a class; a WordNet id that words.txt does not have is its own."""
-    words = dict(line.split("\t", 1) for line in _text(source, "words.txt").splitlines() if "\t" in line)
+    text = _text(source, "words.txt") if "words.txt" in names else ""
+    words = dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line)
     return [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
 
 

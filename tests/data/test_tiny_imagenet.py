@@ -166,7 +166,7 @@ def changed(name, content):
     ("change", "said"),
     [
         (without("wnids"), r"its wnids.txt cannot be read"),
-        (without("words"), r"its words.txt cannot be read"),
+        (changed("words.txt", b"\xff\xfe\xff"), r"its words.txt cannot be read"),
         (without("annotations"), r"its val/val_annotations.txt cannot be read"),
         (changed("wnids.txt", b"\xff\xfe"), r"its wnids.txt cannot be read"),
         (changed("wnids.txt", b"n01"), r"its wnids.txt lists 1 different classes in 1 lines"),
@@ -183,6 +183,53 @@ def test_an_incomplete_copy(tmp_path, change, said, store):
         data.tiny_imagenet(store(tmp_path, change(tiny_files())), validation_per_class=1)
     assert "is not a whole Tiny ImageNet" in str(caught.value)
     assert "download it again from http://cs231n" in str(caught.value)
+
+
+def in_class_folders(files, images):
+    """`val` as scripts sort it, with or without folders of the name `images`."""
+    moved = {}
+    for line in files["val/val_annotations.txt"].decode().splitlines():
+        file, wnid = line.split("\t")[:2]
+        moved[f"val/{wnid}/{images}{file}"] = files[f"val/images/{file}"]
+    return {name: content for name, content in files.items() if not name.startswith("val/images/")} | moved
+
+
+@pytest.mark.parametrize("store", [zipped, unpacked])
+@pytest.mark.parametrize("images", ["images/", ""])
+@pytest.mark.parametrize("left", [(), ("annotations",)])
+def test_a_val_that_is_sorted_into_folders_of_classes(small_root, tmp_path, store, images, left):
+    files = in_class_folders(tiny_files(), images)
+    root = store(tmp_path, without(*left)(files))
+    one, other = (data.tiny_imagenet(where, validation_per_class=2) for where in (small_root, root))
+    assert one.fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize("start", ["tiny-imagenet-200/", "", "no zip"])
+def test_one_folder_more_or_less_around_it(small_root, tmp_path, start):
+    root = tmp_path / "root"
+    root.mkdir()
+    if start == "no zip":
+        unpacked(root / "tiny-imagenet-200", tiny_files())
+    else:
+        with zipfile.ZipFile(root / "tiny-imagenet-200.zip", "w") as archive:
+            archive.writestr("__MACOSX/._train", b"")
+            for name, content in tiny_files().items():
+                archive.writestr(f"{start and 'tiny-imagenet-200/' + start}{name}", content)
+    one, other = (data.tiny_imagenet(where, validation_per_class=2) for where in (small_root, root))
+    assert one.fingerprint == other.fingerprint
+    assert data.fetch_tiny_imagenet(root, url="http://127.0.0.1:9/").exists()
+
+
+def test_the_folder_itself_is_a_root_too(tmp_path):
+    root = unpacked(tmp_path, tiny_files())
+    one, other = (data.tiny_imagenet(where, validation_per_class=2) for where in (root, root / "tiny-imagenet-200"))
+    assert one.fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize("store", [zipped, unpacked])
+def test_without_words_the_classes_have_their_ids(tmp_path, store):
+    root = store(tmp_path, without("words")(tiny_files()))
+    assert data.tiny_imagenet(root, validation_per_class=2).class_names == ("n01", "n02", "n03")
 
 
 def test_a_damaged_member_is_a_corrupt_image(tmp_path):
