@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from kdrepro.errors import InputError, nearest, printable
-from kdrepro.files import check_distinct, composed, left_out, same_name, visible_files, visible_folders
+from kdrepro.files import check_distinct, composed, counted, left_out, same_name, visible_files, visible_folders
 from kdrepro.speech import audio
 from kdrepro.speech.corpus import RATE, SPLITS
 from kdrepro.speech.label_files import Files, Recordings, reading, several
@@ -293,7 +293,9 @@ def _say_what_is_left(root: Path, names: Sequence[str], files: Mapping[str, Sequ
     heard = {name.partition("/")[0] for name in names if _is_recording(name)}
     empty = [path.name for path in visible_folders(root) if path.name not in heard]
     if empty:
-        said.append(printable(f"{len(empty):,} folders without recordings that can be read ({several(empty)})"))
+        said.append(
+            printable(f"{counted(len(empty), 'folder')} without recordings that can be read ({several(empty)})")
+        )
     if any(said):
         text = f"Not used: {' and '.join(filter(None, said))}; what is read is a recording of a speaker and its times."
         warnings.warn(text, stacklevel=3)

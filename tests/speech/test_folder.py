@@ -197,7 +197,7 @@ def test_words_of_a_textgrid_and_of_a_file_of_their_own(own):
 
 def test_what_was_said_may_lie_beside_the_times(own):
     (own / "anna" / "one.txt").write_text("0 4000 She had your dark suit.\n")
-    with pytest.warns(UserWarning, match=r"Not used: 1 files in .* \(1 .txt; the first is anna/one.txt\)"):
+    with pytest.warns(UserWarning, match=r"Not used: 1 file in .* \(1 .txt; the first is anna/one.txt\)"):
         assert mine(own).utterances("anna")[0].phones == EXPECTED
     (own / "anna" / "one.txt").write_text("0\t0.25\ta\n")
     wrong("one.csv and one.txt are both there", mine, own)
@@ -254,7 +254,7 @@ def test_labels_and_speakers_in_the_names_of_files(tmp_path):
     }.items():
         wrong(said, speech_folder, tmp_path, pattern=bad, **chosen)
     soundfile.write(tmp_path / "notes.wav", TONE, RATE)
-    with pytest.warns(UserWarning, match=r"Not used: 1 files .* the first is notes.wav"):
+    with pytest.warns(UserWarning, match=r"Not used: 1 file .* the first is notes.wav"):
         speech_folder(tmp_path, pattern=pattern, **chosen)
 
 

@@ -147,7 +147,7 @@ def test_two_folders_of_one_speaker(sample):
 
 def test_copies_of_recordings_are_no_sentences_of_their_own(sample):
     sentence(sample / "timit" / SAMPLE[0], "sx0 (1)")
-    with pytest.warns(UserWarning, match=r"Not used: 1 files .*the first is sx0 \(1\).wav"):
+    with pytest.warns(UserWarning, match=r"Not used: 1 file .*the first is sx0 \(1\).wav"):
         corpus = timit(sample)
     assert [one.name for one in corpus.files["fab10"]] == ["fab10/sx0"]
 
