@@ -139,7 +139,7 @@ def decode_all(source: Source, names: Sequence[str], size: int) -> tuple[np.ndar
         text = (
             f"Of {counted(shortened, 'colour image')} in {source.path} with 16 bits a value, Pillow reads the upper 8."
         )
-        warnings.warn(printable(text), stacklevel=5)
+        warnings.warn(printable(text), stacklevel=6)
     return images, {name: reason for name, reason in wrong.items() if reason}
 
 
