@@ -35,6 +35,6 @@ def test_a_timit_in_an_unknown_layout_is_refused_by_its_name(tmp_path, name):
     sizes = SimpleNamespace(timit=object(), synthetic=presets.load("smoke").chapters[CHAPTER[0]].synthetic)
     assert list(start._corpora(sizes, tmp_path, named=True)) == ["synthetic"]
     (tmp_path / name / "wavs").mkdir(parents=True)
-    with pytest.raises(InputError, match="(?i)timit is there, but not in a layout of TIMIT: .*move it away"):
+    with pytest.raises(InputError, match=r"(?i)timit is there, but not in a layout of TIMIT: .*move it away"):
         start._corpora(sizes, tmp_path, named=True)
     assert timit.find(tmp_path) is None
