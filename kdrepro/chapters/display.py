@@ -57,16 +57,14 @@ def _described(plan: Training | Specialist) -> dict[str, str]:
 
 
 def claim(run: Experiment, claim_id: str) -> Markdown:
-    """A claim as measured: statement, paper, this run with its seeds, verdict and rule, command, minutes."""
+    """A claim as measured: statement, paper, each seed, verdict with what decides and its history, command, minutes."""
     described, entry = claims.get(claim_id), run.record["claims"][claim_id]
     rows = [
         f"| {wording.label(name)} | {wording.written(name, described.paper.get(name))} | "
         f"{wording.written_mean(name, entry)} | {_values(name, entry['metrics'].get(name, ()))} |"
         for name in entry["mean"]
     ]
-    rule = " and ".join(str(condition) for condition in described.rule.reproduced)
     pending = f" ({described.data} decides)" if entry["verdict"] == "not run" else ""
-    when = "set before the run" if not described.amended else described.amended
     lines = [
         f"**`{described.id}`** {described.statement}",
         "",
@@ -74,7 +72,12 @@ def claim(run: Experiment, claim_id: str) -> Markdown:
         "|---|---|---|---|",
         *rows,
         "",
-        f"Verdict: **{entry['verdict']}**{pending}. The rule, {when}: {rule}.  ",
+        f"Verdict: **{described.marked(entry['verdict'])}**{pending}. What decides:",
+        "",
+        *(f"- {'premise' if reason.verdict == 'premise' else f'for *{reason.verdict}*'}, {reason}" for reason in described.rule.why(entry)),
+        "",
+        *([f"It holds by construction: {described.by_construction}.  "] if described.by_construction else []),
+        *(f"† {amendment}  " for amendment in described.amended),
         f"Command: `kdrepro reproduce {described.id} --preset {run.preset.name}` "
         f"({duration(entry['seconds'])} of training on {run.record['provenance']['device']}).",
     ]
@@ -90,7 +93,7 @@ def elsewhere(runs: Iterable[Experiment], claim_id: str) -> Markdown | None:
     for run in runs:
         entry = run.record["claims"][claim_id]
         if run.data.name != described.data:
-            verdict = described.verdict(entry["mean"], entry["ci95"], described.data)
+            verdict = described.verdict(entry, described.data)
             figure = f"{wording.label(described.metric)} {wording.written_mean(described.metric, entry)}"
             lines.append(f"On {run.data.name}, which does not decide, {figure}: by the same rule, **{verdict}**.")
     return Markdown("  \n".join(lines)) if lines else None

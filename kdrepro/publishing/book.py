@@ -105,18 +105,26 @@ def verdict_tables(results: Sequence[dict[str, Any]], link: bool) -> str:
     rows = claims.verdict_rows(described.values(), results)
     decided = [row for row in rows if row["verdict"] != "not run"]
     waiting = [row for row in rows if row["verdict"] == "not run"]
-    lines = []
+    lines = [claims.tally(described.values(), results), ""] if decided else []
     if decided:
-        lines += ["| verdict | claim | paper | ours: mean [95 % over seeds] | § |", "|---|---|---|---|---|"]
+        lines += [
+            "| verdict | claim | paper | ours: mean [95 % over seeds] | control | § |",
+            "|---|---|---|---|---|---|",
+        ]
     for row in decided:
         figure = described[row["claim"]].figure
         name = f"{{ref}}`{row['claim']} <{figure}>`" if link and figure else f"`{row['claim']}`"
         ours = f"{row['metric']} {row['ours']} ({row['data']})"
-        claim = f"{name}: {row['statement']}"
-        mark = "\N{NO-BREAK SPACE}†" if described[row["claim"]].amended else ""
-        lines.append(f"| **{row['verdict']}**{mark} | {claim} | {row['paper']} | {ours} | {row['section']} |")
+        verdict = f"**{row['verdict']}**" + row["marked"].removeprefix(row["verdict"]).replace(
+            " †", "\N{NO-BREAK SPACE}†"
+        )
+        cells = (verdict, f"{name}: {row['statement']}", row["paper"], ours, row["control"] or "–", row["section"])
+        lines.append(f"| {' | '.join(cells)} |")
     if any(described[row["claim"]].amended for row in decided):
-        lines += ["", "† Something was changed when a result was known; the chapter says what."]
+        lines += [
+            "",
+            "† Rule, recipe, data or teacher was changed when a result was known: see how the verdicts were made.",
+        ]
     if decided and waiting:
         lines += ["", "Not decided by a published run yet:", ""]
     if waiting:

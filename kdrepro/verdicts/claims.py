@@ -3,58 +3,55 @@
 `book/claims.yaml` holds the rules, written before the runs that they judge; where one was not, it says so.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from kdrepro import paths
 from kdrepro.errors import InputError, nearest
+from kdrepro.verdicts.rules import Rule, Verdict
 from kdrepro.verdicts.wording import label, written, written_mean
 
 # What PyYAML raises for text that it cannot load: its own error, and for bad scalars such as `0b_` or `!!bool x` nearly
 # anything that Python's conversions raise.
 NOT_YAML = (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError, OverflowError)
-Verdict = Literal["reproduced", "partly", "not reproduced", "not run"]
 
 
-class Condition(BaseModel):
-    """One comparison on one metric; all those that are given must hold."""
+class Control(BaseModel):
+    """What must be beaten for the claim to mean anything: its figure stands in the verdict's row.
+
+    metric: of the same run. name: what it is a figure of, "a generalist trained as long" say.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     metric: str
-    stat: Literal["mean", "ci_low", "ci_high"] = "mean"
-    at_least: float | None = None
-    at_most: float | None = None
-
-    def holds(self, means: Mapping[str, float], ci95: Mapping[str, Any]) -> bool | None:
-        """Whether it holds; None when the metric (or its interval, with one seed) is not there."""
-        if self.stat == "mean":
-            value = means.get(self.metric)
-        else:
-            interval = ci95.get(self.metric)
-            value = None if interval is None else interval[self.stat == "ci_high"]
-        if value is None:
-            return None
-        low = self.at_least is None or value >= self.at_least
-        high = self.at_most is None or value <= self.at_most
-        return low and high
-
-    def __str__(self) -> str:
-        name = {"mean": "", "ci_low": "lower end of ", "ci_high": "upper end of "}[self.stat] + self.metric
-        bounds = [f"{name} ≥ {self.at_least:g}"] if self.at_least is not None else []
-        return " and ".join(bounds + ([f"{name} ≤ {self.at_most:g}"] if self.at_most is not None else []))
+    name: str
 
 
-class Rule(BaseModel):
-    """`reproduced` if all its conditions hold, else `partly` if all of its do, else `not reproduced`."""
+class Amendment(BaseModel):
+    """Something that was changed when a result was known.
+
+    changed: what. tried: what had been tried before, with what came out. then: the change. rule, verdict: those before,
+    where the rule was changed, on the run that was published then.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    reproduced: Annotated[list[Condition], Field(min_length=1)]
-    partly: list[Condition] = []
+    when: str
+    changed: Literal["rule", "recipe", "data", "teacher"]
+    tried: str = ""
+    then: str
+    rule: str = ""
+    verdict: str = ""
+
+    def __str__(self) -> str:
+        before = f"; before: {self.rule}, by which the verdict was *{self.verdict}*" if self.rule else ""
+        tried = f"{self.tried}; then " if self.tried else ""
+        return f"{self.when}, {self.changed}: {tried}{self.then}{before}."
 
 
 class Claim(BaseModel):
@@ -67,35 +64,48 @@ class Claim(BaseModel):
     chapter: str
     statement: str
     paper: dict[str, float] = {}  # the paper's value of each metric, where it prints one
-    metric: str  # the one shown in the table
+    metric: str  # the one that is shown in tables, of those that the rule reads
     data: str  # the data set that decides
     rule: Rule
-    amended: str = ""  # what was changed, in the rule or in what it judges, when a result was known
+    control: Control | None = None
+    by_construction: str = ""  # why it could not have come out otherwise: shown, not counted
+    amended: list[Amendment] = []
     figure: str = ""  # label of the figure that shows it
     note: str = ""
+    defence: str = ""  # why the verdict is as it is where a reviewer would doubt it
 
-    def verdict(self, means: Mapping[str, float], ci95: Mapping[str, Any], data: str) -> Verdict:
-        """The verdict that a run on `data` gives."""
-        if data != self.data:
-            return "not run"
-        for name in ("reproduced", "partly"):
-            held = [condition.holds(means, ci95) for condition in getattr(self.rule, name)]
-            if name == "reproduced" and None in held:
-                return "not run"
-            if held and all(held):
-                return name
-        return "not reproduced"
+    @model_validator(mode="after")
+    def _shows_what_decides(self):
+        if self.metric not in {condition.metric for condition in self.rule.reproduced}:
+            raise ValueError(f"{self.id} shows {self.metric}, which its rule does not read")
+        return self
+
+    def verdict(self, entry: Mapping[str, Any], data: str) -> Verdict:
+        """The verdict that a run on `data` gives. entry: its claim entry, with metrics, mean and ci95."""
+        return self.rule.verdict(entry) if data == self.data else "not run"
+
+    def marked(self, verdict: str) -> str:
+        """A verdict with its marks: what holds by construction, and † where something was changed after a result."""
+        known = verdict != "not run"
+        return (
+            verdict
+            + (", by construction" if self.by_construction and known else "")
+            + (" †" if self.amended and known else "")
+        )
+
+
+@functools.cache
+def _parsed(content: bytes) -> dict[str, Claim]:
+    return {claim.id: claim for claim in map(Claim.model_validate, yaml.safe_load(content))}
 
 
 def load() -> dict[str, Claim]:
     """All claims by id, in the paper's order. Raises InputError when the file is malformed, or the book is not here."""
     paths.need_book()
     try:
-        rows = yaml.safe_load(paths.CLAIMS.read_text(encoding="utf-8"))
-        claims = [Claim.model_validate(row) for row in rows]
+        return _parsed(paths.CLAIMS.read_bytes())
     except (OSError, TypeError, ValidationError, *NOT_YAML) as error:
         raise InputError(f"{paths.CLAIMS.name} is not valid: {' '.join(str(error).split())}.") from error
-    return {claim.id: claim for claim in claims}
 
 
 def get(claim_id: str) -> Claim:
@@ -108,10 +118,9 @@ def get(claim_id: str) -> Claim:
 
 def verdict_rows(claims: Iterable[Claim], records: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
     """The verdict table: one row a claim, from the records that are given, as `verdict_entries` chooses them."""
-    found = _deciding(records)
     rows = []
-    for claim in claims:
-        entry = found.get(claim.id)
+    for claim, found in zip(claims := list(claims), verdict_entries(claims, records), strict=True):
+        deciding = found["deciding"]
         rows.append(
             {
                 "claim": claim.id,
@@ -120,38 +129,81 @@ def verdict_rows(claims: Iterable[Claim], records: Iterable[Mapping[str, Any]]) 
                 "statement": claim.statement,
                 "metric": label(claim.metric),
                 "paper": written(claim.metric, claim.paper.get(claim.metric)),
-                "ours": written_mean(claim.metric, entry) if entry else "–",
-                "verdict": entry["verdict"] if entry else "not run",
-                "data": f"{entry['data']}, {entry['preset']}" if entry else "",
+                "ours": written_mean(claim.metric, deciding) if deciding else "–",
+                "control": _control(claim, deciding),
+                "verdict": found["verdict"],
+                "marked": claim.marked(found["verdict"]),
+                "data": f"{found['data']}, {found['preset']}" if deciding else "",
             }
         )
     return rows
 
 
+def _control(claim: Claim, deciding: Mapping[str, Any] | None) -> str:
+    """The control's figure, for a reader."""
+    if claim.control is None:
+        return ""
+    name, metric = claim.control.name, claim.control.metric
+    if deciding is None or metric not in deciding["mean"]:
+        return f"{name}: not measured yet"
+    return f"{name}: {label(metric)} {written_mean(metric, deciding)}"
+
+
+def tally(claims: Iterable[Claim], records: Iterable[Mapping[str, Any]]) -> str:
+    """How many claims have which verdict, in a sentence; what holds by construction is not counted among them."""
+    claims = list(claims)
+    found = {e["claim"]: e["verdict"] for e in verdict_entries(claims, records)}
+    counted = [claim for claim in claims if not claim.by_construction]
+    parts = []
+    for verdict in get_args(Verdict):
+        these = [claim for claim in counted if found[claim.id] == verdict]
+        daggers = sum(bool(claim.amended) for claim in these)
+        if these:
+            parts.append(
+                f"{len(these)} {verdict}" + (f" ({daggers} of them †)" if daggers and verdict != "not run" else "")
+            )
+    rest = len(claims) - len(counted)
+    return f"Of {len(counted)} claims, {', '.join(parts)}" + (f"; {rest} more hold by construction." if rest else ".")
+
+
 def verdict_entries(claims: Iterable[Claim], records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Each claim with all of its figures, as JSON can hold them: the paper's, and a run's where there is one.
 
-    Where several records hold a claim, the one on the deciding data set counts. What is not there is None.
+    Where several records hold a claim, the one on the deciding data set counts. The verdict is that of the present rule
+    on `deciding`, the figures of the seeds that decide: those that confirm, where there are such (see
+    `records.confirmed`), and otherwise all. What is not there is None.
     """
     found = _deciding(records)
-    keys = ("verdict", "metrics", "mean", "ci95", "pooled", "seconds", "data", "preset", "seeds")
-    described = ("section", "chapter", "statement", "metric", "paper", "amended")
-    nothing = {"verdict": "not run"}
+    keys = ("metrics", "mean", "ci95", "pooled", "confirm", "seconds", "data", "preset", "seeds")
+    described = ("section", "chapter", "statement", "metric", "paper")
     return [
         {"claim": claim.id}
         | {name: getattr(claim, name) for name in described}
-        | {key: found.get(claim.id, nothing).get(key) for key in keys}
+        | {"amended": [amendment.model_dump() for amendment in claim.amended]}
+        | {key: found.get(claim.id, {}).get(key) for key in keys}
+        | _decided(claim, found.get(claim.id))
         for claim in claims
     ]
 
 
+def _decided(claim: Claim, entry: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The verdict, with the figures and the conditions that give it."""
+    if entry is None:
+        return {"verdict": "not run", "deciding": None, "why": []}
+    deciding = entry.get("confirm") or entry
+    verdict = claim.verdict(deciding, entry["data"])
+    why = [] if verdict == "not run" else [str(reason) for reason in claim.rule.why(deciding)]
+    return {"verdict": verdict, "deciding": deciding, "why": why}
+
+
 def _deciding(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The entry of each claim that counts, by its id."""
-    found: dict[str, dict[str, Any]] = {}
+    claims, found = load(), {}
     for record in records:
         about = {"preset": record["preset"], "data": record["data"]["name"], "seeds": seeds_of(record)}
         for claim_id, entry in record["claims"].items():
-            if claim_id not in found or entry["verdict"] != "not run":
+            decides = claim_id in claims and claims[claim_id].data == about["data"]
+            if claim_id not in found or decides:
                 found[claim_id] = {**entry, **about}
     return found
 

@@ -17,7 +17,8 @@ from kdrepro import __version__, paths
 from kdrepro.errors import InputError
 from kdrepro.files import atomic_write, remove_stale, writing
 from kdrepro.verdicts import stats
-from kdrepro.verdicts.claims import Verdict, get, seeds_of
+from kdrepro.verdicts.claims import get, seeds_of
+from kdrepro.verdicts.rules import Verdict
 
 if TYPE_CHECKING:
     import torch  # takes seconds, and whoever reads records has no need of it
@@ -78,9 +79,8 @@ def claim_entry(
     summary = {name: stats.mean_ci(series) for name, series in values.items()}
     mean = {name: m for name, (m, _) in summary.items()} | single
     ci95 = {name: list(interval) if interval else None for name, (_, interval) in summary.items()}
-    verdict = get(claim_id).verdict(mean, ci95, data)
-    entry = {"metrics": values, "mean": mean, "ci95": ci95, "verdict": verdict, "seconds": round(seconds, 1)}
-    return entry | ({"pooled": single} if single else {})
+    entry = {"metrics": values, "mean": mean, "ci95": ci95} | ({"pooled": single} if single else {})
+    return entry | {"verdict": get(claim_id).verdict(entry, data), "seconds": round(seconds, 1)}
 
 
 def provenance(device: "torch.device", config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,125 @@
+"""Rules that turn figures into a verdict, and can say that the figures do not tell.
+
+A condition holds, or is refuted, or stays open: an interval may lie on one side of a bound, on the other, or across it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from kdrepro.verdicts import stats
+from kdrepro.verdicts.wording import written
+
+# "not decided": the evidence cannot tell. "not run": this run is not on the data that decides.
+Verdict = Literal["reproduced", "partly", "not reproduced", "not decided", "not run"]
+
+
+class Condition(BaseModel):
+    """One comparison on one metric.
+
+    stat: what is compared with the bound. "mean", which holds or is refuted. "ci_low" with at_least, or "ci_high" with
+    at_most: an end of the 95 % interval over seeds; refuted where the other end too is on the wrong side, else open.
+    "equivalence": two one-sided t tests at 5 % that the mean lies within `margin` of 0, which is whether its 90 %
+    interval does; refuted where all of that lies outside. "p": a p-value, at most so large; never refuted, since a test
+    that finds nothing shows nothing.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metric: str
+    stat: Literal["mean", "ci_low", "ci_high", "equivalence", "p"] = "mean"
+    at_least: float | None = None
+    at_most: float | None = None
+    margin: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _has_the_bound_of_its_stat(self):
+        given = {name for name in ("at_least", "at_most", "margin") if getattr(self, name) is not None}
+        wanted = {"ci_low": {"at_least"}, "ci_high": {"at_most"}, "equivalence": {"margin"}, "p": {"at_most"}}
+        if not given or given != wanted.get(self.stat, given - {"margin"}):
+            raise ValueError(f"a condition on {self.stat} of {self.metric} has {sorted(given) or 'no bound'}")
+        return self
+
+    def holds(self, entry: Mapping[str, Any]) -> bool | None:
+        """Whether it holds of a record's claim entry; None where that is open, or the metric is not there."""
+        mean = entry["mean"].get(self.metric)
+        if mean is None:
+            return None
+        if self.stat == "mean":
+            return self._inside(mean, mean)
+        if self.stat == "p":
+            return True if mean <= self.at_most else None
+        interval = entry["ci95"].get(self.metric)
+        if self.stat == "equivalence":
+            interval = stats.mean_ci(entry["metrics"].get(self.metric, [mean]), level=0.9)[1]
+        return None if interval is None else self._inside(*interval)
+
+    def _inside(self, low: float, high: float) -> bool | None:
+        """Whether a range lies within the bounds, wholly outside of them (False), or across one (None)."""
+        least = -self.margin if self.margin else self.at_least if self.at_least is not None else -float("inf")
+        most = self.margin if self.margin else self.at_most if self.at_most is not None else float("inf")
+        if least <= low and high <= most:
+            return True
+        return False if high < least or low > most else None
+
+    def __str__(self) -> str:
+        name = {"ci_low": "lower end of ", "ci_high": "upper end of "}.get(self.stat, "") + self.metric.replace(
+            "_", " "
+        )
+        if self.stat == "equivalence":
+            return f"{name} within ±{written(self.metric, self.margin)} (two one-sided tests)"
+        bounds = [f"{name} ≥ {written(self.metric, self.at_least)}"] if self.at_least is not None else []
+        return " and ".join(
+            bounds + ([f"{name} ≤ {written(self.metric, self.at_most)}"] if self.at_most is not None else [])
+        )
+
+
+class Rule(BaseModel):
+    """`reproduced` if all its conditions hold, else `partly` if all of its do.
+
+    Else `not reproduced` if one of the weaker list (`partly`, or `reproduced` where that is all) is refuted, and
+    `not decided` if none is. It is `not decided` too unless all of `premise` hold, without which there is nothing to
+    judge: a remedy against overfitting where nothing overfits, say.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reproduced: Annotated[list[Condition], Field(min_length=1)]
+    partly: list[Condition] = []
+    premise: list[Condition] = []
+
+    def verdict(self, entry: Mapping[str, Any]) -> Verdict:
+        """What it makes of a record's claim entry."""
+        if not all(condition.holds(entry) for condition in self.premise):
+            return "not decided"
+        if all(condition.holds(entry) for condition in self.reproduced):
+            return "reproduced"
+        if self.partly and all(condition.holds(entry) for condition in self.partly):
+            return "partly"
+        refuted = any(condition.holds(entry) is False for condition in self.partly or self.reproduced)
+        return "not reproduced" if refuted else "not decided"
+
+    def why(self, entry: Mapping[str, Any]) -> list["Reason"]:
+        """Each of its conditions, with what the entry says of it."""
+        lists = (("premise", self.premise), ("reproduced", self.reproduced), ("partly", self.partly))
+        return [
+            Reason(verdict, condition, condition.holds(entry), condition.metric in entry["mean"])
+            for verdict, conditions in lists
+            for condition in conditions
+        ]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A condition of a verdict, and whether it holds; measured: whether the run has its metric at all."""
+
+    verdict: str
+    condition: Condition
+    holds: bool | None
+    measured: bool
+
+    def __str__(self) -> str:
+        open_or_missing = "open" if self.measured else "not measured yet"
+        return f"{self.condition}: {'holds' if self.holds else open_or_missing if self.holds is None else 'refuted'}"

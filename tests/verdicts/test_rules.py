@@ -1,0 +1,129 @@
+"""Conditions hold, are refuted or stay open, and rules make verdicts of them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from scipy.stats import ttest_1samp
+
+from kdrepro.verdicts import stats
+from kdrepro.verdicts.rules import Condition, Rule
+
+VALUES = st.lists(st.floats(-10, 10), min_size=2, max_size=8)
+
+
+def entry(**metrics):
+    """A claim entry as records have it; single numbers are pooled."""
+    series = {name: values for name, values in metrics.items() if isinstance(values, list)}
+    summary = {name: stats.mean_ci(values) for name, values in series.items()}
+    mean = {name: value for name, value in metrics.items() if name not in series}
+    mean |= {name: m for name, (m, _) in summary.items()}
+    return {"metrics": series, "mean": mean, "ci95": {name: interval for name, (_, interval) in summary.items()}}
+
+
+CONDITIONS = [
+    ({"at_least": 5}, [5, 7], True),
+    ({"at_least": 7}, [5, 7], False),
+    ({"at_least": 5, "at_most": 7}, [6, 7], True),
+    ({"stat": "ci_low", "at_least": 5}, [9.9, 10, 10.1], True),
+    ({"stat": "ci_low", "at_least": 10}, [9.9, 10, 10.1], None),
+    ({"stat": "ci_low", "at_least": 12}, [9.9, 10, 10.1], False),
+    ({"stat": "ci_high", "at_most": 12}, [9.9, 10, 10.1], True),
+    ({"stat": "ci_high", "at_most": 10}, [9.9, 10, 10.1], None),
+    ({"stat": "ci_high", "at_most": 9}, [9.9, 10, 10.1], False),
+    ({"stat": "equivalence", "margin": 1}, [-0.1, 0, 0.1], True),
+    ({"stat": "equivalence", "margin": 1}, [-1, 0, 1], None),
+    ({"stat": "equivalence", "margin": 1}, [9.9, 10, 10.1], False),
+    ({"stat": "p", "at_most": 0.05}, 0.04, True),
+    ({"stat": "p", "at_most": 0.05}, 0.6, None),  # a test that finds nothing shows nothing
+    ({"stat": "ci_low", "at_least": 5}, [10], None),  # one seed has no interval
+    ({"stat": "equivalence", "margin": 1}, [0], None),
+]
+
+
+@pytest.mark.parametrize(("condition", "values", "holds"), CONDITIONS)
+def test_a_condition_holds_is_refuted_or_stays_open(condition, values, holds):
+    assert Condition(metric="x", **condition).holds(entry(x=values)) is holds
+    assert Condition(metric="y", **condition).holds(entry(x=values)) is None
+
+
+@given(VALUES, st.floats(0.1, 10))
+@settings(max_examples=200)
+def test_equivalence_is_two_one_sided_tests(values, margin):
+    if np.ptp(values) < 1e-6:
+        return
+    found = Condition(metric="x", stat="equivalence", margin=margin).holds(entry(x=values))
+    above = ttest_1samp(values, -margin, alternative="greater").pvalue
+    below = ttest_1samp(values, margin, alternative="less").pvalue
+    if abs(max(above, below) - 0.05) > 1e-9:
+        assert (found is True) == (max(above, below) < 0.05)
+
+
+@given(VALUES, st.floats(-10, 10))
+def test_an_end_of_an_interval_decides_less_often_than_the_mean_and_never_against_it(values, bound):
+    mean = Condition(metric="x", at_least=bound).holds(entry(x=values))
+    low = Condition(metric="x", stat="ci_low", at_least=bound).holds(entry(x=values))
+    assert low is None or low is mean
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {},
+        {"stat": "ci_low"},
+        {"stat": "ci_low", "at_most": 1},
+        {"stat": "ci_high", "at_least": 1},
+        {"stat": "p", "at_least": 0.05},
+        {"stat": "equivalence", "at_most": 1},
+        {"margin": 1},
+        {"at_least": 0, "margin": 1},
+        {"stat": "equivalence", "margin": -1},
+    ],
+)
+def test_a_condition_that_could_not_be_read_in_one_way_is_refused(condition):
+    with pytest.raises(ValidationError):
+        Condition(metric="x", **condition)
+
+
+LOW = {"metric": "gain", "stat": "ci_low", "at_least": 1}
+RULE = Rule(reproduced=[LOW, {"metric": "over_control", "stat": "ci_low", "at_least": 0}], partly=[LOW])
+BARE = Rule(reproduced=[LOW])
+
+
+@pytest.mark.parametrize(
+    ("rule", "figures", "verdict"),
+    [
+        (RULE, {"gain": [5, 5.1], "over_control": [2, 2.1]}, "reproduced"),
+        (RULE, {"gain": [5, 5.1], "over_control": [-2, -2.1]}, "partly"),  # the control beats it
+        (RULE, {"gain": [5, 5.1]}, "partly"),  # the control is not measured
+        (RULE, {"gain": [0.2, 0.1], "over_control": [2, 2.1]}, "not reproduced"),
+        (RULE, {"gain": [0, 5], "over_control": [2, 2.1]}, "not decided"),
+        (BARE, {"gain": [5, 5.1]}, "reproduced"),
+        (BARE, {"gain": [0, 0.1]}, "not reproduced"),
+        (BARE, {"gain": [0, 5]}, "not decided"),
+        (BARE, {"gain": [5]}, "not decided"),
+        (BARE, {}, "not decided"),
+    ],
+)
+def test_verdicts(rule, figures, verdict):
+    assert rule.verdict(entry(**figures)) == verdict
+
+
+def test_a_premise_that_does_not_hold_leaves_a_claim_open():
+    """A remedy is no failure where there is nothing to remedy."""
+    rule = Rule(reproduced=[LOW], premise=[{"metric": "overfit", "stat": "ci_low", "at_least": 0}])
+    assert rule.verdict(entry(gain=[0, 0.1], overfit=[0.5, 0.51])) == "not reproduced"
+    assert rule.verdict(entry(gain=[0, 0.1], overfit=[-0.5, -0.51])) == "not decided"
+    assert rule.verdict(entry(gain=[5, 5.1])) == "not decided"
+
+
+def test_reasons_say_what_decides():
+    found = [str(reason) for reason in RULE.why(entry(gain=[0, 5]))]
+    assert found == [
+        "lower end of gain ≥ 1: open",
+        "lower end of over control ≥ 0: not measured yet",
+        "lower end of gain ≥ 1: open",
+    ]
+    assert str(RULE.why(entry(gain=[5, 5.1]))[0]) == "lower end of gain ≥ 1: holds"
+    assert str(RULE.why(entry(gain=[0, 0.1]))[0]) == "lower end of gain ≥ 1: refuted"
