@@ -37,11 +37,11 @@ def image_folder(
     [N, 3, size, size]: the short side is brought to `size` by area averages, the centre is kept; grey pictures of up
     to 16 bits by the range that they use together. `class_names` are the folders' names, sorted.
 
-    Split folders are `train` (or training) beside `val` (valid, validation, dev), `test` (testing) or both, in any
-    case. With both, each is what it is called; with one of them alone, it is the test set. A test folder whose images
-    are in no folders of classes, as in competitions, is not used. What has no folder is drawn from each class with the
-    seed. per_class: training images a class, None for all that are left. validation_per_class and test_per_class: None
-    for all of the split's folder, or for a tenth of the class, at least one, where it is drawn.
+    Split folders are `train` (or training) beside `val` (valid, validation, dev), `test` (testing, eval, evaluation) or
+    both, in any case. With both, each is what it is called; with one of them alone, it is the test set. A test folder
+    whose images are in no folders of classes, as in competitions, is not used. What has no folder is drawn from each
+    class with the seed. per_class: training images a class, None for all that are left. validation_per_class and
+    test_per_class: None for all of the split's folder, or for a tenth of the class, at least one, where it is drawn.
 
     pattern: for images whose names say what they are of: a regular expression with a group `label` that a file's name
     matches as a whole, from its folder (of all, or of the split) on and without its ending; for cat.12.jpg

@@ -16,7 +16,7 @@ from kdrepro.speech.time_files import read_text
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
+    "test": ("test", "testing", "eval", "evaluation"),
 }
 FILE_COLUMNS = ("filename", "file_name", "file", "image", "image_id", "path", "id")
 LABEL_COLUMNS = ("label", "class", "category", "label_name", "class_name")

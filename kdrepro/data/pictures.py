@@ -166,6 +166,8 @@ def _decoded(content: bytes, size: int, bits: int) -> Decoded:
     """bits: how many a grey picture of more than 8 uses."""
     with Image.open(io.BytesIO(content), formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
         shortened = image.mode[0] != "I" and any(";16" in str(tile[3]) for tile in image.tile)
+        if shortened and isinstance(image.info.get("transparency"), tuple):  # Pillow leaves this one its 16 bits
+            image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
         image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a half, a quarter or an eighth
         image = _upright(image)
         image, greatest = _in_eight_bits(image, bits)
@@ -192,7 +194,10 @@ def _in_eight_bits(image: Image.Image, bits: int) -> tuple[Image.Image, int | No
         values = np.asarray(image)
         if values.min() < 0 or values.max() >= 1 << DEEP:
             raise ValueError(f"its values go from {values.min()} to {values.max()}: save it with 8 or 16 bits")
-        return Image.fromarray((values >> (bits - 8)).astype(np.uint8)), int(values.max())
+        grey = Image.fromarray((values >> (bits - 8)).astype(np.uint8))
+        if isinstance(clear := image.info.get("transparency"), int):
+            grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+        return grey, int(values.max())
     if image.mode == "F":
         values = np.asarray(image)
         if not (values.min() >= 0 and values.max() <= 1):  # not a number is neither

@@ -63,6 +63,8 @@ def _decode(path: Path) -> tuple[np.ndarray, int]:
             stated, rate = file.frames, file.samplerate
             if file.format == "MP3":
                 _check_mp3(path)
+            elif file.format == "OGG":
+                _check_ogg(path)
             elif file.format in ("AIFF", "AU", "RF64", "W64"):
                 _check_log(path, file.extra_info)
             samples = file.read(dtype="float32", always_2d=True) if stated < UNKNOWN else None
@@ -166,6 +168,16 @@ def _check_mp3(path: Path) -> None:
         head = file.read(400)
     if not any(word in head for word in (b"Xing", b"Info", b"VBRI")):
         raise InputError(f"{path} does not say how long it is: convert it to wav or flac.")
+
+
+def _check_ogg(path: Path) -> None:
+    """libsndfile reads an Ogg file without an end as far as it goes, and of several streams the first."""
+    flags = [page[1][0] for page in re.finditer(rb"OggS\0(.)", path.read_bytes(), re.DOTALL)]
+    first, last = 2, 4  # of a stream's pages, in the pages' flags
+    if not flags or not flags[-1] & last:
+        raise InputError(f"{path} was cut short: its stream has no end; copy it again, or convert it to wav or flac.")
+    if any(flag & first for flag in flags[1:]):
+        raise InputError(f"{path} holds several streams one after the other: convert it to one wav or flac.")
 
 
 def _check_log(path: Path, log: str) -> None:

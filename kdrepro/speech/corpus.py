@@ -9,7 +9,7 @@ import numpy as np
 from kdrepro.errors import InputError
 
 RATE = 16_000  # samples per second of every waveform
-SLACK = 160  # samples, one frame
+SLACK = 400  # samples, one window of 25 ms: aligners round the end of a recording up to a whole frame or window
 SPLITS = ("train", "validation", "test")
 
 

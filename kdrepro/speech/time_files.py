@@ -152,6 +152,7 @@ def _tiers(path: Path) -> list[dict[str, Any]]:
     from praatio.utilities.textgrid_io import parseTextgridStr
 
     text = re.sub(r"\r\n?", "\n", read_text(path)) + "\n"
+    text = re.sub(r"(?<== )\d[\d.]*e-\d+ *$", lambda time: f"{float(time[0]):.12f}", text, flags=re.MULTILINE)  # 1e-05
     try:
         tiers = parseTextgridStr(text, includeEmptyIntervals=True)["tiers"]
         stated = int(re.search(r"\d+", text.split("\n")[6])[0]) if text.startswith("File type") else len(tiers)
@@ -187,10 +188,11 @@ def _csv(path: Path) -> Any:
 def _read_csv(path: Path, tier: str, speaker: str) -> list[Segment]:
     """The rows `start,end,label`, in seconds; of a CSV of tiers those of one tier, and of one speaker."""
     header, rows = _header(path), _csv(path)
-    if header != HEADER and not _has_tiers(header):
+    plain = tuple(cell.lower() for cell in header) == HEADER
+    if not plain and not _has_tiers(header):
         raise InputError(f"{path} starts with {','.join(header)!r}: its first line must be `{','.join(HEADER)}`.")
     rest = [(row, rows.line_num) for row in _rows(rows, path)][1:]
-    if header == HEADER:
+    if plain:
         return _following([_parse(row, path, line) for row, line in rest], gaps=False)
     chosen = [(row, line) for row, line in rest if row[3:4] == [tier]]
     speakers = {row[4] for row, _ in chosen if len(row) > 4}

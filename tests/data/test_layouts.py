@@ -63,7 +63,7 @@ def test_three_splits_are_what_they_are_called(tmp_path, names):
     assert quietly(tmp_path, validation_per_class=0).validation_images is None
 
 
-@pytest.mark.parametrize("other", ["val", "valid", "validation", "test", "testing", "dev"])
+@pytest.mark.parametrize("other", ["val", "valid", "validation", "test", "testing", "dev", "eval"])
 def test_of_two_splits_the_other_is_the_test_set(tmp_path, other):
     own = quietly(three(tmp_path, validation=other, test=""))
     assert counts(own) == [[5] * 3, [1] * 3, [2] * 3]
@@ -174,6 +174,19 @@ def test_what_is_wrong_with_a_table(tmp_path, table, said):
     refused(said, tmp_path, labels=tmp_path / "t.csv")
 
 
+def test_a_table_names_files_in_any_normal_form_and_folder(tmp_path):
+    lines = ["filename,label"]
+    for folder in ("x", "y"):
+        for i in range(4):
+            write(tmp_path / folder / unicodedata.normalize("NFD", f"bär{folder}{i}.jpg"), encoded(picture(i)))
+            lines.append(f"bär{folder}{i}.jpg,{folder}")
+    (tmp_path / "t.csv").write_text("\n".join(lines), "utf-8")
+    with pytest.warns(UserWarning, match="t.csv"):
+        assert counts(data.image_folder(tmp_path, size=8, labels="t.csv")) == [[2, 2], [1, 1], [1, 1]]
+    write(tmp_path / "y" / "bärx0.jpg", encoded(picture(0)))
+    refused("line 2: it gives 'bärx0.jpg', of which .* has not exactly one image", tmp_path, labels="t.csv")
+
+
 def test_a_table_that_is_not_there(tmp_path):
     refused("gone.csv cannot be read", fill(tmp_path), labels="gone.csv")
 
@@ -229,7 +242,7 @@ def test_what_is_left_out_is_counted_and_said_once(tmp_path):
 def test_every_format_is_used(tmp_path):
     fill(tmp_path, "ab", each=8)
     kinds = {"webp": "WEBP", "bmp": "BMP", "tif": "TIFF", "TIFF": "TIFF", "gif": "GIF", "ppm": "PPM", "jp2": "JPEG2000"}
-    for ending, kind in {**kinds, "jpg": "WEBP", "jfif": "JPEG"}.items():
+    for ending, kind in {**kinds, "jpg": "GIF", "jfif": "JPEG"}.items():
         write(tmp_path / "c" / f"{ending}.{ending}", encoded(picture(7), kind))
     own = quietly(tmp_path)
     assert [sum(of) for of in zip(*counts(own), strict=True)] == [8, 8, 9]

@@ -98,22 +98,32 @@ def test_values_whose_range_is_not_known_are_refused(tmp_path):
     assert np.unique(images[2]).tolist() == [128]
 
 
-def colour_of_16_bits(value: int) -> bytes:
-    """A PNG that Pillow can't write: 8 x 8, RGB, 16 bits a value."""
+def plain_png(kind: int, values: tuple[int, ...], clear: bool = False) -> bytes:
+    """A PNG that Pillow can't write: 8 x 8 of one colour of 16 bits a value, which may be its transparent one.
+
+    kind: 0 for grey, 2 for RGB, as PNG counts.
+    """
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    pixels = (b"\0" + struct.pack(">H", value) * 24) * 8
-    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    pixel = struct.pack(f">{len(values)}H", *values)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, kind, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress((b"\0" + 8 * pixel) * 8))
+    return b"\x89PNG\r\n\x1a\n" + header + (chunk(b"tRNS", pixel) if clear else b"") + pixels + chunk(b"IEND", b"")
 
 
 def test_colours_of_16_bits_lose_their_lower_8_and_that_is_said(tmp_path):
-    (tmp_path / "a").write_bytes(colour_of_16_bits(0x80FF))
+    (tmp_path / "a").write_bytes(plain_png(2, (0x80FF,) * 3))
     with pytest.warns(UserWarning, match="Of 1 colour image in .* with 16 bits a value, Pillow reads the upper 8"):
         images, _ = decode_all(Folder(tmp_path), ["a"], 8)
     assert np.unique(images).tolist() == [0x80]
+
+
+@pytest.mark.parametrize(("kind", "values"), [(0, (0x1234,)), (2, (0x1234, 0x5678, 0x9ABC))])
+def test_a_colour_of_16_bits_that_is_transparent_is_white(kind, values):
+    assert decode(plain_png(kind, values), 8).max() < 255
+    assert decode(plain_png(kind, values, clear=True), 8).min() == 255
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])

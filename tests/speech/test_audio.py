@@ -154,6 +154,17 @@ def test_an_mp3_that_does_not_state_its_length_is_refused(tmp_path):
         wrong("a.mp3 does not say how long it is: convert it to wav or flac", read_audio, path)
 
 
+def test_an_ogg_file_that_is_cut_short_or_holds_several_streams_is_refused(tmp_path):
+    """libsndfile reads the first as far as it goes, and of the second the first stream, without a word."""
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 10 * RATE), RATE)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    wrong("a.ogg was cut short: its stream has no end", read_audio, path)
+    path.write_bytes(whole + whole)
+    wrong("a.ogg holds several streams one after the other", read_audio, path)
+
+
 def test_a_name_that_is_not_utf8(tmp_path):
     path = tmp_path / os.fsdecode(b"caf\xe9.wav")
     path.write_bytes(riff())

@@ -142,7 +142,7 @@ def test_missing_and_doubled_files(own):
         (SECONDS.replace("0.05,0.1", "0.06,0.1"), "one.csv after its header, line 2: .*a gap"),
         (SECONDS.replace("0.05,0.1", "0.04,0.1"), "line 2: .*an overlap"),
         (SECONDS.replace("0.05,0.1", "0.05,0.01"), "line 2: .*not after its start"),
-        (SECONDS.replace("0.25", "0.2601"), "line 3: .*past the end of the recording"),
+        (SECONDS.replace("0.25", "0.2751"), "line 3: .*past the end of the recording"),
         (SECONDS.replace(",a", ",e"), "line 2: 'e' is not a phone"),
     ],
 )

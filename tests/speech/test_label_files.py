@@ -32,7 +32,7 @@ def test_words_may_overlap_leave_gaps_and_be_absent(sample):
         (LINES.replace("1800 2600", "1700 2600"), "line 3: .*an overlap"),
         (LINES.replace("0 1000", "10 1000", 1), "line 1: .*a gap"),
         ("0 0 h#\n0 4000 sh\n", "line 1: .*not after its start"),
-        (LINES.replace("4000", "4161"), "line 4: .*past the end of the recording .4000 samples"),
+        (LINES.replace("4000", "4401"), "line 4: .*past the end of the recording .4000 samples"),
         ("0 4000 h#\n4000 4050 sh\n", "the last phone, sh, starts at sample 4000, past the end"),
         (LINES.replace("sh", "zz"), "line 2: 'zz' is not a phone"),
         (LINES.replace("1800 2600", "1800.0 2600"), "line 3: '1800.0 2600 iy' is not `start end label`"),

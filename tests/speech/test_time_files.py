@@ -27,6 +27,13 @@ def test_textgrids_in_both_forms_and_all_encodings(tmp_path, form, encoding, end
     assert [word for word in read_words_beside(path, "anna") if word.label] == [Segment("eh", 800, 3200)]
 
 
+def test_times_as_programs_write_them(tmp_path):
+    text = long_textgrid(phones=[(0, 0.0625, "b"), (0.0625, 0.25, "a")])
+    text = text.replace("xmin = 0 ", "xmin = -0").replace("= 0.0625 ", "= 6.25e-05")
+    (path := tmp_path / "one.TextGrid").write_text(text)
+    assert read_segments(path, RATE) == [Segment("b", 0, 1), Segment("a", 1, 4000)]
+
+
 def test_a_short_textgrid_without_a_line_end_keeps_its_last_interval(tmp_path):
     (path := tmp_path / "one.textgrid").write_text(short_textgrid(phones=PHONES).rstrip())
     assert read_segments(path, RATE) == READ
@@ -70,6 +77,11 @@ def test_damaged_textgrids(tmp_path, change, said):
 def test_a_file_in_no_encoding_of_text(tmp_path):
     (path := tmp_path / "one.TextGrid").write_bytes(long_textgrid(phones=[(0.0, 1.0, "ü")]).encode("latin-1"))
     wrong("one.TextGrid is not text in UTF-8", read_segments, path, RATE)
+
+
+def test_a_header_in_capitals(tmp_path):
+    (path := tmp_path / "one.csv").write_text("Start,End,Label\n0,0.25,a\n")
+    assert read_segments(path, RATE) == [Segment("a", 0, 4000)]
 
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
