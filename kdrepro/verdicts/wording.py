@@ -14,6 +14,11 @@ POINTS = (
     "gain_over_labels",
     "gain_of_ensemble",
     "gain_over_hard3",
+    "gain_of_stopping",
+    "gain_of_t2",
+    "gain_at_equal_passes",
+    "gain_of_committee_over_labels",
+    "word_errors_saved",
     "overfit",
 )
 

@@ -34,6 +34,8 @@ IDS = [
     "speech.ensemble",
     "speech.distilled",
     "speech.recovered",
+    "speech.words",
+    "speech.temperature",
     "specialists.table2",
     "specialists.table3",
     "specialists.table3.conditional",
