@@ -159,8 +159,8 @@ def find(root: Path) -> tuple[Path, bool] | None:
 
 
 def unknown_layout(root: Path) -> Path | None:
-    """The folder `timit` of a data root that has one in which `find` finds no corpus; None where all is well."""
-    there = [path for path in (root / "timit", root / "TIMIT") if path.exists()]
+    """What is called timit in a data root where `find` finds no corpus, be it packed; None where all is well."""
+    there = [path for path in (root / "timit", root / "TIMIT", root / "timit.zip") if path.exists()]
     return there[0] if there and find(root) is None else None
 
 

@@ -81,6 +81,12 @@ def test_decoded_once_and_again_when_a_file_changes(tmp_path, monkeypatch):
     assert second.fingerprint != first.fingerprint
 
 
+def test_a_folder_with_a_long_name_is_kept_too(tmp_path):
+    own = fill(tmp_path / ("n" * 250))
+    for _ in range(2):
+        assert data.image_folder(own, size=8, cache=tmp_path / "cache").name == "n" * 250
+
+
 def test_corrupt_images_are_counted_and_named(tmp_path):
     fill(tmp_path)
     write(tmp_path / "a" / "2.jpg", b"<html>not found</html>")

@@ -127,6 +127,9 @@ def test_a_layout_that_is_none(tmp_path):
     assert unknown_layout(tmp_path) == tmp_path / "timit"
     text = wrong("timit is there, but not in a layout of TIMIT: .*drN-<speaker>.*TRAIN/DRn", timit, tmp_path)
     assert "move it away" in text
+    (tmp_path / "timit").rename(tmp_path / "else")
+    (tmp_path / "timit.zip").touch()  # as NLTK's downloader leaves it
+    wrong("timit.zip is there, but not in a layout of TIMIT: .*; unpack it", timit, tmp_path)
 
 
 def test_a_layout_that_is_known_or_absent_is_not_unknown(sample, tmp_path_factory):
