@@ -132,6 +132,36 @@ def claims_command(
 
 
 @app.command()
+def verify() -> None:
+    """Compute every published number, test and verdict again, without training; exit code 1 if one differs."""
+    paths.need_book()
+    from kdrepro.publishing import book
+
+    report = book.verify()
+    for sentence in report.wrong:
+        print(sentence)
+    if report.unsupported:
+        print(f"Figures that today's publication does not support ({len(report.unsupported)}):")
+        for name in report.unsupported:
+            print(f"  {name}")
+    verdict = f"{len(report.wrong)} things do not follow" if report.wrong else "all that can be computed again agrees"
+    print(f"{verdict}: {report.checked} figures from predictions; every mean, interval and verdict from its seeds.")
+    if report.wrong:
+        raise typer.Exit(1)
+
+
+@app.command()
+def judge() -> None:
+    """Judge the published records by the present rules of claims.yaml, and make checksums and tables again."""
+    paths.need_book()
+    from kdrepro.publishing import book
+    from kdrepro.verdicts import claims, records
+
+    book.refresh()
+    print(claims.tally(claims.load().values(), records.read_all()))
+
+
+@app.command()
 def reproduce(
     claim: Annotated[str, typer.Argument(help="A claim's id, as `kdrepro claims` lists them.", autocompletion=_claims)],
     preset: PresetOption = "smoke",

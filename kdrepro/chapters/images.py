@@ -195,13 +195,22 @@ class ImageExperiment(Experiment):
         name: str,
         networks: Sequence[Trained],
         changed: Callable[[Trained, torch.Tensor], torch.Tensor] = lambda trained, logits: logits,
+        unseen: Sequence[int] = (),
     ) -> None:
-        """Keep the predicted classes of these networks, [seeds, cases], beside the record.
+        """Keep beside the record the classes that these networks predict, [seeds, cases], and which of them are right.
 
-        changed: what is done to a network's logits [N, C] before its predictions are read off.
+        changed: what is done to a network's logits [N, C] before its predictions are read off. unseen: classes whose
+        cases are also counted apart. The right ones are packed bits, [seeds, cases / 8]: with them the figures can be
+        computed again where the labels are not.
         """
-        answers = [changed(t, self.logits(t)).argmax(1).cpu().numpy().astype(np.uint8) for t in networks]
-        self.predictions[name] = np.stack(answers)
+        labels = self.data.test_labels.cpu().numpy()
+        answers = np.stack([changed(t, self.logits(t)).argmax(1).cpu().numpy().astype(np.uint8) for t in networks])
+        self.predictions |= {name: answers, "cases": np.array(len(labels))}
+        self.predictions[f"{name}.right"] = np.packbits(answers == labels, axis=1)
+        if unseen:
+            inside = np.isin(labels, unseen)
+            self.predictions[f"{name}.right on it"] = np.packbits((answers == labels)[:, inside], axis=1)
+            self.predictions[f"{name}.cases on it"] = np.array(inside.sum())
 
     def _curve(self, network: nn.Module) -> dict[str, int]:
         """What a learning curve notes of a network."""

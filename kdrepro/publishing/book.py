@@ -18,6 +18,8 @@ from kdrepro.errors import InputError
 from kdrepro.files import atomic_write, try_folder
 from kdrepro.publishing.runner import strip_metadata
 from kdrepro.verdicts import claims, records
+from kdrepro.verdicts import verify as verdicts_verify
+from kdrepro.verdicts.verify import Report
 from kdrepro.verdicts.wording import duration, threads
 
 OLDER = " (older than its source)"  # said of a page on the status page
@@ -69,16 +71,31 @@ def publish(preset: str) -> list[Path]:
 
 
 def refresh() -> None:
-    """Remake the verdict tables, the page of run times, and the list of chapters from what is published."""
+    """Remake what follows from the published records: verdicts, checksums, tables, and the list of chapters."""
+    verdicts_verify.judge_again(paths.RESULTS)
     _generate(paths.BOOK, paths.RESULTS, paths.PUBLISHED)
     toc = (paths.ROOT / "_toc.yml").read_text(encoding="utf-8")
     there = [chapter for chapter in presets.CHAPTERS if (paths.PUBLISHED / f"{chapter}.ipynb").exists()]
     atomic_write(paths.ROOT / "_toc.yml", with_chapters(toc, there).encode())
-    table = verdict_tables(records.read_all(), link=False)
-    text = paths.README.read_text(encoding="utf-8")
-    head, rest = text.split(TABLE_START)
-    tail = rest.split(TABLE_END)[1]
-    atomic_write(paths.README, f"{head}{TABLE_START}\n{table}\n{TABLE_END}{tail}".encode())
+    atomic_write(paths.README, _readme(verdict_tables(records.read_all(), link=False)).encode())
+
+
+def _readme(table: str) -> str:
+    """The README with this verdict table."""
+    head, rest = paths.README.read_text(encoding="utf-8").split(TABLE_START)
+    return f"{head}{TABLE_START}\n{table}\n{TABLE_END}{rest.split(TABLE_END)[1]}"
+
+
+def verify() -> Report:
+    """Whether records, verdicts and tables that are published follow from what is published beside them."""
+    report = verdicts_verify.verify(paths.RESULTS)
+    found = records.read_all()
+    tables = {paths.README: _readme(verdict_tables(found, link=False))}
+    tables[paths.BOOK / "verdicts.md"] = verdict_tables(found, link=True) + "\n"
+    for path, expected in tables.items():
+        if path.read_text(encoding="utf-8") != expected:
+            report.wrong.append(f"{path.name}: its table is not that of the records: `kdrepro judge` makes it again.")
+    return report
 
 
 def with_chapters(toc: str, chapters: Sequence[str]) -> str:

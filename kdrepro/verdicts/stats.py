@@ -74,3 +74,40 @@ def mcnemar(first_wrong: np.ndarray, second_wrong: np.ndarray) -> tuple[int, int
     if only_first + only_second == 0:
         return 0, 0, 1.0
     return only_first, only_second, float(stats.binomtest(only_first, only_first + only_second).pvalue)
+
+
+def equivalence_p(table: np.ndarray, margin: float) -> float | None:
+    """The p-value that all conditions are alike: each pair's means differ by less than `margin`, by paired TOST.
+
+    table: [seeds, conditions]. The largest of the pairs' p-values, since all of them must be alike. None for a single
+    seed or condition.
+    """
+    seeds, conditions = table.shape
+    if seeds < 2 or conditions < 2:
+        return None
+    p_values = []
+    for i in range(conditions):
+        for j in range(i):
+            difference = table[:, i] - table[:, j]
+            p_values += [one_sided_p(margin - difference), one_sided_p(margin + difference)]
+    return max(p_values)
+
+
+def one_sided_p(values: Sequence[float]) -> float | None:
+    """The p-value of the t test that the mean is above 0; None for a single value."""
+    x = np.asarray(values, dtype=float)
+    if x.size < 2:
+        return None
+    if np.ptp(x) == 0:  # without any spread the test's statistic is 0 / 0 or infinite: the answer is plain
+        return 0.0 if x[0] > 0 else 1.0
+    return float(stats.ttest_1samp(x, 0.0, alternative="greater").pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction for several tests: each p-value as it counts beside the others, in the same order."""
+    order = np.argsort(p_values)
+    found, highest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        found[i] = highest
+    return found

@@ -76,3 +76,31 @@ def test_friedman_where_there_is_no_such_test():
     assert stats.friedman(np.zeros((1, 4))) is None
     assert stats.friedman(np.zeros((3, 2))) is None
     assert stats.friedman(np.ones((3, 4))) == 1.0
+
+
+@pytest.mark.parametrize("p_values", [[0.01, 0.04, 0.03], [0.5], [0.02, 0.02], [0.9, 0.001, 0.4, 0.01]])
+def test_holm_steps_down(p_values):
+    """As rejecting one after the other does: the smallest at level / n, the next at level / (n - 1), ..."""
+    found = stats.holm(p_values)
+    for level in np.linspace(0.001, 0.999, 200):
+        rejected, left = set(), sorted(range(len(p_values)), key=p_values.__getitem__)
+        while left and p_values[left[0]] <= level / len(left):
+            rejected.add(left.pop(0))
+        assert {i for i, p in enumerate(found) if p <= level} == rejected
+
+
+def test_equivalence_of_several_conditions_is_that_of_their_worst_pair():
+    table = np.array([[1.0, 1.1, 3.0], [1.2, 1.0, 3.2], [0.9, 1.0, 3.1], [1.1, 1.2, 2.9]])
+    pair = stats.equivalence_p(table[:, :2], 0.5)
+    below = scipy_stats.ttest_rel(table[:, 0], table[:, 1] - 0.5, alternative="greater").pvalue
+    above = scipy_stats.ttest_rel(table[:, 0], table[:, 1] + 0.5, alternative="less").pvalue
+    assert pair == pytest.approx(max(below, above))
+    assert stats.equivalence_p(table, 0.5) > 0.99
+    assert stats.equivalence_p(table[:1], 0.5) is None
+    assert stats.equivalence_p(table[:, :1], 0.5) is None
+
+
+def test_one_sided_without_spread_or_seeds():
+    assert stats.one_sided_p([1.0]) is None
+    assert stats.one_sided_p([2.0, 2.0]) == 0
+    assert stats.one_sided_p([0.0, 0.0]) == 1

@@ -1,0 +1,125 @@
+"""What is published follows from what lies beside it, and a single changed digit, prediction or rule is noticed."""
+
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from kdrepro import paths
+from kdrepro.publishing import book
+from kdrepro.verdicts import claims, recompute, records, stats
+from kdrepro.verdicts.verify import SUMS, judge_again, rules_digest, sums, verify
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of what is published."""
+    return shutil.copytree(paths.RESULTS, tmp_path / "results")
+
+
+def wrong(folder, resigned=False):
+    """What is said of a folder; resigned: the checksums are those of what is there now."""
+    if resigned:
+        (folder / SUMS).write_text(sums(folder))
+    return verify(folder).wrong
+
+
+def test_the_published_book_follows_from_its_records():
+    report = book.verify()
+    assert report.wrong == []
+    assert report.checked > 50
+
+
+def test_one_digit_of_a_record_is_noticed(folder):
+    errors = records.read(folder / "02-mnist.json")["claims"]["mnist.plain"]["metrics"]["errors"]
+    text = (folder / "02-mnist.json").read_text()
+    start = text.index('"mnist.plain"')
+    (folder / "02-mnist.json").write_text(text[:start] + text[start:].replace(str(errors[0]), str(errors[0] + 1), 1))
+    assert wrong(folder)[0] == f"02-mnist.json: changed or gone since {SUMS} was made."
+    found = wrong(folder, resigned=True)
+    assert any("mnist.plain: the mean of errors is" in sentence for sentence in found)
+    assert any("mnist.plain: errors is" in sentence and "the predictions give" in sentence for sentence in found)
+
+
+@pytest.mark.parametrize("what", ["mean", "ci95", "verdict", "rules"])
+def test_each_part_of_a_record_is_computed_again(folder, what):
+    path = folder / "01-dark-knowledge.json"  # which has no predictions beside it
+    record = records.read(path)
+    entry = record["claims"]["theory.means"]
+    if what == "mean":
+        entry["mean"]["gain_over_hard"] += 0.001
+    elif what == "ci95":
+        entry["ci95"]["gain_over_hard"][1] += 0.001
+    elif what == "verdict":
+        entry["verdict"] = "reproduced"
+    else:
+        record["rules"] = "0" * 12
+    path.write_text(json.dumps(record))
+    found = wrong(folder, resigned=True)
+    assert len(found) == 1
+    assert {"mean": "the mean of", "ci95": "the interval of", "verdict": "the verdict is", "rules": "other rules"}[
+        what
+    ] in found[0]
+
+
+def test_one_prediction_is_noticed(folder):
+    path = folder / "02-mnist.npz"
+    with np.load(path) as arrays:
+        changed = dict(arrays)
+    changed["distilled.right"] = changed["distilled.right"].copy()
+    changed["distilled.right"][0, 0] ^= 1
+    content = io.BytesIO()
+    np.savez_compressed(content, **changed)
+    path.write_bytes(content.getvalue())
+    assert f"02-mnist.npz: changed or gone since {SUMS} was made." in wrong(folder)
+    found = wrong(folder, resigned=True)
+    assert any("mnist.distilled: errors is" in sentence for sentence in found)
+
+
+def test_one_rule_is_noticed_and_judging_again_settles_it(folder, tmp_path, monkeypatch):
+    text = paths.CLAIMS.read_text()
+    changed = tmp_path / "claims.yaml"
+    changed.write_text(
+        re.sub(r"metric: errors, stat: ci_high, at_most: 75", "metric: errors, stat: ci_high, at_most: 70", text)
+    )
+    before = rules_digest()
+    monkeypatch.setattr(paths, "CLAIMS", changed)
+    assert rules_digest() != before
+    found = wrong(folder)
+    assert sum("judged by other rules" in sentence for sentence in found) == len(list(folder.glob("*.json")))
+    assert any("mnist.teacher: the verdict is 'reproduced', but the rule gives 'partly'" in s for s in found)
+    judge_again(folder)
+    assert wrong(folder) == []
+    assert records.read(folder / "02-mnist.json")["claims"]["mnist.teacher"]["verdict"] == "partly"
+
+
+def test_what_no_prediction_supports_is_listed_by_name(folder):
+    (folder / "02-mnist.npz").unlink()
+    report = verify(folder)
+    assert "02-mnist, mnist.plain: errors" in report.unsupported
+    assert any("02-mnist.npz" in sentence for sentence in report.wrong)
+
+
+def test_the_figures_of_temperatures():
+    seeds = np.arange(12.0) % 3
+    table = {1.0: 120 + seeds, 2.0: 112 + seeds, 3.0: 100 + seeds, 6.0: 105 + seeds[::-1], 20.0: 130 + seeds}
+    narrow = recompute.narrow_temperatures(table)
+    assert narrow["gain_over_higher"].mean() == pytest.approx(17.5)
+    assert narrow["gain_over_lower"].mean() == pytest.approx(16)
+    expected = max(stats.holm([stats.one_sided_p(table[6.0] - table[3.0]), stats.one_sided_p(table[2.0] - table[3.0])]))
+    assert narrow["neighbours_p"] == expected < 0.001
+    alike, unlike = {10.0: 100 + seeds, 20.0: 101 + seeds}, {10.0: 100 + seeds, 20.0: 115 + seeds}
+    assert recompute.wide_temperatures([alike])["equivalence_p"] < 0.05
+    assert recompute.wide_temperatures([alike, unlike])["equivalence_p"] > 0.95
+    assert recompute.wide_temperatures([{10.0: seeds[:1] + 1, 20.0: seeds[:1] + 1}]).get("equivalence_p") is None
+
+
+def test_every_chapter_with_predictions_is_computed_again():
+    for path in sorted(paths.RESULTS.glob("*.json")):
+        record = records.read(path)
+        found = recompute.figures(record, recompute.load(path))
+        assert bool(found) == path.with_suffix(".npz").exists()
+        assert found.keys() <= claims.load().keys()
