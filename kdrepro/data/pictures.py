@@ -19,9 +19,10 @@ from kdrepro.errors import InputError, printable
 from kdrepro.files import counted
 
 VERSION = 2  # raised when the same files would give other images
-# Pillow's names of what it decodes by itself: not EPS, for which it runs another program, nor what it only recognises.
+# Pillow's names of what it decodes by itself: not EPS, for which it runs another program, nor what it only recognises,
+# nor TGA, which has no mark, so that a damaged file of any other kind may be taken for one.
 FORMATS = (
-    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000", "MPO", "QOI", "TGA"),
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000", "MPO", "QOI"),
     *("PCX", "SGI", "ICO", "DDS"),
 )
 TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")  # Pillow's modes

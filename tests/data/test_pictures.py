@@ -188,6 +188,21 @@ def test_no_bytes_stop_the_decoder(tmp_path, junk, place, value, kind):
     assert all("\n" not in reason and "0x" not in reason for reason in corrupt.values())
 
 
+@pytest.mark.parametrize(
+    "content", [b"", bytes(3000), b"\xff" * 3000, b"<html>not found</html>" * 50, b"version https://git-lfs"]
+)
+def test_what_stands_in_a_pictures_place_is_no_picture(tmp_path, content):
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert decode_all(Folder(tmp_path), ["a.jpg"], 8)[1] == {"a.jpg": "not a picture that Pillow reads"}
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_noise_is_no_picture(tmp_path, seed):
+    (tmp_path / "a.jpg").write_bytes(np.random.default_rng(seed).bytes(2000))
+    assert decode_all(Folder(tmp_path), ["a.jpg"], 8)[1].keys() == {"a.jpg"}
+
+
 def test_threads_decode_the_same(tmp_path):
     source = Folder(fill(tmp_path))
     images, corrupt = decode_all(source, source.names(), 8)

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import unicodedata
 import warnings
 from pathlib import Path
@@ -13,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recordings import TONE, long_textgrid, riff, wrong
 
+from kdrepro import paths
 from kdrepro.speech.corpus import RATE, Segment
 from kdrepro.speech.folder import speech_folder
 
@@ -316,6 +319,34 @@ def test_speakers_whose_names_differ_in_case(own):
     (own / "bob").rename(own / "Anna")
     with pytest.warns(UserWarning, match="The speakers Anna and anna .* differ in upper and lower case only"):
         assert mine(own).speakers()["train"] == ("Anna", "anna")
+
+
+IN_ASCII = """
+import os, sys
+from kdrepro.speech.folder import speech_folder
+corpus = speech_folder(os.fsdecode(sys.argv[1]), validation_speakers="bob", test_speakers="d\\xe4n")
+print(sys.getfilesystemencoding(), ascii(corpus.speakers()), ascii(corpus.phones), corpus.fingerprint())
+print(ascii(corpus.utterances("\\xe4nn")[0].name))
+"""
+
+
+def test_an_environment_in_ascii_reads_the_same(tmp_path):
+    """A container without a locale: the names are the same bytes, and what is made of them is the same corpus."""
+    for speaker in ("änn", "bob", "dän"):
+        (tmp_path / speaker).mkdir()
+        (tmp_path / speaker / "weiß.wav").write_bytes(riff())
+        (tmp_path / speaker / "weiß.csv").write_text(SECONDS.replace(",a", ",ã"), "utf-8")
+    command = [sys.executable, "-c", IN_ASCII, tmp_path]
+    plain = {**os.environ, "PYTHONPATH": str(paths.ROOT), "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", IN_ASCII, tmp_path], capture_output=True, text=True, env=plain | mode
+        ).stdout
+        for mode in ({"PYTHONUTF8": "0"}, {"PYTHONUTF8": "1"})
+    ]
+    in_ascii, in_utf8 = (text.partition(" ") for text in found)
+    assert in_ascii[0] in ("ascii", "utf-8")  # where there is nothing but UTF-8
+    assert in_ascii[2] == in_utf8[2] != ""
 
 
 NAMES = st.binary(min_size=1, max_size=12).filter(
