@@ -45,6 +45,8 @@ def checked(
 
     Raises InputError before a kernel is started.
     """
+    _check_name("data_root", data_root)
+    _check_name("KDREPRO_RUNS", str(paths.runs(preset)))
     for chapter in chapters:
         check(chapter, preset, seeds, first_seed, device, data_root)
     return {
@@ -54,6 +56,14 @@ def checked(
         "device": device,
         "data_root": None if data_root is None else str(Path(data_root).expanduser().resolve()),
     }
+
+
+def _check_name(what: str, path: str | None) -> None:
+    """Raises InputError for a path that a notebook, which is UTF-8, cannot hold."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{what} is {path}, whose bytes are not UTF-8: rename that folder, or link to it.") from None
 
 
 def run(chapter: str, parameters: dict[str, Any]) -> Path:
@@ -127,15 +137,16 @@ def _execute(chapter: str, output: Path, parameters: dict[str, Any]) -> None:
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+    from zmq import ZMQError
 
     from kdrepro.publishing import kernel
 
     logging.getLogger("papermill").disabled = True  # it says beforehand what the sentences below say
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
             with writing(f"the notebook {output}"), _replacing(output) as part:
                 source, target = (_literal(path) for path in (paths.NOTEBOOKS / f"{chapter}.ipynb", part))
-                manager = kernel.of_this_python(errors)
+                manager = kernel.of_this_python(errors, Path(folder))
                 papermill.execute_notebook(source, target, parameters, kernel_manager_class=manager, **QUIET)
         except PapermillExecutionError as error:
             raise _of_cell(error, chapter, output) from None
@@ -144,7 +155,7 @@ def _execute(chapter: str, output: Path, parameters: dict[str, Any]) -> None:
                 f"The kernel of chapter {chapter} died, most likely because memory ran out: free some and give the "
                 "same command again; it goes on from the last checkpoint."
             ) from None
-        except RuntimeError as error:
+        except (RuntimeError, ZMQError) as error:
             raise InputError(
                 f"The kernel of chapter {chapter} did not start ({_last_line(errors) or error}): mend what it names, "
                 f"or give Python its kernel again by `{sys.executable} -m pip install --force-reinstall ipykernel`."

@@ -67,6 +67,41 @@ def test_a_kernel_that_does_not_start_is_one_sentence(chapter, tmp_path, monkeyp
     assert capfd.readouterr() == ("", "")
 
 
+def test_figures_are_in_the_page_whatever_backend_a_user_has_set(chapter, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "TkAgg")
+    write(chapter, "import matplotlib.pyplot as plt\nplt.plot([1, 2])")
+    (cell,) = (cell for cell in nbformat.read(runner.run("02-mnist", ASKED), 4).cells if "plot" in cell.source)
+    assert [output for output in cell.outputs if "image/png" in output.get("data", {})]
+
+
+def test_what_a_user_has_set_up_for_other_notebooks_changes_no_chapter(chapter, tmp_path, monkeypatch):
+    """Start-up files of IPython and Python, matplotlib's style, and modules in the working directory."""
+    startup = tmp_path / "ipython" / "profile_default" / "startup" / "00.py"
+    startup.parent.mkdir(parents=True)
+    for path in (startup, tmp_path / "startup.py"):
+        path.write_text("import torch\ntorch.set_default_dtype(torch.float64)")
+    (tmp_path / "style").write_text("text.usetex: True")
+    (tmp_path / "random.py").write_text("raise ImportError('not that one')")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("PYTHONSTARTUP", str(tmp_path / "startup.py"))
+    monkeypatch.setenv("MATPLOTLIBRC", str(tmp_path / "style"))
+    monkeypatch.chdir(tmp_path)
+    write(
+        chapter,
+        "import random, torch, matplotlib\nprint(torch.get_default_dtype(), matplotlib.rcParams['text.usetex'])",
+    )
+    assert printed(runner.run("02-mnist", ASKED)).strip() == "torch.float32 False"
+
+
+@pytest.mark.parametrize("where", ["data_root", "KDREPRO_RUNS"])
+def test_a_path_that_a_notebook_cannot_hold_is_named(where, monkeypatch):
+    if where == "KDREPRO_RUNS":
+        monkeypatch.setenv(where, "/somewhere/r\udce9ns")
+    given = "/somewhere/r\udce9ns" if where == "data_root" else None
+    with pytest.raises(InputError, match=rf"{where} is /somewhere/r\\xe9ns.*, whose bytes are not UTF-8: rename"):
+        runner.checked(["02-mnist"], "smoke", 1, 0, "cpu", given)
+
+
 @pytest.mark.parametrize("name", ["papermill", "ipykernel"])
 def test_what_is_not_installed_is_named(chapter, monkeypatch, name):
     found = runner.importlib.util.find_spec
