@@ -30,11 +30,13 @@ class Dropout(nn.Module):
         self.generator: torch.Generator | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Some numbers of `x`, of any shape, at 0 and the others scaled up; in eval mode `x` itself."""
         if not self.training or self.dropped == 0:
             return x
         return x * keep_mask(x.shape, self.dropped, self.generator, x.dtype, x.device)
 
     def extra_repr(self) -> str:
+        """What PyTorch prints of it."""
         return f"rate={self.dropped / 256:.3f}"
 
 
@@ -95,6 +97,7 @@ class MLP(nn.Module):
         self.hidden_dropout = Dropout(hidden_dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [B, classes] of cases [B, ...]."""
         x = _floats(x, "MLP").flatten(1)
         if x.shape[1] != self.widths[0]:
             raise ValueError(f"Each case has {x.shape[1]:,} numbers, but this MLP was made for {self.widths[0]:,}.")
@@ -143,6 +146,7 @@ class ConvNet(nn.Module):
         return self.dropout(x.mean((2, 3)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [B, classes] of images."""
         x = self.features(x)
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(x.to(self.output.weight.dtype), self.output.weight, self.output.bias)
@@ -219,6 +223,7 @@ class MixtureOfExperts(nn.Module):
         self.gate = ConvNet(gate_channels, classes=experts, **common)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [B, classes] of images: the experts' distributions, mixed by the gate's."""
         gate = self.gate(x).log_softmax(1)  # [B, experts]
         opinions = torch.stack([expert(x).log_softmax(1) for expert in self.experts], dim=1)  # [B, experts, classes]
         return (gate.unsqueeze(2) + opinions).logsumexp(1)

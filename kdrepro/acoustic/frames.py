@@ -75,6 +75,7 @@ class Frames:
             return self._pooled[key]
 
     def read(self, which: Sequence[int], device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The features [rows, 40] of these shards, one after the other, and each frame's row int64 [frames]."""
         rows, features, first = [], [], 0
         for i in which:
             rows.append(self.shards[i].window_rows() + first)
@@ -167,6 +168,7 @@ class Speech:
     test: Frames
 
     def split(self, name: str) -> Frames:
+        """The frames of "train", "validation" or "test"."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     @property

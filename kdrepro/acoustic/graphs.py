@@ -141,7 +141,7 @@ def word_graph(
     )
 
 
-def _bigram(classes: Sequence[str], counts: Counts, smoothing: float):
+def _bigram(classes: Sequence[str], counts: Counts, smoothing: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Log-probabilities of the first class [C], of the next one [C, C], and of the end [C], from smoothed counts."""
     if not 0 <= smoothing < math.inf:
         raise ValueError(f"smoothing must be at least 0 and finite, not {smoothing}.")

@@ -41,7 +41,9 @@ def accuracy(network: nn.Module, split: Frames, which: torch.Tensor, device: tor
 
 
 @torch.no_grad()
-def mean_log_probabilities(networks: Sequence[nn.Module], inputs: torch.Tensor, how: str = "arithmetic"):
+def mean_log_probabilities(
+    networks: Sequence[nn.Module], inputs: torch.Tensor, how: str = "arithmetic"
+) -> torch.Tensor:
     """Log of the mean of the networks' distributions at T = 1 (see `ensembles.average`), a network at a time.
 
     inputs: [n, 1040]. Returns float32 [n, C]. Raises ValueError when `how` is neither "arithmetic" nor "geometric".

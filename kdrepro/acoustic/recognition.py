@@ -51,6 +51,7 @@ class Recognizer:
         return [list(pair) for pair in product(SCALES, PENALTIES)]
 
     def with_weights(self, acoustic_scale: float, insertion_penalty: float) -> "Recognizer":
+        """The same recognizer, with these two in place of its own."""
         return replace(self, acoustic_scale=acoustic_scale, insertion_penalty=insertion_penalty)
 
     def tuned(self, network: nn.Module, validation: Frames, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -238,7 +238,9 @@ def _forward(log_likelihoods: torch.Tensor, network: _Network, scale: float) -> 
     return history
 
 
-def _trace(history: _History, counts: list[int], network: _Network, labels: Sequence[str]):
+def _trace(
+    history: _History, counts: list[int], network: _Network, labels: Sequence[str]
+) -> tuple[list[list[Decoded]], torch.Tensor]:
     """Follow the best path of every utterance back from its last frame; arguments and result as of `viterbi`."""
     chain_exit, entered, class_exit = (tensor.cpu().numpy() for tensor in history)
     between, end = network.between[:, :, 0].cpu().numpy(), network.end.cpu().numpy()

@@ -152,7 +152,9 @@ def paired_tests(found: Found) -> pd.DataFrame:
     return pd.DataFrame(lines).set_index(["data", "systems"])
 
 
-def ensemble_sizes(run: SpeechExperiment, members: Sequence[Folded], split: str = "test"):
+def ensemble_sizes(
+    run: SpeechExperiment, members: Sequence[Folded], split: str = "test"
+) -> tuple[np.ndarray, np.ndarray]:
     """Frame accuracy of each member alone and of the average of the first n, two arrays [members]; fold 0."""
     networks, speech = [folded[0] for folded in members], run.data.parts[0].split(split)
     config = {"ensemble_sizes": [net.key for net in networks], "split": split, "data": run.data.fingerprint}

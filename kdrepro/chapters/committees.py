@@ -140,7 +140,7 @@ class SpecialistExperiment(ImageExperiment):
             return training.hard_targets
         return specialists.kept_knowledge(subset, self.data.classes, plan.temperature, plan.soft)
 
-    def _validation(self, plan: Specialist, subset: torch.Tensor):
+    def _validation(self, plan: Specialist, subset: torch.Tensor) -> Callable[[nn.Module], dict[str, float]]:
         """A specialist's accuracy on validation images of its special classes, among those."""
         labels = specialists.specialist_labels(self.data.validation_labels, subset, self.data.classes)
         special = labels < len(subset)

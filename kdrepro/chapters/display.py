@@ -74,7 +74,10 @@ def claim(run: Experiment, claim_id: str) -> Markdown:
         "",
         f"Verdict: **{described.marked(entry['verdict'])}**{pending}. What decides:",
         "",
-        *(f"- {'premise' if reason.verdict == 'premise' else f'for *{reason.verdict}*'}, {reason}" for reason in described.rule.why(entry)),
+        *(
+            f"- {'premise' if reason.verdict == 'premise' else f'for *{reason.verdict}*'}, {reason}"
+            for reason in described.rule.why(entry)
+        ),
         "",
         *([f"It holds by construction: {described.by_construction}.  "] if described.by_construction else []),
         *(f"† {amendment}  " for amendment in described.amended),

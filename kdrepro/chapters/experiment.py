@@ -45,6 +45,7 @@ class Trained:
 
     @property
     def parameters(self) -> int:
+        """How many weights and biases it has."""
         return parameter_count(self.network)
 
 

@@ -32,6 +32,7 @@ class ImageExperiment(Experiment):
 
     @cached_property
     def inputs(self) -> int:
+        """Pixels of an image."""
         return self.data.train_images[0].numel()
 
     # --- networks -------------------------------------------------------------------------------

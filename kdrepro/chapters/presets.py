@@ -124,7 +124,7 @@ def _overlaid(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _validated(model: type[BaseModel], content: Any, preset: str, prefix: str):
+def _validated(model: type[BaseModel], content: Any, preset: str, prefix: str) -> Any:
     try:
         return model.model_validate(content)
     except ValidationError as error:

@@ -1,6 +1,6 @@
 """The sizes of every chapter's experiment, as the presets hold them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -12,9 +12,11 @@ Digit = Annotated[int, Field(ge=0, le=9)]
 
 
 class Sizes(BaseModel):
+    """A part of a preset: validated, never changed, and refused with an unknown key."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def but(self, **changes: Any):
+    def but(self, **changes: Any) -> Self:
         """A copy with some fields replaced, validated again."""
         return type(self)(**{**self.model_dump(), **changes})
 
@@ -55,7 +57,7 @@ class Training(Sizes):
         return type(self)(**merged)
 
     @model_validator(mode="after")
-    def _hard_targets_have_no_temperature(self):
+    def _hard_targets_have_no_temperature(self) -> Self:
         if self.loss == "hard" and (self.soft_weight != 1.0 or self.temperature != 1.0):
             raise ValueError("temperature and soft_weight mean nothing when loss is hard")
         return self
@@ -68,7 +70,7 @@ class SpeechTraining(Training):
     early_stopping: bool = False  # keep the weights of the epoch that was best on validation frames; needs a curve
 
     @model_validator(mode="after")
-    def _early_stopping_needs_a_curve(self):
+    def _early_stopping_needs_a_curve(self) -> Self:
         if self.early_stopping and not self.curve:
             raise ValueError("early_stopping needs curve: every how many epochs the validation frames are looked at")
         return self
@@ -159,7 +161,7 @@ class ConvTraining(Training):
     flip: bool = False  # mirror images at random
 
     @model_validator(mode="after")
-    def _no_weight_constraint(self):
+    def _no_weight_constraint(self) -> Self:
         if self.recipe.max_norm is not None:
             raise ValueError("max_norm is for fully connected networks")
         return self
@@ -183,7 +185,7 @@ class Specialist(Sizes):
         return type(self)(**merged)
 
     @model_validator(mode="after")
-    def _options_fit(self):
+    def _options_fit(self) -> Self:
         if self.early_stopping and not self.curve:
             raise ValueError("early_stopping needs curve: every how many epochs the validation images are looked at")
         if self.soft != "none" and self.output != "full":
@@ -267,7 +269,7 @@ class DistilBack(Specialised):
     longer_epochs: int = Field(ge=1)  # of the generalist that is trained longer instead
 
     @model_validator(mode="after")
-    def _student_is_a_student(self):
+    def _student_is_a_student(self) -> Self:
         if self.student.loss != "soft":
             raise ValueError("the student needs soft targets: its loss must be soft")
         return self

@@ -43,6 +43,7 @@ class Score:
 
     @property
     def frame_accuracy(self) -> float:
+        """The share of test frames whose state is right."""
         return float(self.correct.mean())
 
     @property
@@ -63,10 +64,12 @@ class Folds:
 
     @property
     def name(self) -> str:
+        """The data set's."""
         return self.parts[0].name
 
     @property
     def fingerprint(self) -> str:
+        """Those of all folds in one."""
         return "-".join(part.fingerprint for part in self.parts)
 
     def describe(self) -> str:
@@ -90,6 +93,7 @@ class SpeechExperiment(Experiment):
 
     @property
     def is_synthetic(self) -> bool:
+        """Whether this is the data set that decides."""
         return self.record_name.endswith(".synthetic")
 
     @property

@@ -57,10 +57,12 @@ class SpeechChapter:
 
     @property
     def sizes(self) -> Any:
+        """This chapter's part of the preset."""
         return self.decides.sizes
 
     @property
     def seeds(self) -> list[int]:
+        """Those of every data set's experiment."""
         return self.decides.seeds
 
     def finish(self) -> list[Path]:

@@ -5,7 +5,7 @@
 
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -75,7 +75,7 @@ class Claim(BaseModel):
     defence: str = ""  # why the verdict is as it is where a reviewer would doubt it
 
     @model_validator(mode="after")
-    def _shows_what_decides(self):
+    def _shows_what_decides(self) -> Self:
         if self.metric not in {condition.metric for condition in self.rule.reproduced}:
             raise ValueError(f"{self.id} shows {self.metric}, which its rule does not read")
         return self

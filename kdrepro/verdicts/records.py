@@ -8,7 +8,7 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -36,7 +36,7 @@ class _Entry(BaseModel):
     pooled: dict[str, float] = {}
 
     @model_validator(mode="after")
-    def _every_metric_has_a_mean(self):
+    def _every_metric_has_a_mean(self) -> Self:
         if not {*self.metrics, *self.pooled} <= self.mean.keys():
             raise ValueError("a metric has no mean")
         return self

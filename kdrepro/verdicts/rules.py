@@ -5,7 +5,7 @@ A condition holds, or is refuted, or stays open: an interval may lie on one side
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -35,7 +35,7 @@ class Condition(BaseModel):
     margin: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
-    def _has_the_bound_of_its_stat(self):
+    def _has_the_bound_of_its_stat(self) -> Self:
         given = {name for name in ("at_least", "at_most", "margin") if getattr(self, name) is not None}
         wanted = {"ci_low": {"at_least"}, "ci_high": {"at_most"}, "equivalence": {"margin"}, "p": {"at_most"}}
         if not given or given != wanted.get(self.stat, given - {"margin"}):

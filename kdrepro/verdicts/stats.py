@@ -30,7 +30,9 @@ def sampling_ci(errors: float, cases: int, level: float = 0.95) -> tuple[float, 
     return float(cases * (centre - half)), float(cases * (centre + half))
 
 
-def paired(first: Sequence[float], second: Sequence[float], level: float = 0.95):
+def paired(
+    first: Sequence[float], second: Sequence[float], level: float = 0.95
+) -> tuple[float, tuple[float, float] | None, float | None]:
     """Mean of first - second over seeds, its interval, and the p-value of the paired t test.
 
     first, second: one value a seed, the same seeds. Interval and p-value are None for a single seed.
