@@ -339,9 +339,7 @@ def test_an_environment_in_ascii_reads_the_same(tmp_path):
     command = [sys.executable, "-c", IN_ASCII, tmp_path]
     plain = {**os.environ, "PYTHONPATH": str(paths.ROOT), "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
     found = [
-        subprocess.run(
-            [sys.executable, "-c", IN_ASCII, tmp_path], capture_output=True, text=True, env=plain | mode
-        ).stdout
+        subprocess.run(command, stdout=subprocess.PIPE, text=True, env=plain | mode).stdout
         for mode in ({"PYTHONUTF8": "0"}, {"PYTHONUTF8": "1"})
     ]
     in_ascii, in_utf8 = (text.partition(" ") for text in found)
