@@ -30,16 +30,24 @@ def need_book() -> None:
 
 
 def runs(preset: str) -> Path:
-    """The only folder that a run at this preset writes to; KDREPRO_RUNS moves it."""
-    return Path(os.environ.get("KDREPRO_RUNS") or _home() / "runs").expanduser() / preset
+    """The only folder that a run at this preset writes to; KDREPRO_RUNS moves it. Raises InputError."""
+    return _expanded(os.environ.get("KDREPRO_RUNS") or _home() / "runs") / preset
 
 
 def data_root(given: str | None = None) -> Path:
     """The folder of the data sets: the argument, else KDREPRO_DATA, else `data/` in the project.
 
-    In the working directory where the package is away from the book.
+    In the working directory where the package is away from the book. Raises InputError.
     """
-    return Path(given or os.environ.get("KDREPRO_DATA") or _home() / "data").expanduser()
+    return _expanded(given or os.environ.get("KDREPRO_DATA") or _home() / "data")
+
+
+def _expanded(path: str | Path) -> Path:
+    """A path with a home folder in the place of `~`."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # ~somebody, or a user without a home
+        raise InputError(f"{path} begins with a home folder that is not known here: give the whole path.") from None
 
 
 def _home() -> Path:

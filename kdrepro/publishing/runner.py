@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +20,7 @@ from kdrepro.chapters import experiment, presets
 from kdrepro.chapters.start import check, check_writable
 from kdrepro.errors import InputError
 from kdrepro.files import remove_stale, writing
+from kdrepro.publishing import slices
 from kdrepro.verdicts import records
 
 # papermill's options: no progress bar of its own, and no word from the kernel on how it talks to this process. A kernel
@@ -31,6 +33,26 @@ QUIET = {
     "shutdown_kernel": "immediate",
     "start_timeout": 600,  # seconds; a minute is not enough where a busy or cold disk holds the packages
 }
+
+
+CONFIRMING = 10  # the first of the seeds that no choice has seen
+
+
+@dataclass(frozen=True)
+class Part:
+    """Of a chapter, what is run: all of it, or what one claim needs; as it is, or with fresh seeds to confirm."""
+
+    claim: str = ""
+    confirm: bool = False
+
+    @property
+    def into(self) -> str:
+        """The folder of the preset's runs that it is put into; "" for a whole chapter, as it is."""
+        folders = ["confirm"] if self.confirm else ["claims"] if self.claim else []
+        return "/".join([*folders, *filter(None, [self.claim])])
+
+
+WHOLE = Part()
 
 
 def in_order() -> list[str]:
@@ -54,7 +76,7 @@ def checked(
         "seeds": None if seeds is None else int(seeds),
         "first_seed": int(first_seed),
         "device": device,
-        "data_root": None if data_root is None else str(Path(data_root).expanduser().resolve()),
+        "data_root": None if data_root is None else str(paths.data_root(data_root).resolve()),
     }
 
 
@@ -66,25 +88,66 @@ def _check_name(what: str, path: str | None) -> None:
         raise InputError(f"{what} is {path}, whose bytes are not UTF-8: rename that folder, or link to it.") from None
 
 
-def run(chapter: str, parameters: dict[str, Any]) -> Path:
-    """Execute a chapter; returns the executed notebook, in runs/<preset>/notebooks/ or as `records.place` says.
+def run(chapter: str, parameters: dict[str, Any], part: Part = WHOLE) -> Path:
+    """Execute a chapter, or a part of it; returns the executed notebook, in the folder that `place` says.
 
     It is put there when it has ended, well or with an error; a run that is interrupted or killed leaves what is there.
     Raises InputError with the notebook's own sentence when bad input stopped it, with the failing cell's error
     otherwise, when the kernel does not start or dies, when the folder cannot be written, and when the chapter is
     already running at this preset; what was trained until then is in the store.
     """
-    output = place(chapter, parameters) / "notebooks" / f"{chapter}.ipynb"
-    with _alone(chapter, parameters["preset"]):
-        _execute(chapter, output, parameters)
+    output = place(chapter, parameters, part) / "notebooks" / f"{chapter}.ipynb"
+    with _alone(chapter, parameters["preset"]), _source(chapter, part) as source:
+        _execute(chapter, source, output, parameters)
     return output
 
 
-def place(chapter: str, parameters: dict[str, Any]) -> Path:
-    """The folder of a run's notebook and records: see `records.place`."""
+@contextmanager
+def _source(chapter: str, part: Part) -> Iterator[Path]:
+    """The chapter's source, or a notebook of what is wanted of it."""
+    source = paths.NOTEBOOKS / f"{chapter}.ipynb"
+    if not part.into:
+        yield source
+        return
+    import nbformat
+
+    whole = nbformat.read(source, 4)
+    made = slices.of_claim(whole, part.claim, part.into) if part.claim else slices.whole_into(whole, part.into)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        nbformat.write(made, Path(folder) / source.name)
+        yield Path(folder) / source.name
+
+
+def place(chapter: str, parameters: dict[str, Any], part: Part = WHOLE) -> Path:
+    """The folder of a run's notebook and records: of a part its own, of a whole chapter as `records.place` says."""
     preset, count, first = (parameters[name] for name in ("preset", "seeds", "first_seed"))
+    if part.into:
+        return paths.runs(preset) / part.into
     count = presets.load(preset).chapters[chapter].seeds if count is None else count
     return records.place(paths.runs(preset), chapter, range(first, first + max(1, count)))
+
+
+def check_frozen(preset: str, chapter: str, claim: str) -> None:
+    """Raises InputError where a confirmation would be none: rules or sizes not committed, or a second look.
+
+    At smoke, which decides nothing, there is no such thing.
+    """
+    if preset == "smoke":
+        return
+    loose = records.uncommitted(paths.CLAIMS, paths.NOTEBOOKS)
+    if loose:
+        raise InputError(
+            f"{loose[0]} has changes that are not committed: commit rules, recipes and sizes first, since fresh seeds "
+            "confirm only what was frozen before them."
+        )
+    for record in map(records.read, records.files(chapter)):
+        for claim_id, entry in record["claims"].items():
+            if "confirm" in entry and claim in ("", claim_id):
+                raise InputError(
+                    f"{claim_id} was confirmed with seeds {entry['confirm']['seeds']} already: a second look decides "
+                    "nothing; if its rule or recipe has changed since, take its `confirm` out of the record, and say so "
+                    "in the claim's history."
+                )
 
 
 def refresh_source(chapter: str) -> None:
@@ -95,7 +158,7 @@ def refresh_source(chapter: str) -> None:
     check_writable(paths.runs("smoke"))
     executed = paths.runs("smoke") / "sources" / f"{chapter}.ipynb"
     with _alone(chapter, "smoke"):
-        _execute(chapter, executed, {})
+        _execute(chapter, paths.NOTEBOOKS / f"{chapter}.ipynb", executed, {})
     notebook = nbformat.read(executed, 4)
     strip_metadata(notebook)
     nbformat.write(notebook, executed)
@@ -129,7 +192,7 @@ def _alone(chapter: str, preset: str) -> Iterator[None]:
         lock.release()
 
 
-def _execute(chapter: str, output: Path, parameters: dict[str, Any]) -> None:
+def _execute(chapter: str, source: Path, output: Path, parameters: dict[str, Any]) -> None:
     """Execute a source notebook into `output`. Raises InputError for whatever stops it."""
     missing = [name for name in ("papermill", "ipykernel") if importlib.util.find_spec(name) is None]
     if missing:
@@ -145,9 +208,10 @@ def _execute(chapter: str, output: Path, parameters: dict[str, Any]) -> None:
     with tempfile.TemporaryFile() as errors, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
             with writing(f"the notebook {output}"), _replacing(output) as part:
-                source, target = (_literal(path) for path in (paths.NOTEBOOKS / f"{chapter}.ipynb", part))
                 manager = kernel.of_this_python(errors, Path(folder))
-                papermill.execute_notebook(source, target, parameters, kernel_manager_class=manager, **QUIET)
+                papermill.execute_notebook(
+                    _literal(source), _literal(part), parameters, kernel_manager_class=manager, **QUIET
+                )
         except PapermillExecutionError as error:
             raise _of_cell(error, chapter, output) from None
         except DeadKernelError:
