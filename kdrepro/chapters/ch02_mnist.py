@@ -81,13 +81,25 @@ def with_most(counts: np.ndarray, most: int) -> np.ndarray:
     return order[counts[order] > 0]
 
 
-def shares_inherited(wrong: np.ndarray, wrong_teacher: np.ndarray) -> list[float]:
-    """For each seed, the share of a net's errors that its teacher makes too; 0 where it makes none.
+def shared_errors(wrong: Mapping[str, np.ndarray], teacher: str = "teacher") -> pd.DataFrame:
+    """Test errors that nets share with the teacher of their seed and with those of other seeds, a row a kind of net.
 
-    wrong, wrong_teacher: boolean [seeds, cases].
+    Means over seeds, as text, with dashes where a single seed has no other. Only the difference is what a teacher hands
+    down of its own mistakes: an image that is hard for every net is wrong for all teachers alike.
+    wrong: by the nets' name, boolean [seeds, cases].
     """
-    both = (wrong & wrong_teacher).sum(1)
-    return (both / np.maximum(1, wrong.sum(1))).tolist()
+    taught, rows = wrong[teacher].astype(int), {}
+    for name in [name for name in wrong if name != teacher]:
+        shared = wrong[name].astype(int) @ taught.T  # [seeds, seeds of the teachers]
+        own, total = shared.diagonal(), wrong[name].sum(1)
+        texts = [f"{total.mean():.1f}", f"{own.mean():.1f}", "–", "–", "–"]
+        if len(taught) > 1:
+            others = (shared.sum(1) - own) / (len(taught) - 1)
+            difference, ends = stats.mean_ci(own - others)
+            texts[2:] = [f"{others.mean():.1f}", f"{difference:+.1f}", interval(ends)]
+        rows[name] = texts
+    columns = ["errors", "with its seed's teacher", "with other seeds' teachers", "difference", "95 % over seeds"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 # --- temperatures and shifts ----------------------------------------------------------------------------------------

@@ -57,9 +57,15 @@ def test_with_most_takes_positive_counts_only():
     assert ch02_mnist.with_most(np.array([0, -1]), 9).tolist() == []
 
 
-def test_shares_inherited():
-    wrong = np.array([[1, 1, 0], [0, 0, 0]], bool)
-    assert ch02_mnist.shares_inherited(wrong, np.array([[1, 0, 1], [1, 1, 1]], bool)) == [0.5, 0.0]
+def test_shared_errors_tell_a_teacher_of_ones_own_from_hard_images():
+    hard = [1, 1, 1, 0, 0, 0, 0]  # for every net
+    teacher = np.array([[*hard[:3], 1, 1, 0, 0], [*hard[:3], 0, 0, 1, 0], [*hard[:3], 0, 0, 0, 0]], bool)
+    wrong = {"plain": np.array([hard] * 3, bool), "teacher": teacher, "distilled": teacher | np.eye(7, dtype=bool)[6]}
+    found = ch02_mnist.shared_errors(wrong)
+    assert found.loc["plain"].tolist() == ["3.0", "3.0", "3.0", "+0.0", "0.0 to 0.0"]
+    assert found.loc["distilled"].tolist()[:4] == ["5.0", "4.0", "3.0", "+1.0"]
+    alone = ch02_mnist.shared_errors({name: each[:1] for name, each in wrong.items()})
+    assert alone.loc["distilled"].tolist() == ["6.0", "5.0", "–", "–", "–"]
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
