@@ -3,9 +3,9 @@
 import json
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,16 +18,21 @@ from kdrepro.errors import InputError
 from kdrepro.files import UNWRITABLE, try_folder
 from kdrepro.publishing import surroundings
 
+if TYPE_CHECKING:  # both take seconds to import
+    from kdrepro.publishing.runner import Part
+    from kdrepro.verdicts.claims import Claim
+
 VERDICT_COLUMNS = {
     "claim": "claim",
     "section": "section",
     "metric": "metric",
     "paper": "paper",
     "ours": "ours: mean [95 % over seeds]",
-    "verdict": "verdict",
+    "control": "control",
+    "marked": "verdict",
     "data": "data, preset",
 }
-NARROW_COLUMNS = ("claim", "paper", "ours", "verdict")
+NARROW_COLUMNS = ("claim", "paper", "ours", "marked")
 WIDE = 150  # columns of a terminal that has room for them all
 FETCHED = ("mnist", "tiny-imagenet")
 OF_EXTRAS = ("nbformat", "nbclient", "papermill", "IPython", "jupyter_book")  # not needed to import the package
@@ -61,6 +66,9 @@ SeedsOption = Annotated[str | None, typer.Option(help="How many seeds; the prese
 FirstSeedOption = Annotated[str, typer.Option(help="The first seed.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
 DataOption = Annotated[str | None, typer.Option(help="Folder of the data sets; KDREPRO_DATA or data/ if not given.")]
+ConfirmOption = Annotated[
+    bool, typer.Option("--confirm", help="With fresh seeds, once, after rules and recipes were committed.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print only the result.")]
 
 
@@ -89,6 +97,7 @@ def run(
     first_seed: FirstSeedOption = "0",
     device: DeviceOption = "cpu",
     data_root: DataOption = None,
+    confirm: ConfirmOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run a chapter with papermill; networks that the store holds are loaded instead of trained."""
@@ -97,9 +106,11 @@ def run(
     from kdrepro.publishing import runner
 
     chosen = list(runner.in_order()) if chapter == "all" else [presets.check_chapter(chapter)]
-    asked = runner.checked(chosen, preset, seeds, first_seed, device, data_root)
+    asked = runner.checked(chosen, preset, seeds, _first(first_seed, confirm), device, data_root)
     for name in chosen:
-        output = _run_shown(name, asked, quiet)
+        if confirm:
+            runner.check_frozen(preset, name, "")
+        output = _run_shown(name, asked, quiet, runner.Part(confirm=confirm))
         print(f"{name}: {output}")
 
 
@@ -109,6 +120,8 @@ def claims_command(
         str | None,
         typer.Option(help="Show this preset's run instead of what is published.", autocompletion=_presets),
     ] = None,
+    section: Annotated[str | None, typer.Option(help="Only claims of this section of the paper, 3 or 5.3 say.")] = None,
+    verdict: Annotated[str | None, typer.Option(help="Only claims with this verdict.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
 ) -> None:
     """Print the verdict table."""
@@ -120,15 +133,28 @@ def claims_command(
         presets.load(preset)
     described = claims.load().values()
     found = records.read_all(paths.RESULTS if preset is None else paths.runs(preset) / "results")
+    entries = claims.verdict_entries(described, found)
+    chosen = [entry["claim"] for entry in entries if _wanted(entry, section, verdict)]
+    if not chosen:
+        verdicts = ", ".join(dict.fromkeys(entry["verdict"] for entry in entries))
+        raise InputError(f"No claim of section {section or 'any'} is {verdict or 'there'}: verdicts are {verdicts}.")
     if as_json:
-        print(json.dumps(claims.verdict_entries(described, found), indent=1))
+        print(json.dumps([entry for entry in entries if entry["claim"] in chosen], indent=1))
         return
     console = _console()
     names = [name for name in VERDICT_COLUMNS if console.width >= WIDE or name in NARROW_COLUMNS]
-    rows = [[row[name] for name in names] for row in claims.verdict_rows(described, found)]
+    table = [row for row in claims.verdict_rows(described, found) if row["claim"] in chosen]
+    rows = [[row[name] for name in names] for row in table]
     _print_table(console, [VERDICT_COLUMNS[name] for name in names], rows)
+    print(claims.tally(described, found))
     if console.width < WIDE:
         print(f"Metrics, sections, data and presets: in a terminal of {WIDE} columns, or with --json.")
+
+
+def _wanted(entry: Mapping[str, Any], section: str | None, verdict: str | None) -> bool:
+    """Whether a claim is of this section, or one within it, and has this verdict."""
+    inside = section is None or entry["section"] == section or entry["section"].startswith(f"{section}.")
+    return inside and verdict in (None, entry["verdict"])
 
 
 @app.command()
@@ -169,33 +195,64 @@ def reproduce(
     first_seed: FirstSeedOption = "0",
     device: DeviceOption = "cpu",
     data_root: DataOption = None,
+    confirm: ConfirmOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Run a claim's chapter and print one row: paper, published, this run, verdict."""
+    """Run what a claim needs of its chapter, nothing else, and print one row: paper, published, this run, verdict."""
+    paths.need_book()
     from kdrepro.publishing import runner
-    from kdrepro.verdicts import claims, records, wording
+    from kdrepro.verdicts import claims, records
 
-    described = claims.get(claim)
-    asked = runner.checked([described.chapter], preset, seeds, first_seed, device, data_root)
-    _run_shown(described.chapter, asked, quiet)
+    described, part = claims.get(claim), runner.Part(claim, confirm)
+    asked = runner.checked([described.chapter], preset, seeds, _first(first_seed, confirm), device, data_root)
+    if confirm:
+        runner.check_frozen(preset, described.chapter, claim)
     theirs = records.claim_by_data(claim, described.chapter)
-    ours = records.claim_by_data(claim, described.chapter, runner.place(described.chapter, asked) / "results")
-    if not ours:
-        raise InputError(f"Chapter {described.chapter} does not measure {claim} yet.")
-    titles = ["claim", "data", "metric", "paper", "published", f"this run ({preset})", "verdict"]
-    rows = []
+    if not quiet:
+        print(_expected(described, theirs, preset), file=sys.stderr)
+    _run_shown(described.chapter, asked, quiet, part)
+    folder = runner.place(described.chapter, asked, part) / "results"
+    _print_reproduced(described, theirs, records.claim_by_data(claim, described.chapter, folder), preset)
+
+
+def _first(first_seed: str, confirm: bool) -> str:
+    """The first seed; of a confirmation, one that no choice has seen. Raises InputError."""
+    from kdrepro.publishing import runner
+
+    if confirm and first_seed not in ("0", str(runner.CONFIRMING)):
+        raise InputError(f"--confirm takes seeds from {runner.CONFIRMING} on: leave --first-seed out.")
+    return str(runner.CONFIRMING) if confirm else first_seed
+
+
+def _expected(claim: "Claim", published: Mapping[str, Any], preset: str) -> str:
+    """What is going to be trained, and how long that took where it was published."""
+    needs = f"{claim.id} trains what its cells in {claim.chapter} need, and loads what the store holds."
+    if preset == "smoke" or claim.data not in published:
+        return needs
+    seconds = published[claim.data]["seconds"]
+    return f"{needs} At full the published networks of these took {seconds / 60:.0f} core-minutes."
+
+
+def _print_reproduced(claim: "Claim", published: Mapping[str, Any], ours: Mapping[str, Any], preset: str) -> None:
+    """One row a data set and metric; on data that does not decide, neither the paper's value nor a verdict."""
+    from kdrepro.verdicts import wording
+
+    rows, decides = [], claim.data in ours
     for data, entry in ours.items():
-        # A smoke run is on other data than what is published; the deciding data set's figure is then the one to see.
-        published = theirs.get(data) or theirs.get(described.data)
         for metric in entry["mean"]:
-            before = wording.written_mean(metric, published) if published else "–"
-            figures = (
-                wording.written(metric, described.paper.get(metric)),
-                before,
-                wording.written_mean(metric, entry),
-            )
-            rows.append([claim, data, wording.label(metric), *figures, entry["verdict"]])
-    _print_table(_console(), titles, rows)
+            row = [claim.id, data, wording.label(metric)]
+            if decides:
+                before = published.get(data)
+                row += [wording.written(metric, claim.paper.get(metric)) if data == claim.data else "–"]
+                row += [wording.written_mean(metric, before) if before else "–"]
+            row += [wording.written_mean(metric, entry)]
+            rows.append(row + ([claim.verdict(entry, data)] if decides else []))
+    titles = ["claim", "data", "metric"] + (["paper", "published"] if decides else []) + [f"this run ({preset})"]
+    _print_table(_console(), titles + (["verdict"] if decides else []), rows)
+    if not decides:
+        print(f"Everything runs. {claim.data} decides this claim: the figures above are of other data, not comparable.")
+    for reason in claim.rule.why(ours[claim.data]) if decides else ():
+        print(f"  {'premise' if reason.verdict == 'premise' else f'for {reason.verdict}'}: {reason}")
 
 
 @app.command()
@@ -275,13 +332,13 @@ def _fetch(name: str, root: Path) -> str:
     return f"tiny-imagenet is {found}"
 
 
-def _run_shown(chapter: str, asked: dict, quiet: bool) -> Path:
+def _run_shown(chapter: str, asked: dict, quiet: bool, part: "Part") -> Path:
     """Run a chapter while showing the end of its log: a status line on a terminal, else finished networks."""
     from kdrepro.publishing import runner
 
     try:
-        output = runner.run(chapter, asked) if quiet else _run_with_status(chapter, asked)
-        if output != paths.runs(asked["preset"]) / "notebooks" / output.name:
+        output = runner.run(chapter, asked, part) if quiet else _run_with_status(chapter, asked, part)
+        if not part.into and output != paths.runs(asked["preset"]) / "notebooks" / output.name:
             print(
                 f"kdrepro: The record of other seeds that was there stays; this run's is in {output.parent.parent}.",
                 file=sys.stderr,
@@ -302,7 +359,7 @@ def _kept(chapter: str, preset: str) -> str:
     )
 
 
-def _run_with_status(chapter: str, asked: dict) -> Path:
+def _run_with_status(chapter: str, asked: dict, part: "Part") -> Path:
     from kdrepro.publishing import runner
 
     console, done = _console(stderr=True), threading.Event()
@@ -322,7 +379,7 @@ def _run_with_status(chapter: str, asked: dict) -> Path:
         watcher = threading.Thread(target=show, daemon=True)
         watcher.start()
         try:
-            return runner.run(chapter, asked)
+            return runner.run(chapter, asked, part)
         finally:
             done.set()
             watcher.join()

@@ -84,6 +84,7 @@ class Experiment:
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
     trainings: dict[str, float] = field(default_factory=dict)  # seconds of every network asked for, by key
     record_name: str = ""  # of its file; the chapter's where that has one data set
+    into: str = ""  # folder of the preset's runs that the record is put into; "" as `records.place` says
 
     @property
     def sizes(self) -> Any:
@@ -171,7 +172,8 @@ class Experiment:
             "training_seconds": round(sum(self.trainings.values()), 1),
         }
         run = paths.runs(self.preset.name)
-        path = records.place(run, self.chapter, self.seeds) / "results" / f"{self.record_name}.json"
+        folder = run / self.into if self.into else records.place(run, self.chapter, self.seeds)
+        path = folder / "results" / f"{self.record_name}.json"
         records.write(path, self.record, self.predictions)
         self.log(f"wrote {path.relative_to(run)}")
         return path

@@ -78,12 +78,13 @@ def start(
     first_seed: int = 0,
     device: str = "cpu",
     data_root: str | None = None,
+    into: str = "",
 ) -> Any:
     """Check everything that was asked for and return the chapter's experiment.
 
     preset: smoke, full or paper. seeds: how many, None for the preset's number. first_seed: the first of
     them. device: "cpu", "cuda" or "cuda:1". data_root: the folder of the data sets, None for
-    KDREPRO_DATA or `data/`.
+    KDREPRO_DATA or `data/`. into: a folder of the preset's runs for the record, where a part of a chapter is run.
     Returns an `ImageExperiment`, for a chapter on specialists a `SpecialistExperiment`, and for one on speech its
     `SpeechChapter`.
     Raises InputError, before anything trains, when one of them is wrong.
@@ -92,6 +93,7 @@ def start(
     store = Store(paths.runs(loaded.name) / "store", warn=lambda line: print(line, file=sys.stderr))
     remove_stale(store.root, ".*")  # what killed runs left half written
     common = {"chapter": chapter, "preset": loaded, "seeds": seed_list, "device": where, "store": store}
+    common["into"] = into
     if presets.is_speech(chapter):
         return SpeechChapter.of(found, **common)
     kind = SpecialistExperiment if isinstance(loaded.chapters[chapter], Specialised) else ImageExperiment

@@ -17,7 +17,8 @@ from kdrepro.chapters import presets
 from kdrepro.errors import InputError
 from kdrepro.files import atomic_write, try_folder
 from kdrepro.publishing.runner import strip_metadata
-from kdrepro.verdicts import claims, records
+from kdrepro.publishing.tables import history, verdict_tables
+from kdrepro.verdicts import recompute, records
 from kdrepro.verdicts import verify as verdicts_verify
 from kdrepro.verdicts.verify import Report
 from kdrepro.verdicts.wording import duration, threads
@@ -63,11 +64,27 @@ def publish(preset: str) -> list[Path]:
     if preset == "smoke":
         raise InputError("smoke is not published: its numbers are not comparable; run and publish full or paper.")
     ran = [chapter for chapter in presets.CHAPTERS if _has_run(preset, chapter)]
-    if not ran:
+    fresh = sorted((paths.runs(preset) / "confirm").rglob("results/*.json"))
+    if not ran and not fresh:
         raise InputError(f"No chapter has been run at {preset}: `kdrepro run all --preset {preset}` first.")
     copied = _collect(preset, ran, paths.PUBLISHED, paths.RESULTS)
+    copied += [found for path in fresh if (found := _confirm(path, paths.RESULTS))]
     refresh()
     return copied
+
+
+def _confirm(fresh: Path, results: Path) -> Path | None:
+    """Put the claims of a run of fresh seeds, and its predictions, into the published record of its chapter.
+
+    Returns the record; None where that chapter is not published on this data.
+    """
+    record = results / fresh.name
+    if not record.exists():
+        return None
+    arrays = {**recompute.load(record)}
+    arrays |= {f"{verdicts_verify.CONFIRM}{name}": array for name, array in recompute.load(fresh).items()}
+    records.write(record, records.merge_confirmed(records.read(record), records.read(fresh)), arrays)
+    return record
 
 
 def refresh() -> None:
@@ -92,6 +109,7 @@ def verify() -> Report:
     found = records.read_all()
     tables = {paths.README: _readme(verdict_tables(found, link=False))}
     tables[paths.BOOK / "verdicts.md"] = verdict_tables(found, link=True) + "\n"
+    tables[paths.BOOK / "history.md"] = history(found) + "\n"
     for path, expected in tables.items():
         if path.read_text(encoding="utf-8") != expected:
             report.wrong.append(f"{path.name}: its table is not that of the records: `kdrepro judge` makes it again.")
@@ -111,45 +129,6 @@ def with_chapters(toc: str, chapters: Sequence[str]) -> str:
     indent = lines[old[0]].partition("-")[0]
     new = [f"{indent}- file: book/chapters/{chapter}" for chapter in chapters]
     return "\n".join([*lines[: old[0]], *new, *lines[old[-1] + 1 :]]) + "\n"
-
-
-def verdict_tables(results: Sequence[dict[str, Any]], link: bool) -> str:
-    """The verdict table in Markdown, first what has been decided, then what is still to come.
-
-    link: refer each claim to its figure in the book.
-    """
-    described = claims.load()
-    rows = claims.verdict_rows(described.values(), results)
-    decided = [row for row in rows if row["verdict"] != "not run"]
-    waiting = [row for row in rows if row["verdict"] == "not run"]
-    lines = [claims.tally(described.values(), results), ""] if decided else []
-    if decided:
-        lines += [
-            "| verdict | claim | paper | ours: mean [95 % over seeds] | control | § |",
-            "|---|---|---|---|---|---|",
-        ]
-    for row in decided:
-        figure = described[row["claim"]].figure
-        name = f"{{ref}}`{row['claim']} <{figure}>`" if link and figure else f"`{row['claim']}`"
-        ours = f"{row['metric']} {row['ours']} ({row['data']})"
-        verdict = f"**{row['verdict']}**" + row["marked"].removeprefix(row["verdict"]).replace(
-            " †", "\N{NO-BREAK SPACE}†"
-        )
-        cells = (verdict, f"{name}: {row['statement']}", row["paper"], ours, row["control"] or "–", row["section"])
-        lines.append(f"| {' | '.join(cells)} |")
-    if any(described[row["claim"]].amended for row in decided):
-        lines += [
-            "",
-            "† Rule, recipe, data or teacher was changed when a result was known: see how the verdicts were made.",
-        ]
-    if decided and waiting:
-        lines += ["", "Not decided by a published run yet:", ""]
-    if waiting:
-        lines += ["| verdict | claim | paper | § |", "|---|---|---|---|"]
-    for row in waiting:
-        paper = "–" if row["paper"] == "–" else f"{row['metric']} {row['paper']}"
-        lines.append(f"| {row['verdict']} | `{row['claim']}`: {row['statement']} | {paper} | {row['section']} |")
-    return "\n".join(lines)
 
 
 def page_of(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -212,6 +191,7 @@ def _read_notebook(path: Path) -> nbformat.NotebookNode:
 def _generate(book: Path, results: Path, chapters: Path) -> None:
     found = records.read_all(results)
     atomic_write(book / "verdicts.md", (verdict_tables(found, link=True) + "\n").encode())
+    atomic_write(book / "history.md", (history(found) + "\n").encode())
     atomic_write(book / "run-times.md", (_run_times(found, chapters) + "\n").encode())
 
 

@@ -145,8 +145,8 @@ def check_frozen(preset: str, chapter: str, claim: str) -> None:
             if "confirm" in entry and claim in ("", claim_id):
                 raise InputError(
                     f"{claim_id} was confirmed with seeds {entry['confirm']['seeds']} already: a second look decides "
-                    "nothing; if its rule or recipe has changed since, take its `confirm` out of the record, and say so "
-                    "in the claim's history."
+                    "nothing; if its rule or recipe has changed since, take its `confirm` out of the record, and say "
+                    "so in the claim's history."
                 )
 
 

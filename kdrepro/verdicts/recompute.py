@@ -4,6 +4,7 @@ A published array says of every test case, in packed bits, whether a network got
 figures of a claim, those that such arrays do not hold are reported by name.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ import numpy as np
 from kdrepro.verdicts import stats
 
 Arrays = Mapping[str, np.ndarray]
-Figures = dict[str, dict[str, Any]]  # claim -> metric -> one value a seed, or one number for all seeds
+Metrics = dict[str, Any]  # one value a seed, or one number for all seeds
 
 
-def figures(record: Mapping[str, Any], arrays: Arrays) -> Figures:
-    """What the arrays beside a record give of its claims' metrics; nothing where there are none."""
-    way = WAYS.get(record["chapter"])
-    found = way(arrays) if way and arrays else {}
-    return {claim: metrics for claim, metrics in found.items() if claim in record["claims"]}
+def figures(record: Mapping[str, Any], arrays: Arrays) -> dict[str, Metrics]:
+    """What the arrays beside a record give of its claims' metrics; nothing of claims whose arrays are not there."""
+    found = {}
+    for claim in record["claims"].keys() & WAYS.keys():
+        with contextlib.suppress(KeyError):
+            found[claim] = WAYS[claim](arrays)
+    return found
 
 
 def load(path: Path) -> dict[str, np.ndarray]:
@@ -45,45 +48,65 @@ def _share(gained: np.ndarray, of: np.ndarray) -> np.ndarray:
 # --- Section 3 ----------------------------------------------------------------------------------------------------
 
 
-def mnist(arrays: Arrays) -> Figures:
-    """Chapter 2: test errors, what is recovered, temperatures, digits never seen."""
+def _errors(arrays: Arrays, net: str) -> np.ndarray:
+    """Test errors [seeds] of a net of chapter 2."""
     cases = int(arrays["cases"])
-    errors = {
-        name.removesuffix(".right"): cases - right(arrays, name, cases) for name in arrays if name.endswith(".right")
-    }
-    teacher, plain, distilled = (errors[name] for name in ("teacher", "plain", "distilled"))
-    found: Figures = {
-        "mnist.teacher": {"errors": teacher},
-        "mnist.plain": {"errors": plain},
-        "mnist.distilled": {"errors": distilled, "recovered": _share(plain - distilled, plain - teacher)},
-        "mnist.omit3": {"errors": errors["without 3"]},
-        "mnist.only78": {"error_rate": errors["only 7 and 8"] / cases},
-        "mnist.omit3.bias": {"errors_label_free": errors["without 3, label-free shift"]},
-        "mnist.only78.bias": {"error_rate_label_free": errors["only 7 and 8, label-free shift"] / cases},
-    }
-    for claim, metric, net in (
-        ("mnist.omit3", "errors_on_3", "without 3"),
-        ("mnist.omit3.bias", "errors_on_3_label_free", "without 3, label-free shift"),
-    ):
-        inside = int(arrays[f"{net}.cases on it"])
-        found[claim][metric] = inside - right(arrays, f"{net}.right on it", inside)
-    *wide, narrow = sorted(_by_temperature(errors).items(), reverse=True)
-    found["mnist.temperature.wide"] = wide_temperatures([table for _, table in wide])
-    found["mnist.temperature.narrow"] = narrow_temperatures(narrow[1])
+    return cases - right(arrays, f"{net}.right", cases)
+
+
+def _errors_inside(arrays: Arrays, net: str) -> np.ndarray:
+    """Errors [seeds] on the test cases of classes that the net has not seen."""
+    inside = int(arrays[f"{net}.cases on it"])
+    return inside - right(arrays, f"{net}.right on it", inside)
+
+
+def _error_share(arrays: Arrays, net: str) -> np.ndarray:
+    return _errors(arrays, net) / int(arrays["cases"])
+
+
+def _distilled(arrays: Arrays) -> Metrics:
+    teacher, plain, distilled = (_errors(arrays, net) for net in ("teacher", "plain", "distilled"))
+    return {"errors": distilled, "recovered": _share(plain - distilled, plain - teacher)}
+
+
+def _without_3(arrays: Arrays) -> Metrics:
+    return {"errors": _errors(arrays, "without 3"), "errors_on_3": _errors_inside(arrays, "without 3")}
+
+
+def _without_3_shifted(arrays: Arrays) -> Metrics:
+    net = "without 3, label-free shift"
+    found = {"errors_label_free": _errors(arrays, net), "errors_on_3_label_free": _errors_inside(arrays, net)}
+    if "without 3, best shift.right" in arrays:
+        best, same = "without 3, best shift", "without 3, the paper's shift"
+        threes = int(arrays[f"{best}.cases on it"])
+        found |= {"errors": _errors(arrays, best), "errors_on_3": _errors_inside(arrays, best)}
+        found |= {"right_on_3": 1 - found["errors_on_3"] / threes, "errors_at_paper_shift": _errors(arrays, same)}
+        found["errors_on_3_at_paper_shift"] = _errors_inside(arrays, same)
     return found
 
 
-def _by_temperature(errors: Mapping[str, np.ndarray]) -> dict[int, dict[float, np.ndarray]]:
-    """Errors [seeds] of the students of each width, in units, and temperature."""
+def _only_78_shifted(arrays: Arrays) -> Metrics:
+    found = {"error_rate_label_free": _error_share(arrays, "only 7 and 8, label-free shift")}
+    if "only 7 and 8, best shift.right" in arrays:
+        found["error_rate"] = _error_share(arrays, "only 7 and 8, best shift")
+        found["error_rate_at_paper_shift"] = _error_share(arrays, "only 7 and 8, the paper's shift")
+    return found
+
+
+def _by_temperature(arrays: Arrays) -> dict[int, dict[float, np.ndarray]]:
+    """Errors [seeds] of the students of each width, in units, and temperature; the widest first."""
     found: dict[int, dict[float, np.ndarray]] = {}
-    for name, counts in errors.items():
-        if name.startswith("units "):
-            units, temperature = name.removeprefix("units ").split(", T ")
-            found.setdefault(int(units), {})[float(temperature)] = counts
-    return found
+    for name in arrays:
+        if name.startswith("units ") and name.endswith(".right"):
+            net = name.removesuffix(".right")
+            units, temperature = net.removeprefix("units ").split(", T ")
+            found.setdefault(int(units), {})[float(temperature)] = _errors(arrays, net)
+    if not found:
+        raise KeyError("units")
+    return dict(sorted(found.items(), reverse=True))
 
 
-def wide_temperatures(tables: list[Mapping[float, np.ndarray]]) -> dict[str, Any]:
+def wide_temperatures(tables: list[Mapping[float, np.ndarray]]) -> Metrics:
     """How alike the temperatures above 8 are, for the width where they are least.
 
     tables: errors [seeds] by temperature, one a width.
@@ -103,7 +126,7 @@ def wide_temperatures(tables: list[Mapping[float, np.ndarray]]) -> dict[str, Any
     return found
 
 
-def narrow_temperatures(table: Mapping[float, np.ndarray]) -> dict[str, Any]:
+def narrow_temperatures(table: Mapping[float, np.ndarray]) -> Metrics:
     """What temperatures from 2.5 to 4 save against higher and lower ones, and against their neighbours.
 
     table: errors [seeds] by temperature.
@@ -140,35 +163,40 @@ def _metric(arrays: Arrays) -> str:
     return "word_error_rate" if arrays["frames"] > 100_000 else "phone_error_rate"
 
 
-def ensemble(arrays: Arrays) -> Figures:
-    """Chapter 3: one net, ten, and the distilled one."""
+def _baseline(arrays: Arrays) -> Metrics:
+    one, (ten,) = _frames(arrays, "baseline"), _frames(arrays, "ensemble")
+    return {"frame_accuracy": one, "gain_of_ensemble": ten - one, _metric(arrays): _error_rate(arrays, "baseline")}
+
+
+def _ensemble(arrays: Arrays) -> Metrics:
+    one, (ten,) = _frames(arrays, "baseline"), _frames(arrays, "ensemble")
+    rate = _error_rate(arrays, "ensemble")[0]
+    return {"frame_accuracy": ten, "relative_gain": (ten - one) / one, _metric(arrays): rate}
+
+
+def _student(arrays: Arrays) -> Metrics:
+    one, student = _frames(arrays, "baseline"), _frames(arrays, "distilled")
+    rate = _error_rate(arrays, "distilled")
+    return {"frame_accuracy": student, "relative_gain": (student - one) / one, _metric(arrays): rate}
+
+
+def _recovered(arrays: Arrays) -> Metrics:
     one, (ten,), student = (_frames(arrays, name) for name in ("baseline", "ensemble", "distilled"))
-    rate = {name: _error_rate(arrays, name) for name in ("baseline", "ensemble", "distilled")}
-    metric = _metric(arrays)
-    return {
-        "speech.baseline": {"frame_accuracy": one, "gain_of_ensemble": ten - one, metric: rate["baseline"]},
-        "speech.ensemble": {"frame_accuracy": ten, "relative_gain": (ten - one) / one, metric: rate["ensemble"][0]},
-        "speech.distilled": {
-            "frame_accuracy": student,
-            "relative_gain": (student - one) / one,
-            metric: rate["distilled"],
-        },
-        "speech.recovered": {"recovered": _share(student - one, ten - one)},
-    }
+    return {"recovered": _share(student - one, ten - one)}
 
 
-def soft_targets(arrays: Arrays) -> Figures:
-    """Chapter 4: hard targets on everything and on little, soft ones on little."""
-    systems = {"soft.full": "all, hard", "soft.hard3": "little, hard", "soft.soft3": "little, soft"}
-    metric = _metric(arrays)
-    found = {
-        claim: {"frame_accuracy": _frames(arrays, name), metric: _error_rate(arrays, name)}
-        for claim, name in systems.items()
-    }
-    full, hard, soft = (found[claim]["frame_accuracy"] for claim in systems)
-    found["soft.full"]["gain_over_hard3"] = full - hard
-    found["soft.soft3"]["recovered"] = _share(soft - hard, full - hard)
-    return found
+def _decoded(arrays: Arrays, system: str) -> Metrics:
+    return {"frame_accuracy": _frames(arrays, system), _metric(arrays): _error_rate(arrays, system)}
+
+
+def _full(arrays: Arrays) -> Metrics:
+    gain = _frames(arrays, "all, hard") - _frames(arrays, "little, hard")
+    return _decoded(arrays, "all, hard") | {"gain_over_hard3": gain}
+
+
+def _soft3(arrays: Arrays) -> Metrics:
+    full, hard, soft = (_frames(arrays, name) for name in ("all, hard", "little, hard", "little, soft"))
+    return _decoded(arrays, "little, soft") | {"recovered": _share(soft - hard, full - hard)}
 
 
 # --- Sections 5 and 8 ---------------------------------------------------------------------------------------------
@@ -180,40 +208,44 @@ def _accuracy(arrays: Arrays, system: str) -> np.ndarray:
     return right(arrays, f"{system}.right", TINY_IMAGENET_CASES) / TINY_IMAGENET_CASES
 
 
-def specialists(arrays: Arrays) -> Figures:
-    """Chapter 5: the generalist alone and with its specialists."""
+def _table3(arrays: Arrays) -> Metrics:
     alone, together = _accuracy(arrays, "generalist"), _accuracy(arrays, "+ specialists")
-    gain = {"relative_gain": (together - alone) / alone}
-    return {"specialists.table3": {"accuracy": together, "accuracy_of_generalist": alone, **gain}}
+    gain = (together - alone) / alone
+    return {"accuracy": together, "accuracy_of_generalist": alone, "relative_gain": gain}
 
 
-def distilled_back(arrays: Arrays) -> Figures:
-    """Chapter 7: the students of a generalist with its specialists, and the controls."""
-    names = (
-        "generalist",
-        "generalist + specialists",
-        "student of both",
-        "student of the generalist",
-        "trained on, labels only",
-    )
-    alone, committee, both, itself, labels = (_accuracy(arrays, name) for name in names)
+def _distilled_back(arrays: Arrays) -> Metrics:
+    students = ("student of both", "student of the generalist", "trained on, labels only")
+    alone, committee = _accuracy(arrays, "generalist"), _accuracy(arrays, "generalist + specialists")
+    both, itself, labels = (_accuracy(arrays, name) for name in students)
     gain = committee - alone
     return {
-        "beyond.distil_back": {
-            "recovered": _share(both - alone, gain),
-            "recovered_by_self_distillation": _share(itself - alone, gain),
-            "recovered_by_labels": _share(labels - alone, gain),
-            "gain_over_labels": both - labels,
-            "gain_of_committee_over_labels": committee - labels,
-            "accuracy": both,
-        }
+        "recovered": _share(both - alone, gain),
+        "recovered_by_self_distillation": _share(itself - alone, gain),
+        "recovered_by_labels": _share(labels - alone, gain),
+        "gain_over_labels": both - labels,
+        "gain_of_committee_over_labels": committee - labels,
+        "accuracy": both,
     }
 
 
-WAYS: dict[str, Callable[[Arrays], Figures]] = {
-    "02-mnist": mnist,
-    "03-acoustic-ensemble": ensemble,
-    "04-soft-targets": soft_targets,
-    "05-specialists": specialists,
-    "07-distil-back": distilled_back,
+WAYS: dict[str, Callable[[Arrays], Metrics]] = {
+    "mnist.teacher": lambda arrays: {"errors": _errors(arrays, "teacher")},
+    "mnist.plain": lambda arrays: {"errors": _errors(arrays, "plain")},
+    "mnist.distilled": _distilled,
+    "mnist.temperature.wide": lambda arrays: wide_temperatures(list(_by_temperature(arrays).values())[:-1]),
+    "mnist.temperature.narrow": lambda arrays: narrow_temperatures(list(_by_temperature(arrays).values())[-1]),
+    "mnist.omit3": _without_3,
+    "mnist.omit3.bias": _without_3_shifted,
+    "mnist.only78": lambda arrays: {"error_rate": _error_share(arrays, "only 7 and 8")},
+    "mnist.only78.bias": _only_78_shifted,
+    "speech.baseline": _baseline,
+    "speech.ensemble": _ensemble,
+    "speech.distilled": _student,
+    "speech.recovered": _recovered,
+    "soft.full": _full,
+    "soft.hard3": lambda arrays: _decoded(arrays, "little, hard"),
+    "soft.soft3": _soft3,
+    "specialists.table3": _table3,
+    "beyond.distil_back": _distilled_back,
 }

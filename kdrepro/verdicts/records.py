@@ -172,6 +172,22 @@ def _plain(value: Any) -> float | int:
     return value if isinstance(value, int) else float(f"{value:.8g}")
 
 
+def uncommitted(*files: Path) -> list[str]:
+    """Which of these files or folders' files have changes that are not committed; none where there is no repository."""
+    lines = _git("status", "--porcelain", "--", *map(str, files)).splitlines()
+    return [line.split(maxsplit=1)[-1] for line in lines]
+
+
+def merge_confirmed(record: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:
+    """A published record with the claims of a run of fresh seeds as `confirm`: seeds, origin, figures, verdict."""
+    about = {"seeds": seeds_of(fresh), "git": fresh["provenance"]["git"], "date": fresh["provenance"]["date"]}
+    claims = dict(record["claims"])
+    for claim_id, entry in fresh["claims"].items():
+        if claim_id in claims:
+            claims[claim_id] = {**claims[claim_id], "confirm": about | entry}
+    return {**record, "claims": claims}
+
+
 def _git(*arguments: str) -> str:
     try:
         done = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, timeout=10)

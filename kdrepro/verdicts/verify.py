@@ -15,6 +15,7 @@ from kdrepro.verdicts import claims, recompute, records, stats
 from kdrepro.verdicts.claims import Claim
 
 SUMS = "SHA256SUMS"
+CONFIRM = "confirm: "  # before the names of the arrays of the seeds that confirm
 ROUNDING = 1e-6  # of a figure: records hold eight digits
 
 
@@ -45,7 +46,7 @@ def verify(folder: Path) -> Report:
                 name = f"{path.name}, {claim_id}{part}"
                 report.wrong += _summaries(name, one)
                 report.wrong += _verdict(name, one, described.get(claim_id), record["data"]["name"])
-        _from_predictions(report, path, record, described)
+        _from_predictions(report, path, record)
     return report
 
 
@@ -81,10 +82,15 @@ def sums(folder: Path) -> str:
 def _changed(folder: Path) -> Iterator[str]:
     """A sentence for each file that is not what was published."""
     path = folder / SUMS
-    published = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
-    there = set(sums(folder).splitlines())
-    for line in sorted(published ^ there, key=lambda line: line.split()[-1]):
-        yield f"{line.split()[-1]}: {'changed or new' if line in there else 'changed or gone'} since {SUMS} was made."
+    published, there = map(_by_name, (path.read_text(encoding="utf-8") if path.exists() else "", sums(folder)))
+    for name in sorted(published.keys() | there.keys()):
+        if published.get(name) != there.get(name):
+            what = "has changed" if name in published and name in there else "is new" if name in there else "is gone"
+            yield f"{name} {what} since {SUMS} was made."
+
+
+def _by_name(sums: str) -> dict[str, str]:
+    return {name: digest for digest, name in (line.split("  ", 1) for line in sums.splitlines())}
 
 
 def _summaries(name: str, entry: Mapping[str, Any]) -> Iterator[str]:
@@ -108,21 +114,26 @@ def _verdict(name: str, entry: Mapping[str, Any], claim: Claim | None, data: str
         yield f"{name}: the verdict is {entry['verdict']!r}, but the rule gives {verdict!r}."
 
 
-def _from_predictions(report: Report, path: Path, record: Mapping[str, Any], described: Mapping[str, Claim]) -> None:
+def _from_predictions(report: Report, path: Path, record: Mapping[str, Any]) -> None:
     """Compare a record's figures with those that its predictions give, and note what they do not give."""
-    figures = recompute.figures(record, recompute.load(path))
+    arrays = recompute.load(path)
+    of_confirm = {name.removeprefix(CONFIRM): a for name, a in arrays.items() if name.startswith(CONFIRM)}
+    again, confirmed = recompute.figures(record, arrays), recompute.figures(record, of_confirm)
     for claim_id, entry in record["claims"].items():
-        again = figures.get(claim_id, {})
-        for metric, found in {**entry["metrics"], **entry.get("pooled", {})}.items():
-            if metric not in again:
-                report.unsupported.append(f"{path.stem}, {claim_id}: {metric}")
-                continue
-            report.checked += 1
-            expected = np.atleast_1d(again[metric])
-            if len(expected) != len(np.atleast_1d(found)) or not all(map(_same, expected, np.atleast_1d(found))):
-                report.wrong.append(
-                    f"{path.name}, {claim_id}: {metric} is {found}, but the predictions give {_short(expected)}."
-                )
+        _compare(report, f"{path.stem}, {claim_id}", entry, again.get(claim_id, {}))
+        if "confirm" in entry:
+            _compare(report, f"{path.stem}, {claim_id} (confirm)", entry["confirm"], confirmed.get(claim_id, {}))
+
+
+def _compare(report: Report, name: str, entry: Mapping[str, Any], again: Mapping[str, Any]) -> None:
+    for metric, found in {**entry["metrics"], **entry.get("pooled", {})}.items():
+        if metric not in again:
+            report.unsupported.append(f"{name}: {metric}")
+            continue
+        report.checked += 1
+        expected, found = np.atleast_1d(again[metric]), np.atleast_1d(found)
+        if len(expected) != len(found) or not all(map(_same, expected, found)):
+            report.wrong.append(f"{name}: {metric} is {_short(found)}, but the predictions give {_short(expected)}.")
 
 
 def _same(expected: float, found: float | None) -> bool:

@@ -14,7 +14,7 @@ import yaml
 
 from kdrepro import data, paths
 from kdrepro.chapters import presets
-from kdrepro.publishing import book
+from kdrepro.publishing import book, tables
 from kdrepro.verdicts import claims, records
 
 PARAMETERS = {"preset": "smoke", "seeds": None, "first_seed": 0, "device": "cpu", "data_root": None}
@@ -163,8 +163,8 @@ def test_generated_parts_are_those_of_the_records():
     readme = paths.README.read_text()
     table = readme.split(book.TABLE_START)[1].split(book.TABLE_END)[0].strip()
     found = records.read_all()
-    assert table == book.verdict_tables(found, link=False)
-    assert (paths.BOOK / "verdicts.md").read_text().strip() == book.verdict_tables(found, link=True)
+    assert table == tables.verdict_tables(found, link=False)
+    assert (paths.BOOK / "verdicts.md").read_text().strip() == tables.verdict_tables(found, link=True)
     assert (paths.BOOK / "run-times.md").read_text().strip() == book._run_times(found, paths.PUBLISHED)
 
 

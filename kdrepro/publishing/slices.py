@@ -1,0 +1,199 @@
+"""What one claim needs of its chapter: a notebook of those statements alone that its `run.claim` depends on.
+
+A backward slice over the notebook's top-level statements: one is kept if it binds or changes a name that is still
+needed, and then the names that it reads are needed too. So a claim trains its own networks and no others.
+"""
+
+import ast
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import nbformat
+
+from kdrepro.errors import InputError
+
+CHANGING = {"append", "extend", "insert", "update", "add", "setdefault", "pop", "remove", "sort", "clear"}  # methods
+KEEPERS = {"publish_predictions", "publish_scores"}  # of an experiment: kept where all that they read is there
+IGNORED = {"run", "chapter"}  # every statement asks the experiment for something; that changes no other's answer
+
+
+@dataclass(frozen=True)
+class _Statement:
+    """cell: its number. source, reads, binds (names), changes (names whose object it may change)."""
+
+    cell: int
+    node: ast.stmt
+    source: str
+    reads: frozenset[str]
+    binds: frozenset[str]
+    changes: frozenset[str]
+
+    @property
+    def whole(self) -> bool:
+        """Whether it binds its names whatever happens, so that what they were before is not needed."""
+        return not isinstance(self.node, ast.For | ast.If | ast.While | ast.Try | ast.AugAssign)
+
+
+def of_claim(notebook: nbformat.NotebookNode, claim_id: str, into: str) -> nbformat.NotebookNode:
+    """A copy of a chapter's source with the parameters, and of all else what the claim needs.
+
+    into: the folder of the preset's runs that the record is put into. Raises InputError when no cell of the chapter
+    makes this claim.
+    """
+    statements = [s for i, cell in enumerate(notebook.cells) if _is_code(cell) for s in _statements(i, cell.source)]
+    kept = _needed(statements, claim_id)
+    if not kept:
+        raise InputError(f"No cell of this chapter measures {claim_id}.")
+    last = next(s for s in reversed(statements) if _calls(s.node, {"finish"}))
+    kept.append(_Statement(last.cell, last.node, last.source, last.reads, last.binds, last.changes))
+    by_cell: dict[int, list[str]] = {}
+    for statement in kept:
+        by_cell.setdefault(statement.cell, []).append(_started_into(statement, into))
+    found = copy.deepcopy(notebook)
+    found.cells = [cell for i, cell in enumerate(found.cells) if i in by_cell or _has_parameters(cell)]
+    sources = iter(by_cell.values())
+    for cell in found.cells:
+        if not _has_parameters(cell):
+            cell.source = "\n".join(next(sources))
+            cell.outputs, cell.execution_count = [], None
+    return found
+
+
+def whole_into(notebook: nbformat.NotebookNode, into: str) -> nbformat.NotebookNode:
+    """A copy of a chapter's source whose record is put into a folder of the preset's runs."""
+    found = copy.deepcopy(notebook)
+    for i, cell in enumerate(found.cells):
+        if _is_code(cell):
+            cell.source = "\n".join(_started_into(s, into) for s in _statements(i, cell.source))
+    return found
+
+
+def _needed(statements: list[_Statement], claim_id: str) -> list[_Statement]:
+    """Those that the claim depends on, in their order, and those that publish what it is made of."""
+    targets = [i for i, s in enumerate(statements) if _makes(s.node, claim_id)]
+    if not targets:
+        return []
+    chosen, needed = set(targets), {name for i in targets for name in statements[i].reads}
+    for i in range(max(targets) - 1, -1, -1):
+        one = statements[i]
+        if i in chosen or one.binds & needed or (one.changes - IGNORED) & needed:
+            chosen.add(i)
+            needed = (needed - one.binds if one.whole else needed) | one.reads
+    there = {name for i in chosen for name in statements[i].binds}
+    bound = {name for s in statements for name in s.binds}
+    for i, one in enumerate(statements):
+        if i < max(targets) + 8 and _calls(one.node, KEEPERS) and one.reads & bound <= there and i > min(chosen):
+            chosen.add(i)
+    return [statements[i] for i in sorted(chosen)]
+
+
+def _statements(cell: int, source: str) -> Iterable[_Statement]:
+    """A cell's top-level statements; what IPython alone understands is left out."""
+    lines = [line for line in source.split("\n") if not line.lstrip().startswith(("%", "!"))]
+    code = "\n".join(lines)
+    for node in ast.parse(code).body:
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+        yield _Statement(
+            cell,
+            node,
+            "\n".join(lines[first - 1 : node.end_lineno]),
+            frozenset(_reads([node], set())),
+            frozenset(_bound(node)),
+            frozenset(_changed(node)),
+        )
+
+
+def _reads(body: Iterable[ast.stmt], bound: set[str]) -> set[str]:
+    """The names that statements take from those before them; `bound`, those bound until here, grows on the way."""
+    found: set[str] = set()
+    for node in body:
+        if isinstance(node, ast.FunctionDef):
+            inside = {a.arg for a in ast.walk(node) if isinstance(a, ast.arg)} | _stored(node)
+            found |= {n for child in node.body for n in _loaded(child)} - inside - bound
+            found |= {n for child in (node.args, *node.decorator_list) for n in _loaded(child)} - inside - bound
+        elif isinstance(node, ast.For | ast.While | ast.If | ast.With):
+            heads = [node.iter] if isinstance(node, ast.For) else getattr(node, "items", None) or [node.test]
+            found |= {n for head in heads for n in _loaded(head)} - bound
+            bound |= _stored(node.target) if isinstance(node, ast.For) else {n for h in heads for n in _stored(h)}
+            found |= _reads([*node.body, *getattr(node, "orelse", [])], bound)
+        else:
+            found |= _loaded(node) - bound
+        bound |= set(_bound(node))
+    return found
+
+
+def _loaded(node: ast.AST) -> set[str]:
+    """The names that are read in an expression, or a statement without statements in it, but for its own variables."""
+    if isinstance(node, ast.Name):
+        return {node.id} if isinstance(node.ctx, ast.Load) else set()
+    found = {n for child in ast.iter_child_nodes(node) for n in _loaded(child)}
+    if isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+        return found - {n for generator in node.generators for n in _stored(generator.target)}
+    return found - {a.arg for a in node.args.args} if isinstance(node, ast.Lambda) else found
+
+
+def _stored(node: ast.AST) -> set[str]:
+    """The names that are bound in a node; not the variables of comprehensions."""
+    inner = {n for c in ast.walk(node) if isinstance(c, ast.comprehension) for n in _stored(c.target)}
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)} - inner
+
+
+def _bound(node: ast.stmt) -> Iterable[str]:
+    """The names that a top-level statement binds for those after it."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        yield node.name
+    elif isinstance(node, ast.Import | ast.ImportFrom):
+        yield from ((alias.asname or alias.name).partition(".")[0] for alias in node.names)
+    else:
+        yield from _stored(node)
+
+
+def _changed(node: ast.stmt) -> Iterable[str]:
+    """The names whose objects a statement changes: x.append(...), x[...] = ..., x.y = ..."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in CHANGING:
+            yield from _root(part.func.value)
+        elif isinstance(part, ast.Subscript | ast.Attribute) and isinstance(part.ctx, ast.Store):
+            yield from _root(part.value)
+
+
+def _root(node: ast.AST) -> Iterable[str]:
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    if isinstance(node, ast.Name):
+        yield node.id
+
+
+def _makes(node: ast.stmt, claim_id: str) -> bool:
+    """Whether a statement records this claim."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr == "claim":
+            first = part.args[0] if part.args else None
+            if isinstance(first, ast.Constant) and first.value == claim_id:
+                return True
+    return False
+
+
+def _calls(node: ast.stmt, methods: Iterable[str]) -> bool:
+    parts = (p for p in ast.walk(node) if isinstance(p, ast.Call) and isinstance(p.func, ast.Attribute))
+    return any(part.func.attr in methods for part in parts)
+
+
+def _started_into(statement: _Statement, into: str) -> str:
+    """Its source, in which `chapters.start(...)` is told where the record goes."""
+    node = copy.deepcopy(statement.node)
+    calls = [c for c in ast.walk(node) if isinstance(c, ast.Call) and ast.unparse(c.func) == "chapters.start"]
+    if not calls:
+        return statement.source
+    calls[0].keywords.append(ast.keyword("into", ast.Constant(into)))
+    return ast.unparse(node)
+
+
+def _is_code(cell: Any) -> bool:
+    return cell.cell_type == "code" and not _has_parameters(cell)
+
+
+def _has_parameters(cell: Any) -> bool:
+    return "parameters" in cell.metadata.get("tags", [])

@@ -1,0 +1,73 @@
+"""The tables of verdicts that the README, the index and the page on their making show, from claims and records."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from kdrepro.verdicts import claims
+from kdrepro.verdicts.claims import Claim
+
+
+def verdict_tables(results: Sequence[dict[str, Any]], link: bool) -> str:
+    """The verdict table in Markdown, first what has been decided, then what is still to come.
+
+    link: refer each claim to its figure in the book.
+    """
+    described = claims.load()
+    rows = claims.verdict_rows(described.values(), results)
+    decided = [row for row in rows if row["verdict"] != "not run"]
+    waiting = [row for row in rows if row["verdict"] == "not run"]
+    lines = [claims.tally(described.values(), results), ""] if decided else []
+    if decided:
+        lines += [
+            "| verdict | claim | paper | ours: mean [95 % over seeds] | control | § |",
+            "|---|---|---|---|---|---|",
+        ]
+    for row in decided:
+        figure = described[row["claim"]].figure
+        name = f"{{ref}}`{row['claim']} <{figure}>`" if link and figure else f"`{row['claim']}`"
+        ours = f"{row['metric']} {row['ours']} ({row['data']})"
+        verdict = f"**{row['verdict']}**" + row["marked"].removeprefix(row["verdict"]).replace(
+            " †", "\N{NO-BREAK SPACE}†"
+        )
+        cells = (verdict, f"{name}: {row['statement']}", row["paper"], ours, row["control"] or "–", row["section"])
+        lines.append(f"| {' | '.join(cells)} |")
+    if any(described[row["claim"]].amended for row in decided):
+        page = "{doc}`how-verdicts`" if link else "[how the verdicts were made](book/how-verdicts.md)"
+        lines += ["", f"† Rule, recipe, data or teacher was changed when a result was known: {page}."]
+    if decided and waiting:
+        lines += ["", "Not decided by a published run yet:", ""]
+    if waiting:
+        lines += ["| verdict | claim | paper | § |", "|---|---|---|---|"]
+    for row in waiting:
+        paper = "–" if row["paper"] == "–" else f"{row['metric']} {row['paper']}"
+        lines.append(f"| {row['verdict']} | `{row['claim']}`: {row['statement']} | {paper} | {row['section']} |")
+    return "\n".join(lines)
+
+
+def history(results: Sequence[dict[str, Any]]) -> str:
+    """What was changed of each claim when a result was known, in Markdown: the rules in a table, then all else."""
+    described = claims.load()
+    now = {entry["claim"]: entry for entry in claims.verdict_entries(described.values(), results)}
+    rules = ["| claim | rule before | verdict before | rule now | why | verdict now |", "|---|---|---|---|---|---|"]
+    others = ["| claim | when | changed | tried before | then |", "|---|---|---|---|---|"]
+    for claim in described.values():
+        for change in claim.amended:
+            if change.rule:
+                cells = (f"`{claim.id}`", change.rule, change.verdict, _rule(claim), change.then)
+                rules.append(f"| {' | '.join(cells)} | **{now[claim.id]['verdict']}** |")
+            else:
+                others.append(f"| `{claim.id}` | {change.when} | {change.changed} | {change.tried} | {change.then} |")
+    stand = [f"- `{claim.id}`, {claim.defence}." for claim in described.values() if claim.defence]
+    built = [f"- `{c.id}`, {c.by_construction}." for c in described.values() if c.by_construction]
+    return "\n".join([
+        "## Rules that were written again", "", *rules, "",
+        "## Recipes, teachers and rules that were changed before", "", *others, "",
+        "## By construction", "", *built, "",
+        "## Verdicts that stand as they were", "", *stand,
+    ])  # fmt: skip
+
+
+def _rule(claim: Claim) -> str:
+    """A claim's rule in a line."""
+    lists = (("premise", claim.rule.premise), ("reproduced", claim.rule.reproduced), ("partly", claim.rule.partly))
+    return "; ".join(f"*{name}*: {', '.join(map(str, conditions))}" for name, conditions in lists if conditions)

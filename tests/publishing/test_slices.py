@@ -1,0 +1,163 @@
+"""What one claim needs of its chapter, and nothing else."""
+
+import ast
+import json
+
+import nbformat
+import pytest
+
+from kdrepro import paths
+from kdrepro.chapters import presets
+from kdrepro.errors import InputError
+from kdrepro.publishing import runner, slices
+from kdrepro.publishing.runner import Part
+from kdrepro.verdicts import claims, records
+
+
+def notebook(*sources):
+    cells = [nbformat.v4.new_code_cell("a = 1", metadata={"tags": ["parameters"]})]
+    return nbformat.v4.new_notebook(cells=cells + [nbformat.v4.new_code_cell(source) for source in sources])
+
+
+START = "from kdrepro import chapters\nrun = chapters.start('x', preset='smoke')\nsizes = run.sizes"
+END = "run.finish()\ndisplay.budget(run)"
+
+
+def sliced(*sources, claim="c"):
+    found = slices.of_claim(notebook(START, *sources, END), claim, "claims/c")
+    assert [cell.source for cell in found.cells[:2]] == ["a = 1", found.cells[1].source]
+    assert "into='claims/c'" in found.cells[1].source
+    assert found.cells[-1].source == "run.finish()"
+    return "\n".join(cell.source for cell in found.cells[2:-1])
+
+
+CASES = {
+    "only its own networks": (
+        ["teachers = run.train(1)\nplain = run.train(2)", "run.claim('d', teachers)\nrun.claim('c', plain)"],
+        "plain = run.train(2)\nrun.claim('c', plain)",
+    ),
+    "a name that is bound anew": (
+        ["plain = demonstration()", "plain = run.train(2)\nrun.claim('c', plain)"],
+        "plain = run.train(2)\nrun.claim('c', plain)",
+    ),
+    "what changes an object": (
+        [
+            "rows = []\nfor i in range(3):\n    rows.append(run.train(i))\nother = []\nother.append(1)",
+            "run.claim('c', rows)",
+        ],
+        "rows = []\nfor i in range(3):\n    rows.append(run.train(i))\nrun.claim('c', rows)",
+    ),
+    "an item that is set": (
+        ["d = {}\nd['x'] = run.train(1)\nrun.claim('c', d)"],
+        "d = {}\nd['x'] = run.train(1)\nrun.claim('c', d)",
+    ),
+    "what a function takes from outside": (
+        ["k = 3\ni = 7\ndef f(x):\n    i = x\n    return run.train(i + k)\nnet = f(1)\nrun.claim('c', net)"],
+        "k = 3\ndef f(x):\n    i = x\n    return run.train(i + k)\nnet = f(1)\nrun.claim('c', net)",
+    ),
+    "variables of comprehensions": (
+        ["n = 5\nnets = [run.train(n) for n in range(2)]\nrun.claim('c', nets)"],
+        "nets = [run.train(n) for n in range(2)]\nrun.claim('c', nets)",
+    ),
+    "publications of its own nets": (
+        [
+            "p = run.train(1)\nq = run.train(2)\nrun.claim('c', p)",
+            "run.publish_predictions('p', p)\nrun.publish_predictions('q', q)",
+        ],
+        "p = run.train(1)\nrun.claim('c', p)\nrun.publish_predictions('p', p)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("sources", "expected"), CASES.values(), ids=CASES)
+def test_a_slice_holds_what_the_claim_depends_on(sources, expected):
+    assert sliced(*sources) == expected
+
+
+def test_a_claim_that_no_cell_makes():
+    with pytest.raises(InputError, match="No cell of this chapter measures e"):
+        sliced("run.claim('c', 1)", claim="e")
+
+
+def measured(chapter):
+    """The claims that a chapter's source measures."""
+    text = (paths.NOTEBOOKS / f"{chapter}.ipynb").read_text()
+    return [c for c in claims.load().values() if c.chapter == chapter and f'\\"{c.id}\\"' in text]
+
+
+@pytest.mark.parametrize("chapter", presets.CHAPTERS)
+def test_every_claims_slice_is_a_small_part_that_reads_no_name_that_it_lacks(chapter):
+    source = nbformat.read(paths.NOTEBOOKS / f"{chapter}.ipynb", 4)
+    whole = sum(len(cell.source) for cell in source.cells if cell.cell_type == "code")
+    for claim in measured(chapter):
+        found = slices.of_claim(source, claim.id, "claims/x")
+        code = "\n".join(cell.source for cell in found.cells)
+        bound = {name for node in ast.parse(code).body for name in slices._bound(node)}
+        missing = slices._reads(ast.parse(code).body, set()) - bound - set(dir(__builtins__)) - set(__builtins__)
+        assert not missing, (claim.id, missing)
+        assert len(code) < 0.6 * whole
+
+
+def test_a_plain_net_is_decided_without_teachers():
+    source = nbformat.read(paths.NOTEBOOKS / "02-mnist.ipynb", 4)
+    code = "\n".join(cell.source for cell in slices.of_claim(source, "mnist.plain", "claims/x").cells)
+    assert "teacher" not in code
+    assert 'publish_predictions("plain", plain)' in code
+
+
+# --- run -------------------------------------------------------------------------------------------------------
+
+
+def asked(first_seed=0):
+    return {"preset": "smoke", "seeds": 1, "first_seed": first_seed, "device": "cpu", "data_root": None}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chapter", presets.CHAPTERS)
+def test_a_part_gives_what_the_whole_gives(chapter, tmp_path, monkeypatch):
+    """Each claim of a chapter, with the store that the whole has filled."""
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
+    whole = runner.run(chapter, asked()).parent.parent / "results"
+    for claim in measured(chapter):
+        part = runner.run(chapter, asked(), Part(claim.id)).parent.parent / "results"
+        assert part.parent == tmp_path / "smoke" / "claims" / claim.id
+        one, other = (records.claim_by_data(claim.id, chapter, folder) for folder in (whole, part))
+        assert other.keys() == one.keys()
+        for data in one:
+            drop = {"seconds"}
+            assert {k: v for k, v in other[data].items() if k not in drop} == {
+                k: v for k, v in one[data].items() if k not in drop
+            }
+
+
+def test_fresh_seeds_confirm_in_a_folder_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
+    output = runner.run("02-mnist", asked(10), Part("mnist.plain", confirm=True))
+    assert output == tmp_path / "smoke/confirm/mnist.plain/notebooks/02-mnist.ipynb"
+    record = records.read(output.parent.parent / "results" / "02-mnist.json")
+    assert record["claims"].keys() == {"mnist.plain"}
+    assert claims.seeds_of(record) == [10]
+    text = (tmp_path / "smoke" / "logs" / "02-mnist.log").read_text()
+    assert "plain seed 10: trained" in text
+    assert "teacher" not in text
+
+
+def test_a_confirmation_needs_what_was_frozen_and_happens_once(monkeypatch):
+    monkeypatch.setattr(records, "uncommitted", lambda *files: [])
+    runner.check_frozen("full", "01-dark-knowledge", "theory.means")
+    published = records.read(paths.RESULTS / "02-mnist.json")
+    entry = published["claims"]["mnist.teacher"]
+    fresh = {**published, "claims": {"mnist.teacher": entry}}
+    fresh["provenance"] = json.loads(json.dumps(published["provenance"]))
+    fresh["provenance"]["config"]["seeds"] = [10, 11]
+    merged = records.merge_confirmed(published, fresh)
+    assert merged["claims"]["mnist.teacher"]["confirm"]["seeds"] == [10, 11]
+    assert merged["claims"]["mnist.teacher"]["confirm"]["metrics"] == entry["metrics"]
+    assert "confirm" not in published["claims"]["mnist.teacher"]
+    monkeypatch.setattr(records, "read", lambda path: merged)
+    with pytest.raises(InputError, match=r"mnist\.teacher was confirmed with seeds \[10, 11\] already"):
+        runner.check_frozen("full", "02-mnist", "mnist.teacher")
+    monkeypatch.setattr(records, "uncommitted", lambda *files: ["book/claims.yaml"])
+    with pytest.raises(InputError, match=r"book/claims\.yaml has changes that are not committed"):
+        runner.check_frozen("full", "02-mnist", "mnist.teacher")
+    runner.check_frozen("smoke", "02-mnist", "mnist.teacher")
