@@ -3,7 +3,7 @@
 import json
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,6 +112,33 @@ def run(
             runner.check_frozen(preset, name, "")
         output = _run_shown(name, asked, quiet, runner.Part(confirm=confirm))
         print(f"{name}: {output}")
+
+
+@app.command()
+def tune(
+    chapter: Annotated[str, typer.Argument(help="A chapter's name or number.", autocompletion=_chapters)],
+    search: Annotated[str | None, typer.Option(help="One of its searches; all of them if not given.")] = None,
+    preset: PresetOption = "smoke",
+    device: DeviceOption = "cpu",
+    data_root: DataOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Run a chapter's searches for recipes, on training data alone, and print what they found."""
+    paths.need_book()
+    from kdrepro.chapters import presets, searches
+    from kdrepro.chapters.start import start_search
+
+    chapter = presets.check_chapter(chapter)
+    there = list(getattr(presets.load(preset).chapters[chapter], "searches", {}))
+    for name in [search] if search else there:
+        run = start_search(chapter, name, preset=preset, device=device, data_root=data_root)
+        rows = _shown(chapter, preset, quiet, lambda run=run, name=name: searches.search(run, name))
+        path = searches.write(run, name, rows)
+        table = searches.table({"rows": rows})
+        _print_table(_console(), list(table.columns), table.astype(str).to_numpy().tolist())
+        print(f"{name}: {path}")
+    if not there:
+        print(f"{chapter} has no searches at {preset}: notebooks/presets/{preset}.yaml would name them.")
 
 
 @app.command(name="claims")
@@ -333,19 +360,24 @@ def _fetch(name: str, root: Path) -> str:
 
 
 def _run_shown(chapter: str, asked: dict, quiet: bool, part: "Part") -> Path:
-    """Run a chapter while showing the end of its log: a status line on a terminal, else finished networks."""
+    """Run a chapter while showing the end of its log."""
     from kdrepro.publishing import runner
 
+    output = _shown(chapter, asked["preset"], quiet, lambda: runner.run(chapter, asked, part))
+    if not part.into and output != paths.runs(asked["preset"]) / "notebooks" / output.name:
+        print(
+            f"kdrepro: The record of other seeds that was there stays; this run's is in {output.parent.parent}.",
+            file=sys.stderr,
+        )
+    return output
+
+
+def _shown(chapter: str, preset: str, quiet: bool, work: Callable[[], Any]) -> Any:
+    """Do what writes a chapter's log while showing its end: a status line on a terminal, else finished networks."""
     try:
-        output = runner.run(chapter, asked, part) if quiet else _run_with_status(chapter, asked, part)
-        if not part.into and output != paths.runs(asked["preset"]) / "notebooks" / output.name:
-            print(
-                f"kdrepro: The record of other seeds that was there stays; this run's is in {output.parent.parent}.",
-                file=sys.stderr,
-            )
-        return output
+        return work() if quiet else _with_status(chapter, preset, work)
     except KeyboardInterrupt:
-        print(f"kdrepro: {_kept(chapter, asked['preset'])}", file=sys.stderr)
+        print(f"kdrepro: {_kept(chapter, preset)}", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
@@ -359,11 +391,11 @@ def _kept(chapter: str, preset: str) -> str:
     )
 
 
-def _run_with_status(chapter: str, asked: dict, part: "Part") -> Path:
+def _with_status(chapter: str, preset: str, work: Callable[[], Any]) -> Any:
     from kdrepro.publishing import runner
 
     console, done = _console(stderr=True), threading.Event()
-    log = runner.Log(chapter, asked["preset"])
+    log = runner.Log(chapter, preset)
     with console.status(f"{chapter}: starting") as status:
 
         def show() -> None:
@@ -379,7 +411,7 @@ def _run_with_status(chapter: str, asked: dict, part: "Part") -> Path:
         watcher = threading.Thread(target=show, daemon=True)
         watcher.start()
         try:
-            return runner.run(chapter, asked, part)
+            return work()
         finally:
             done.set()
             watcher.join()

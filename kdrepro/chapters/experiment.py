@@ -104,7 +104,7 @@ class Experiment:
                     "preset": self.preset.name,
                     "seeds": self.seeds,
                     "minutes": self.sizes.minutes,
-                    "sizes": self.sizes.model_dump(),
+                    "sizes": self.sizes.model_dump(exclude={"searches"}),
                 },
             ),
         }

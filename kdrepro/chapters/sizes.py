@@ -48,12 +48,13 @@ class Training(Sizes):
     curve: int = Field(0, ge=0)  # note test errors every so many epochs; never used to choose anything
 
     def but(self, *, hidden: list[int] | None = None, **changes: Any) -> "Training":
-        """A copy with some fields replaced; `hidden`, and fields of the recipe, may be named directly."""
+        """A copy with some fields replaced; those of the network and of the recipe may be named directly."""
         merged = self.model_dump()
         if hidden is not None:
             merged["network"]["hidden"] = hidden
         for name, value in changes.items():
-            (merged["recipe"] if name in Recipe.model_fields else merged)[name] = value
+            part = next((p for p in ("recipe", "network") if name in merged[p]), None)
+            (merged[part] if part else merged)[name] = value
         return type(self)(**merged)
 
     @model_validator(mode="after")
@@ -304,6 +305,18 @@ class Width(Sizes):
     learning_rate: float = Field(gt=0)
 
 
+class Search(Sizes):
+    """A search on training images alone: every student of every teacher, with the same seeds.
+
+    teachers, students: by name, what differs from the chapter's `teacher` and `distilled`.
+    """
+
+    held_out: int = Field(ge=1)  # training images in the place of the test set
+    seeds: int = Field(ge=1)  # of the students; a teacher has the first of them
+    teachers: dict[str, dict[str, Any]]
+    students: dict[str, dict[str, Any]]
+
+
 class Mnist(Sizes):
     """Chapter 2."""
 
@@ -320,3 +333,12 @@ class Mnist(Sizes):
     widths: list[Width]  # the narrowest last
     turn_seeds: int = Field(ge=1)  # of the students that each digit is left out for in turn
     kept_digits: list[list[Digit]]  # ever smaller transfer sets, the last one of 7s and 8s only
+    searches: dict[str, Search] = {}
+
+    @model_validator(mode="after")
+    def _searches_name_fields_of_plans(self) -> "Mnist":
+        for search in self.searches.values():
+            for plan, changes in ((self.teacher, search.teachers), (self.distilled, search.students)):
+                for change in changes.values():
+                    plan.but(**change)
+        return self

@@ -17,7 +17,7 @@ from kdrepro.chapters.images import ImageExperiment
 from kdrepro.chapters.presets import Preset
 from kdrepro.chapters.sizes import AcousticEnsemble, Specialised
 from kdrepro.chapters.speech import Folds, SpeechExperiment
-from kdrepro.errors import InputError
+from kdrepro.errors import InputError, nearest
 from kdrepro.files import remove_stale, try_folder
 from kdrepro.speech import espeak, timit
 from kdrepro.speech.corpus import Corpus
@@ -100,6 +100,25 @@ def start(
     run = kind(data=found.to(where), **common)
     run.log(f"{chapter} at {loaded.name}: {found.name}, seeds {run.seeds}, {where}")
     return run
+
+
+def start_search(chapter: str, name: str, *, preset: str, device: str = "cpu", data_root: str | None = None) -> Any:
+    """The experiment of one of a chapter's searches: held-out training images are in the place of its test images.
+
+    Returns an `ImageExperiment` that is never handed a test image. Raises InputError, before anything trains, when
+    something that was asked for is wrong, or the chapter has no such search.
+    """
+    chapter = presets.check_chapter(chapter)
+    searches = getattr(presets.load(preset).chapters[chapter], "searches", {})
+    if name not in searches:
+        there = f"{nearest(name, searches)}: it has {', '.join(searches)}" if searches else ": it has none"
+        raise InputError(f"{chapter} at {preset} has no search {name!r}{there}.")
+    chapter, loaded, seeds, where, found = check(chapter, preset, searches[name].seeds, 0, device, data_root)
+    if not searches[name].held_out < len(found.train_images):
+        raise InputError(f"The search {name} holds out {searches[name].held_out:,} images, all that there are.")
+    store = Store(paths.runs(loaded.name) / "store", warn=lambda line: print(line, file=sys.stderr))
+    data = found.with_validation(searches[name].held_out).to(where)
+    return ImageExperiment(chapter=chapter, preset=loaded, seeds=seeds, device=where, data=data, store=store)
 
 
 def check(

@@ -17,7 +17,7 @@ from kdrepro.chapters import presets
 from kdrepro.errors import InputError
 from kdrepro.files import atomic_write, try_folder
 from kdrepro.publishing.runner import strip_metadata
-from kdrepro.publishing.tables import history, verdict_tables
+from kdrepro.publishing.tables import history, search_tables, verdict_tables
 from kdrepro.verdicts import recompute, records
 from kdrepro.verdicts import verify as verdicts_verify
 from kdrepro.verdicts.verify import Report
@@ -65,10 +65,13 @@ def publish(preset: str) -> list[Path]:
         raise InputError("smoke is not published: its numbers are not comparable; run and publish full or paper.")
     ran = [chapter for chapter in presets.CHAPTERS if _has_run(preset, chapter)]
     fresh = sorted((paths.runs(preset) / "confirm").rglob("results/*.json"))
-    if not ran and not fresh:
+    if not ran and not fresh and not (paths.runs(preset) / "searches").exists():
         raise InputError(f"No chapter has been run at {preset}: `kdrepro run all --preset {preset}` first.")
     copied = _collect(preset, ran, paths.PUBLISHED, paths.RESULTS)
     copied += [found for path in fresh if (found := _confirm(path, paths.RESULTS))]
+    for path in sorted((paths.runs(preset) / "searches").glob("*.json")):
+        paths.SEARCHES.mkdir(parents=True, exist_ok=True)
+        copied.append(Path(shutil.copy(path, paths.SEARCHES / path.name)))
     refresh()
     return copied
 
@@ -192,6 +195,7 @@ def _generate(book: Path, results: Path, chapters: Path) -> None:
     found = records.read_all(results)
     atomic_write(book / "verdicts.md", (verdict_tables(found, link=True) + "\n").encode())
     atomic_write(book / "history.md", (history(found) + "\n").encode())
+    atomic_write(book / "searches.md", (search_tables() + "\n").encode())
     atomic_write(book / "run-times.md", (_run_times(found, chapters) + "\n").encode())
 
 

@@ -1,8 +1,11 @@
 """The tables of verdicts that the README, the index and the page on their making show, from claims and records."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
+from kdrepro import paths
+from kdrepro.chapters import searches
 from kdrepro.verdicts import claims
 from kdrepro.verdicts.claims import Claim
 
@@ -71,3 +74,19 @@ def _rule(claim: Claim) -> str:
     """A claim's rule in a line."""
     lists = (("premise", claim.rule.premise), ("reproduced", claim.rule.reproduced), ("partly", claim.rule.partly))
     return "; ".join(f"*{name}*: {', '.join(map(str, conditions))}" for name, conditions in lists if conditions)
+
+
+def search_tables() -> str:
+    """What the published searches found, a table each, in Markdown."""
+    parts = []
+    for path in sorted(paths.SEARCHES.glob("*.json")):
+        record = json.loads(path.read_bytes())
+        table = searches.table(record)
+        head = [f"| {' | '.join(table.columns)} |", f"|{'---|' * len(table.columns)}"]
+        rows = [f"| {' | '.join(map(str, row))} |" for row in table.to_numpy().tolist()]
+        about = (
+            f"**{record['search']}**, chapter {record['chapter']} at {record['preset']}: errors on "
+            f"{record['held_out']:,} training images that were held out ({record['provenance']['date']}, {record['provenance']['git']})."
+        )
+        parts.append("\n".join([about, "", *head, *rows]))
+    return "\n\n".join(parts) or "No search has been published yet."
