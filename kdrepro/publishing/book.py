@@ -24,6 +24,11 @@ from kdrepro.verdicts.verify import Report
 from kdrepro.verdicts.wording import duration, threads
 
 OLDER = " (older than its source)"  # said of a page on the status page
+OLDER_TAG = "older-than-its-source"
+OLDER_NOTE = """```{note}
+An earlier state of this chapter made this page: its verdicts are by the rules of that day, and some of its words were
+corrected since. The {ref}`table of verdicts <verdicts>` counts; {doc}`/book/how-verdicts` says what has changed.
+```"""
 TABLE_START, TABLE_END = "<!-- verdicts: generated -->", "<!-- end of verdicts -->"
 
 
@@ -196,13 +201,30 @@ def _generate(book: Path, results: Path, chapters: Path) -> None:
     atomic_write(book / "verdicts.md", (verdict_tables(found, link=True) + "\n").encode())
     atomic_write(book / "history.md", (history(found) + "\n").encode())
     atomic_write(book / "searches.md", (search_tables() + "\n").encode())
+    for page in sorted(chapters.glob("*.ipynb")):
+        _mark(page)
     atomic_write(book / "run-times.md", (_run_times(found, chapters) + "\n").encode())
+
+
+def _mark(page: Path) -> None:
+    """Say on a published page that is older than its source that it is, below its title."""
+    notebook = _read_notebook(page)
+    marked = [cell for cell in notebook.cells if OLDER_TAG in cell.metadata.get("tags", [])]
+    if bool(marked) == is_older(page):
+        return
+    if marked:
+        notebook.cells.remove(marked[0])
+    else:
+        note = nbformat.v4.new_markdown_cell(OLDER_NOTE, metadata={"tags": [OLDER_TAG]}, id=OLDER_TAG)
+        notebook.cells.insert(1, note)
+    atomic_write(page, (nbformat.writes(notebook) + "\n").encode())
 
 
 def is_older(page: Path) -> bool:
     """Whether a published chapter is a run of another source than the present one: the commit that it names has it."""
     source, published = (_read_notebook(path).cells for path in (paths.NOTEBOOKS / page.name, page))
-    ran = [cell.source for cell in published if "injected-parameters" not in cell.metadata.get("tags", [])]
+    made = {"injected-parameters", OLDER_TAG}
+    ran = [cell.source for cell in published if not made & set(cell.metadata.get("tags", []))]
     return ran != [cell.source for cell in source]
 
 

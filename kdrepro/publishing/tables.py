@@ -84,9 +84,10 @@ def search_tables() -> str:
         table = searches.table(record)
         head = [f"| {' | '.join(table.columns)} |", f"|{'---|' * len(table.columns)}"]
         rows = [f"| {' | '.join(map(str, row))} |" for row in table.to_numpy().tolist()]
+        p = record["provenance"]
         about = (
             f"**{record['search']}**, chapter {record['chapter']} at {record['preset']}: errors on "
-            f"{record['held_out']:,} training images that were held out ({record['provenance']['date']}, {record['provenance']['git']})."
+            f"{record['held_out']:,} training images that were held out ({p['date']}, {p['git']})."
         )
         parts.append("\n".join([about, "", *head, *rows]))
     return "\n\n".join(parts) or "No search has been published yet."

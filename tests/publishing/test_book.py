@@ -97,6 +97,9 @@ def test_published_chapters_are_runs_of_their_sources():
     """The same cells, papermill's parameters apart; the list of those that are older only shrinks."""
     assert {page.stem for page in PUBLISHED if book.is_older(page)} == OLDER
     about = (paths.BOOK / "run-times.md").read_text()
+    assert {
+        page.stem for page in PUBLISHED if book.OLDER_NOTE in (c.source for c in nbformat.read(page, 4).cells)
+    } == OLDER
     assert about.count(book.OLDER) == sum(path.name.startswith(tuple(OLDER)) for path in RECORDS)
 
 
