@@ -38,7 +38,7 @@ def verdict_tables(results: Sequence[dict[str, Any]], link: bool) -> str:
         page = "{doc}`how-verdicts`" if link else "[how the verdicts were made](book/how-verdicts.md)"
         lines += ["", f"† Rule, recipe, data or teacher was changed when a result was known: {page}."]
     if decided and waiting:
-        lines += ["", "Not decided by a published run yet:", ""]
+        lines += ["", "No published run measures these yet:", ""]
     if waiting:
         lines += ["| verdict | claim | paper | § |", "|---|---|---|---|"]
     for row in waiting:
