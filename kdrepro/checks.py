@@ -4,6 +4,7 @@ Whatever means one thing only is taken (a NumPy array, int32 labels, a network's
 is refused with a ValueError of one sentence that names the argument, what is wrong with it, and what to do.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -101,6 +102,14 @@ def check_numbers(logits: torch.Tensor, name: str, infinite: bool = True) -> Non
             f"{name} holds -inf, the logit of a class with probability 0, which can't be matched: "
             "use soft targets, which take it, or clamp it."
         )
+
+
+def are_probabilities(logits: torch.Tensor) -> bool:
+    """Whether what is called logits [B, C] is rather probabilities: none negative, each case's sum one."""
+    p = wide(logits.detach())
+    if p.dim() != 2 or p.shape[1] < 2 or not bool((p >= 0).all()):
+        return False
+    return bool(((p.sum(1) - 1).abs() < SUM_TOLERANCE).all())
 
 
 def wide(logits: torch.Tensor) -> torch.Tensor:
@@ -224,7 +233,9 @@ def check_soft_weight(soft_weight: Any) -> float:
 
 
 def _number(value: Any, name: str, what: str) -> float:
-    """A float from any kind of number; text, booleans and tensors of several are none."""
+    """A float from any kind of number; text, booleans and tensors of several, or with a gradient, are none."""
+    if isinstance(value, torch.Tensor) and value.requires_grad:
+        raise ValueError(f"{name} requires a gradient, which no loss here passes on: give a plain number.")
     if not isinstance(value, bool | str | bytes):
         try:
             return float(value)
@@ -268,6 +279,25 @@ def check_device(network: nn.Module, device: torch.device, name: str = "network"
     places = {p.device for p in network.parameters()}
     if places and device not in places:
         raise ValueError(f"{name} is on {places.pop()} but the cases are on {device}: move one of them.")
+
+
+def check_inputs(network: nn.Module, inputs: torch.Tensor) -> None:
+    """Raises ValueError for a network that looks numbers up and would get them scaled as pixels are."""
+    if inputs.dtype == torch.uint8 and any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in network.modules()):
+        raise ValueError(
+            "inputs is uint8, which is taken for pixels and divided by 255, but the network looks ids up in an "
+            "embedding: pass inputs.long()."
+        )
+
+
+def warn_of_probabilities(logits: torch.Tensor, network: nn.Module) -> None:
+    """Warns where a network's outputs are probabilities, as with a softmax for its last layer."""
+    if len(logits) > 1 and are_probabilities(logits):
+        warnings.warn(
+            f"{type(unwrapped(network)).__name__} returns probabilities, which a loss takes for logits: leave its last "
+            "softmax out, or return log p.",
+            stacklevel=3,
+        )
 
 
 def logits_of(output: Any, network: nn.Module, cases: int) -> torch.Tensor:

@@ -120,6 +120,11 @@ def test_any_kind_of_number_is_a_temperature(temperature):
     assert checks.check_temperature(temperature) == 4.0
 
 
+def test_a_temperature_is_not_learned_in_silence():
+    with pytest.raises(ValueError, match="temperature requires a gradient"):
+        losses.distillation_loss(torch.zeros(2, 3), torch.ones(2, 3), temperature=nn.Parameter(torch.tensor(4.0)))
+
+
 @pytest.mark.parametrize("soft_weight", [90, -0.1, "0.5", False, None, float("nan")])
 def test_a_soft_weight_lies_between_0_and_1(soft_weight):
     with pytest.raises(ValueError, match="soft_weight must"):

@@ -12,6 +12,7 @@ from torch import nn
 
 from kdrepro.checks import (
     NO_LABEL,
+    are_probabilities,
     as_labels,
     as_logits,
     as_tensor,
@@ -112,7 +113,7 @@ class Batches:
         teacher_logits: torch.Tensor | None = None,
         teacher: nn.Module | None = None,
     ):
-        given = as_cases(inputs, "inputs")
+        given = as_cases(inputs, "inputs", ordered=labels is not None or teacher_logits is not None)
         if labels is not None and given.labels is not None:
             raise ValueError("labels were given and inputs has labels of its own: leave one of them out.")
         inputs, labels = given.inputs, given.labels if labels is None else labels
@@ -129,11 +130,15 @@ class Batches:
             )
             check_numbers(teacher_logits, "teacher_logits")
             teacher_logits = teacher_logits.detach()
+            if len(teacher_logits) > 1 and are_probabilities(teacher_logits):
+                raise ValueError(
+                    "teacher_logits holds probabilities, each case's sum one: pass their logarithm, log p."
+                )
         batch_size = batch_size or given.batch_size or BATCH_SIZE
         if batch_size < 1 or int(batch_size) != batch_size:
             raise ValueError(f"batch_size must be a whole number of at least 1, not {batch_size}.")
-        if (jitter or flip) and inputs.dim() < 3:
-            raise ValueError(f"jitter and flip move images [N, ..., H, W]; inputs is {list(inputs.shape)}.")
+        if jitter or flip:
+            _check_images(inputs, jitter)
         if teacher is not None:
             check_network(teacher, "teacher")
         if teacher is not None and teacher_logits is not None:
@@ -207,6 +212,20 @@ class Batches:
         if self.flip:
             inputs = flip_images(inputs, generator)
         return inputs.tensor_split(len(self))
+
+
+def _check_images(inputs: torch.Tensor, jitter: int) -> None:
+    """Raises ValueError for what cannot be moved as images are."""
+    shape = list(inputs.shape)
+    if inputs.dim() < 3:
+        raise ValueError(f"jitter and flip move images [N, ..., H, W]; inputs is {shape}.")
+    if inputs.dim() == 4 and shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4):
+        raise ValueError(
+            f"inputs is {shape}, channels last, and jitter and flip would move the channels: pass "
+            "inputs.permute(0, 3, 1, 2)."
+        )
+    if not 0 <= jitter < min(shape[-2:]):
+        raise ValueError(f"jitter must lie between 0 and {min(shape[-2:]) - 1} pixels for such images, not {jitter}.")
 
 
 def _placed(found: torch.Tensor, given: Any, inputs: torch.Tensor, name: str) -> torch.Tensor:

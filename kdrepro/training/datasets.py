@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+)
 
 from kdrepro.checks import as_tensor
 
@@ -21,13 +29,14 @@ class Cases(NamedTuple):
     batch_size: int | None = None
 
 
-def as_cases(source: Any, name: str) -> Cases:
+def as_cases(source: Any, name: str, ordered: bool = False) -> Cases:
     """The cases of a tensor, an array, a dataset, a subset or a loader.
 
     Tensors are used where they lie, those of a `TensorDataset` too, and of a `Subset` of one the rows that it names.
     Any other dataset or loader is read once, and a warning says what it takes in memory: whatever it draws at random
     is then drawn once.
-    Raises ValueError for items that are no (input, label) or input alone, or differ in shape, and for more than memory
+    ordered: whether something else has one entry a case, in the order of the data.
+    Raises ValueError for a loader with an order of its own where that is so, for items that are no (input, label) or input alone, or differ in shape, and for more than memory
     holds.
     """
     if isinstance(source, torch.Tensor | list | tuple) or hasattr(source, "__array__"):
@@ -38,6 +47,11 @@ def as_cases(source: Any, name: str) -> Cases:
         which = torch.as_tensor(source.indices)
         return Cases(*(t if t is None else t[which] for t in as_cases(source.dataset, name)[:2]))
     if isinstance(source, DataLoader):
+        if ordered and not _in_order(source):
+            raise ValueError(
+                f"{name} is a loader with an order of its own, of which labels, soft targets and whoever reads the "
+                "answers know nothing: pass its dataset, or shuffle=False."
+            )
         return _read(iter(source), name, torch.cat, None)._replace(batch_size=source.batch_size)
     if isinstance(source, IterableDataset):
         return _read(iter(source), name, torch.stack, None)
@@ -48,6 +62,13 @@ def as_cases(source: Any, name: str) -> Cases:
         # A dataset's length ends it: not each raises an IndexError itself.
         return _read((source[i] for i in range(len(source))), name, torch.stack, len(source))
     raise ValueError(f"{name} must be a tensor, an array, a dataset or a loader, not a {type(source).__name__}.")
+
+
+def _in_order(loader: DataLoader) -> bool:
+    """Whether a loader gives its dataset's cases in the dataset's order."""
+    if isinstance(loader.dataset, IterableDataset):
+        return True
+    return isinstance(loader.sampler, SequentialSampler) and type(loader.batch_sampler) in (BatchSampler, type(None))
 
 
 def _numbers(inputs: torch.Tensor, name: str) -> torch.Tensor:

@@ -5,7 +5,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdrepro.checks import check_device, check_network, logits_of, network_dtype, unwrapped, wide
+from kdrepro.checks import (
+    check_device,
+    check_inputs,
+    check_network,
+    logits_of,
+    network_dtype,
+    unwrapped,
+    warn_of_probabilities,
+    wide,
+)
 from kdrepro.networks import MLP, ConvNet, MixtureOfExperts
 from kdrepro.training.datasets import as_cases
 from kdrepro.training.modes import evaluating
@@ -42,12 +51,14 @@ def logits(network: nn.Module, inputs: Any, chunk: int = 4096, dtype: torch.dtyp
     Raises ValueError for a network that returns no logits [cases, classes] or is on another device than the inputs.
     """
     check_network(network)
-    inputs = as_cases(inputs, "inputs").inputs
+    inputs = as_cases(inputs, "inputs", ordered=True).inputs
     check_device(network, inputs.device)
+    check_inputs(network, inputs)
     given = input_dtype(network, dtype)
     autocast = dtype == torch.bfloat16 and network_dtype(network) == torch.float32
     found = []
     with evaluating(network), torch.autocast(inputs.device.type, torch.bfloat16, enabled=autocast):
         for x in inputs.split(chunk):
             found.append(wide(logits_of(network(as_inputs(x, given)), network, len(x))))
+    warn_of_probabilities(found[0], network)
     return torch.cat(found)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdrepro.checks import logits_of, unwrapped, wide
+from kdrepro.checks import check_inputs, logits_of, unwrapped, warn_of_probabilities, wide
 from kdrepro.networks import MLP, clip_max_norm
 from kdrepro.training.batches import Batch
 from kdrepro.training.inference import as_inputs, input_dtype, logits
@@ -110,7 +110,7 @@ class Alone:
     def take(self, batches: Sequence[Batch], step: int) -> torch.Tensor:
         """One step, counted from the first epoch's first; returns the loss."""
         training, batch = self.training, batches[0]
-        output = self._output(batch.inputs)
+        output = self._output(batch.inputs, first=step == 0)
         with _told_apart([training], [output]):
             loss = loss_of(training.objective, output, batch)
         loss.backward()
@@ -119,7 +119,7 @@ class Alone:
             clip_max_norm(unwrapped(training.network), training.recipe.max_norm)
         return loss.detach()
 
-    def _output(self, inputs: torch.Tensor) -> torch.Tensor:
+    def _output(self, inputs: torch.Tensor, first: bool) -> torch.Tensor:
         """The network's logits, at least in float32."""
         network, bf16 = self.training.network, self.training.dtype == torch.bfloat16
         try:
@@ -132,7 +132,11 @@ class Alone:
                     "these layers in eval mode, where they stay."
                 ) from None
             raise
-        return wide(logits_of(output, network, len(inputs)))
+        output = wide(logits_of(output, network, len(inputs)))
+        if first:
+            check_inputs(network, inputs)
+            warn_of_probabilities(output, network)
+        return output
 
     def moments(self, training: TrainingState) -> Mapping[int, Mapping[str, torch.Tensor]]:
         """The optimiser's state of each parameter."""

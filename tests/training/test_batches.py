@@ -131,3 +131,25 @@ def test_flips_mirror_about_half_of_the_images(generator):
     mirrored = (flipped == images.flip(-1)).all(dim=(1, 2, 3))
     assert (flipped[~mirrored] == images[~mirrored]).all()
     assert 150 < mirrored.sum() < 250
+
+
+IMAGES = {
+    "flat": (torch.zeros(4, 64), 1, r"move images \[N, ..., H, W\]"),
+    "channels last": (torch.zeros(4, 8, 8, 3), 1, r"channels last.*permute\(0, 3, 1, 2\)"),
+    "further than the image": (torch.zeros(4, 8, 6), 6, "jitter must lie between 0 and 5 pixels"),
+    "negative": (torch.zeros(4, 8, 8), -1, "jitter must lie between 0 and 7 pixels"),
+}
+
+
+@pytest.mark.parametrize(("inputs", "jitter", "sentence"), IMAGES.values(), ids=IMAGES)
+def test_what_cannot_be_moved_as_images_are(inputs, jitter, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Batches(inputs, jitter=jitter)
+
+
+def test_probabilities_are_no_teacher_logits():
+    p = torch.rand(5, 4).softmax(1)
+    with pytest.raises(ValueError, match="teacher_logits holds probabilities.*pass their logarithm"):
+        Batches(torch.zeros(5, 2), teacher_logits=p)
+    Batches(torch.zeros(5, 2), teacher_logits=p.log())
+    Batches(torch.zeros(5, 2), teacher_logits=torch.zeros(5, 4))

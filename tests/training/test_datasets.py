@@ -127,6 +127,23 @@ def test_two_kinds_of_labels_are_refused():
         Batches(TensorDataset(X, Y), Y)
 
 
+def test_a_loader_with_an_order_of_its_own_goes_with_nothing_that_has_the_datas_order():
+    """Labels and soft targets of its own it brings along; others would be those of other cases."""
+    net, dataset = network(), TensorDataset(X, Y)
+    for loader in (
+        DataLoader(dataset, shuffle=True),
+        DataLoader(dataset, sampler=torch.utils.data.SubsetRandomSampler(range(40))),
+        DataLoader(dataset, batch_sampler=[[1, 0], [2]]),
+    ):
+        with pytest.raises(ValueError, match="a loader with an order of its own"):
+            training.logits(net, loader)
+        with pytest.raises(ValueError, match="a loader with an order of its own"):
+            Batches(loader, teacher_logits=torch.zeros(40, 10))
+        Batches(loader)
+    with pytest.raises(ValueError, match="a loader with an order of its own"):
+        Batches(DataLoader(TensorDataset(X), shuffle=True), Y)
+
+
 @given(st.lists(st.integers(0, 39), min_size=1, max_size=20), st.integers(1, 7))
 @settings(max_examples=25, deadline=None)
 def test_any_subset_gives_its_rows_in_their_order(rows, size):

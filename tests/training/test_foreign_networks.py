@@ -90,6 +90,13 @@ def test_integers_for_an_mlp_get_one_sentence():
         training.logits(MLP([8, 4]), torch.zeros(3, 9))
 
 
+def test_bytes_that_are_ids_are_not_scaled_as_pixels():
+    ids = torch.randint(256, (64, 5), dtype=torch.uint8)
+    for call in (lambda: fit(Words(), ids), lambda: training.logits(Words(), ids)):
+        with pytest.raises(ValueError, match=r"looks ids up in an embedding: pass inputs\.long\(\)"):
+            call()
+
+
 # --- the loss ---------------------------------------------------------------------------------------
 
 
@@ -227,6 +234,15 @@ def test_what_is_no_logits_is_refused_in_training_and_after(wrap, sentence):
     for call in (lambda: fit(Output(wrap)), lambda: training.logits(Output(wrap), X)):
         with pytest.raises(ValueError, match=sentence):
             call()
+
+
+def test_a_network_that_ends_in_a_softmax_is_warned_of():
+    for call in (fit, lambda net: training.logits(net, X)):
+        with pytest.warns(UserWarning, match="Sequential returns probabilities, which a loss takes for logits"):
+            call(nn.Sequential(linear(), nn.Softmax(1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        training.logits(nn.Sequential(linear(), nn.LogSoftmax(1)), X)
 
 
 # --- networks that are wrapped, shared, lazy, or cannot be copied ------------------------------------
