@@ -36,8 +36,8 @@ def as_cases(source: Any, name: str, ordered: bool = False) -> Cases:
     Any other dataset or loader is read once, and a warning says what it takes in memory: whatever it draws at random
     is then drawn once.
     ordered: whether something else has one entry a case, in the order of the data.
-    Raises ValueError for a loader with an order of its own where that is so, for items that are no (input, label) or input alone, or differ in shape, and for more than memory
-    holds.
+    Raises ValueError for a loader with an order of its own where that is so, for items that are no (input, label) or
+    input alone, or differ in shape, and for more than memory holds.
     """
     if isinstance(source, torch.Tensor | list | tuple) or hasattr(source, "__array__"):
         return Cases(_numbers(as_tensor(source, name), name))

@@ -149,7 +149,7 @@ def test_what_cannot_be_moved_as_images_are(inputs, jitter, sentence):
 
 def test_probabilities_are_no_teacher_logits():
     p = torch.rand(5, 4).softmax(1)
-    with pytest.raises(ValueError, match="teacher_logits holds probabilities.*pass their logarithm"):
+    with pytest.raises(ValueError, match=r"teacher_logits holds probabilities.*pass their logarithm"):
         Batches(torch.zeros(5, 2), teacher_logits=p)
     Batches(torch.zeros(5, 2), teacher_logits=p.log())
     Batches(torch.zeros(5, 2), teacher_logits=torch.zeros(5, 4))
