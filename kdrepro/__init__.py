@@ -1,10 +1,26 @@
 """kdrepro: Hinton, Vinyals & Dean (2015), "Distilling the Knowledge in a Neural Network", number by number."""
 
 import getpass
+import importlib
 import os
 import tempfile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # takes seconds, and not every command needs it
+    from torch import nn
 
 __version__ = "0.1.0"
+
+
+def load(claim_id: str) -> "nn.Module":
+    """The network that a claim is about, from its published weights: `kdrepro.load("mnist.plain")`.
+
+    Of the claim's first seed, float32 on the CPU, in eval mode; its weights were rounded to float16. Give it images
+    [N, H, W] by `training.logits`.
+    Raises InputError when no weights of this claim are published, or the book is not here.
+    """
+    # By name: the package's root imports no room, since rooms import the root.
+    return importlib.import_module("kdrepro.publishing.weights").load(claim_id)
 
 
 def _cache_of_nameless_users() -> None:

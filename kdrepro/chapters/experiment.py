@@ -154,11 +154,15 @@ class Experiment:
     ) -> dict[str, Any]:
         """Record a claim's metrics, one value a seed; `networks` are those whose training it took.
 
+        Of its first seed, the last of them is the one that the claim is about (`kdrepro.load`).
+
         pooled: metrics that have one value for all seeds together, such as a p-value.
         Returns the claim's entry of the record, its verdict included.
         """
         seconds = sum({t.key: t.seconds for t in networks}.values())
         entry = records.claim_entry(claim_id, self.data.name, seconds, metrics, pooled or {})
+        first = [t for t in networks if t.seed == min(t.seed for t in networks)]
+        entry["nets"] = {"seed": first[0].seed, "keys": list(dict.fromkeys(t.key for t in first))} if first else None
         self.record["claims"][claim_id] = entry
         return entry
 

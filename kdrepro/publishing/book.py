@@ -16,6 +16,7 @@ from kdrepro import paths
 from kdrepro.chapters import presets
 from kdrepro.errors import InputError
 from kdrepro.files import atomic_write, try_folder
+from kdrepro.publishing import weights
 from kdrepro.publishing.runner import strip_metadata
 from kdrepro.publishing.tables import history, search_tables, verdict_tables
 from kdrepro.verdicts import recompute, records
@@ -77,6 +78,7 @@ def publish(preset: str) -> list[Path]:
     for path in sorted((paths.runs(preset) / "searches").glob("*.json")):
         paths.SEARCHES.mkdir(parents=True, exist_ok=True)
         copied.append(Path(shutil.copy(path, paths.SEARCHES / path.name)))
+    weights.publish(paths.runs(preset) / "store", paths.WEIGHTS)
     refresh()
     return copied
 

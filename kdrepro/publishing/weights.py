@@ -1,0 +1,179 @@
+"""Published weights: of each claim the networks of its first seed, in float16, with a card that says what they are.
+
+`book/results/weights/` holds a file for each network, `<key>.<part>.safetensors`, no part above 2 MB; `index.json`,
+which says what each is and which claim it belongs to; and `README.md`, the card. Networks that would not fit, or cannot
+be built from their configuration alone, are left out and named.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as parse
+from safetensors.torch import save
+from torch import nn
+
+from kdrepro import paths
+from kdrepro.errors import InputError, nearest
+from kdrepro.files import atomic_write, writing
+from kdrepro.store import build
+from kdrepro.verdicts import records
+
+PART_BYTES, ALL_BYTES = 2_000_000, 30_000_000
+
+
+def publish(store: Path, folder: Path) -> list[str]:
+    """Copy from a store the weights of the published claims' networks; returns the names of those that are left out.
+
+    What is in the folder and not in the store stays. Raises InputError when it cannot be written.
+    """
+    index = read_index(folder)
+    with writing(f"the weights {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for record in records.read_all():
+            for claim_id, entry in record["claims"].items():
+                nets = (entry.get("confirm") or entry).get("nets")
+                if nets:
+                    _add(index, claim_id, record, nets, store, folder)
+        _remove_others(index, folder)
+        atomic_write(folder / "index.json", (json.dumps(index, indent=1) + "\n").encode())
+        atomic_write(folder / "README.md", (_card(index) + "\n").encode())
+    return index["left_out"]
+
+
+def load(claim_id: str) -> nn.Module:
+    """The network that a claim is about, of its first seed: float32 on the CPU, in eval mode.
+
+    Its weights were rounded to float16, which moves a logit by about a thousandth of itself.
+    Raises InputError when the claim has no published weights, or the book is not here.
+    """
+    paths.need_book()
+    index = read_index(paths.WEIGHTS)
+    if claim_id not in index["claims"]:
+        there = ", ".join(index["claims"]) or "none yet"
+        raise InputError(
+            f"There are no published weights of {claim_id!r}{nearest(claim_id, index['claims'])}: there are those of "
+            f"{there}."
+        )
+    key = index["claims"][claim_id][-1]
+    network = build(index["networks"][key]["config"])
+    network.load_state_dict(_joined(key, paths.WEIGHTS))
+    return network.eval()
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """claims: the keys of each claim's networks, that which it is about last; networks: what each is, by key."""
+    path = folder / "index.json"
+    return json.loads(path.read_bytes()) if path.exists() else {"claims": {}, "networks": {}, "left_out": []}
+
+
+def _add(index: dict, claim_id: str, record: Mapping, nets: Mapping, store: Path, folder: Path) -> None:
+    """Put a claim's networks beside the record, as far as they are in the store and fit."""
+    kept = []
+    for key in nets["keys"]:
+        name = f"{claim_id}: {key}"
+        if key not in index["networks"] and not _copied(index, key, store, folder):
+            index["left_out"] = sorted({*index["left_out"], name})
+            continue
+        index["left_out"] = [left for left in index["left_out"] if left != name]
+        kept.append(key)
+    if kept and kept[-1] == nets["keys"][-1]:
+        index["claims"][claim_id] = kept
+        about = {"chapter": record["chapter"], "preset": record["preset"], "seed": nets["seed"]}
+        for key in kept:
+            index["networks"][key] |= about
+
+
+def _copied(index: dict, key: str, store: Path, folder: Path) -> bool:
+    """Write a network's parts; whether it is there, can be built from its configuration alone, and fits."""
+    try:
+        entry = json.loads((store / key / "entry.json").read_bytes())
+        tensors = parse((store / key / "network.safetensors").read_bytes())
+        build(entry["config"]).load_state_dict(tensors)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+        return False
+    parts = [save(part) for part in _parts({name: t.half().contiguous() for name, t in tensors.items()})]
+    size = sum(map(len, parts))
+    if sum(network["bytes"] for network in index["networks"].values()) + size > ALL_BYTES:
+        return False
+    for i, part in enumerate(parts):
+        atomic_write(folder / f"{key}.{i}.safetensors", part)
+    last = entry["history"][-1] if entry["history"] else {}
+    index["networks"][key] = {"config": entry["config"], "parts": len(parts), "bytes": size, "last_row": last}
+    return True
+
+
+def _parts(tensors: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    """The tensors in parts of at most PART_BYTES; of a larger one, rows: "name@first row"."""
+    part: dict[str, torch.Tensor] = {}
+    held, room = 0, PART_BYTES - 20_000  # for the header
+    for name, tensor in tensors.items():
+        row_bytes = tensor[0].numel() * tensor.element_size() if tensor.dim() else tensor.element_size()
+        rows = max(1, room // max(1, row_bytes))
+        pieces = [tensor] if tensor.dim() == 0 else tensor.split(rows)
+        first = 0
+        for piece in pieces:
+            size = piece.numel() * piece.element_size()
+            if part and held + size > room:
+                yield part
+                part, held = {}, 0
+            part[name if len(pieces) == 1 else f"{name}@{first}"] = piece.contiguous().clone()
+            held, first = held + size, first + len(piece) if piece.dim() else first
+    if part:
+        yield part
+
+
+def _joined(key: str, folder: Path) -> dict[str, torch.Tensor]:
+    """A network's tensors from its parts, in float32 where they were rounded."""
+    pieces: dict[str, dict[int, torch.Tensor]] = {}
+    for i in range(read_index(folder)["networks"][key]["parts"]):
+        path = folder / f"{key}.{i}.safetensors"
+        try:
+            found = parse(path.read_bytes())
+        except OSError as error:
+            raise InputError(
+                f"The weights {path.name} are not there ({error.strerror}): get the book again."
+            ) from error
+        for name, tensor in found.items():
+            base, _, first = name.partition("@")
+            pieces.setdefault(base, {})[int(first or 0)] = tensor
+    whole = {name: torch.cat([of[i] for i in sorted(of)]) if len(of) > 1 else of[0] for name, of in pieces.items()}
+    return {name: t.float() if t.dtype == torch.float16 else t for name, t in whole.items()}
+
+
+def _remove_others(index: Mapping, folder: Path) -> None:
+    """Networks that no claim names any more go, and their files."""
+    named = {key for keys in index["claims"].values() for key in keys}
+    for key in set(index["networks"]) - named:
+        del index["networks"][key]
+    for path in folder.glob("*.safetensors"):
+        if path.name.split(".")[0] not in named:
+            path.unlink()
+
+
+def _card(index: Mapping) -> str:
+    """The model card, in Markdown."""
+    lines = [
+        "# Published weights",
+        "",
+        'The networks of each claim\'s first seed, in float16: `kdrepro.load("mnist.plain")` gives the one that the '
+        "claim is about. Under the licence of the code (MIT); what they learned from is on the book's page on data.",
+        "",
+        "| claim | network | layers | chapter, preset, seed | recipe | last epoch |",
+        "|---|---|---|---|---|---|",
+    ]
+    for claim_id, keys in index["claims"].items():
+        for key in keys:
+            of = index["networks"][key]
+            network, recipe = of["config"]["network"], of["config"].get("recipe", {})
+            layers = " - ".join(map(str, network.get("widths") or network.get("channels", [])))
+            shown = ", ".join(f"{name} {value}" for name, value in recipe.items() if value is not None)
+            last = ", ".join(f"{name} {value:.5g}" for name, value in of["last_row"].items())
+            where = f"{of['chapter']}, {of['preset']}, {of['seed']}"
+            lines.append(f"| `{claim_id}` | `{key}` | {layers} | {where} | {shown} | {last} |")
+    if index["left_out"]:
+        lines += ["", "Left out, since they would not fit or need more than their configuration:", ""]
+        lines += [f"- {name}" for name in index["left_out"]]
+    return "\n".join(lines)

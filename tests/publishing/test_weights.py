@@ -1,0 +1,92 @@
+"""Published weights: small files that give the network again, a card, and what is left out by name."""
+
+import json
+
+import pytest
+import torch
+
+import kdrepro
+from kdrepro import paths, training
+from kdrepro.errors import InputError
+from kdrepro.networks import MLP
+from kdrepro.publishing import weights
+from kdrepro.store import Store, build
+from kdrepro.verdicts import records
+
+WIDE = {"network": {"widths": [784, 1100, 700, 10]}, "seed": 3}  # 3.3 MB in float16
+SMALL = {"network": {"widths": [64, 8, 10]}, "seed": 0, "recipe": {"epochs": 3, "max_norm": None}}
+FOREIGN = {"seed": 5, "start": "a generalist"}  # cannot be built from this
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Three networks: one in two parts, a small one, and one that needs more than its configuration."""
+    store = Store(tmp_path / "store")
+    for config in (WIDE, SMALL, FOREIGN):
+        made = (lambda c: MLP([4, 3])) if config is FOREIGN else build
+        store.train_or_load(config, lambda network, checkpoint: None, made)
+    return store
+
+
+@pytest.fixture
+def published(store, tmp_path, monkeypatch):
+    """The folder of weights after two claims were published."""
+    folder = tmp_path / "weights"
+    nets = {"mnist.distilled": [store.key(SMALL), store.key(WIDE)], "mnist.teacher": [store.key(FOREIGN)]}
+    entries = {claim: {"nets": {"seed": 0, "keys": keys}} for claim, keys in nets.items()}
+    monkeypatch.setattr(records, "read_all", lambda: [{"chapter": "02-mnist", "preset": "full", "claims": entries}])
+    monkeypatch.setattr(paths, "WEIGHTS", folder)
+    weights.publish(store.root, folder)
+    return folder
+
+
+def test_a_network_comes_back_from_parts_that_are_small(published, store):
+    assert all(path.stat().st_size <= weights.PART_BYTES for path in published.iterdir())
+    assert len(list(published.glob(f"{store.key(WIDE)}.*.safetensors"))) == 2
+    found, expected = kdrepro.load("mnist.distilled"), build(WIDE).eval()
+    assert not found.training
+    for one, other in zip(found.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(one, other.half().float())
+    x = torch.rand(20, 784, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(training.logits(found, x), training.logits(expected, x), rtol=5e-3, atol=5e-3)
+
+
+def test_what_is_left_out_is_named(published, store):
+    index = json.loads((published / "index.json").read_bytes())
+    assert index["left_out"] == [f"mnist.teacher: {store.key(FOREIGN)}"]
+    card = (published / "README.md").read_text()
+    assert f"- mnist.teacher: {store.key(FOREIGN)}" in card
+    assert "| `mnist.distilled` |" in card
+    assert "784 - 1100 - 700 - 10" in card
+    with pytest.raises(InputError, match=r"no published weights of 'mnist\.teacher'.*those of mnist\.distilled"):
+        kdrepro.load("mnist.teacher")
+
+
+def test_what_no_claim_names_any_more_goes_and_what_is_not_in_the_store_stays(published, store, tmp_path, monkeypatch):
+    entries = {"mnist.distilled": {"nets": {"seed": 0, "keys": [store.key(WIDE)]}}}
+    monkeypatch.setattr(records, "read_all", lambda: [{"chapter": "02-mnist", "preset": "full", "claims": entries}])
+    weights.publish(tmp_path / "empty", published)
+    assert {path.name.split(".")[0] for path in published.glob("*.safetensors")} == {store.key(WIDE)}
+    kdrepro.load("mnist.distilled")
+
+
+def test_all_weights_together_have_a_limit(published, store, monkeypatch):
+    monkeypatch.setattr(weights, "ALL_BYTES", 100_000)
+    for path in published.iterdir():
+        path.unlink()
+    left = weights.publish(store.root, published)
+    assert f"mnist.distilled: {store.key(WIDE)}" in left
+    assert weights.read_index(published)["claims"] == {}
+
+
+def test_weights_that_are_not_there(published, store):
+    next(published.glob(f"{store.key(WIDE)}.1.safetensors")).unlink()
+    with pytest.raises(InputError, match=r"\.1\.safetensors are not there"):
+        kdrepro.load("mnist.distilled")
+
+
+def test_published_weights_are_whole_and_small():
+    index = weights.read_index(paths.WEIGHTS)
+    assert sum(path.stat().st_size for path in paths.WEIGHTS.glob("*")) < weights.ALL_BYTES + 500_000
+    for claim in index["claims"]:
+        assert kdrepro.load(claim) is not None
