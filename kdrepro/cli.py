@@ -15,7 +15,6 @@ from rich.table import Table
 import kdrepro
 from kdrepro import paths
 from kdrepro.errors import InputError
-from kdrepro.files import UNWRITABLE, try_folder
 from kdrepro.publishing import surroundings
 
 if TYPE_CHECKING:  # both take seconds to import
@@ -335,6 +334,8 @@ def fetch(
     try:
         print(_fetch(name, root))
     except InputError as error:
+        from kdrepro.files import try_folder
+
         try:
             try_folder(root)
         except OSError as unwritable:
@@ -449,6 +450,9 @@ def main() -> None:
         print(f"kdrepro: {error.name} is not installed: pip install 'kdrepro[notebooks,book]'.", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
+        # Not on top: it brings NumPy, which does not load where there is no working directory.
+        from kdrepro.files import UNWRITABLE
+
         if error.errno not in UNWRITABLE:
             raise
         print(

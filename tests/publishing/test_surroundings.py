@@ -45,7 +45,7 @@ def python(code: str, *arguments: str, cwd: Path | None = None, **environment: s
         ("kdrepro.training", "torchvision torchaudio scipy sklearn pandas matplotlib PIL yaml"),
         ("kdrepro.chapters", "torchvision torchaudio"),
         ("kdrepro.verdicts.records", "torch"),
-        ("kdrepro.cli", "torch scipy pydantic"),
+        ("kdrepro.cli", "numpy torch scipy pydantic"),
     ],
 )
 def test_heavy_imports_happen_where_they_are_used(module, absent):

@@ -92,6 +92,7 @@ def test_an_interruption_ends_all_lanes(digits, two_threads, ctrl_c):
             _thread.interrupt_main()
 
     endless = RECIPE.model_copy(update={"epochs": 100_000})
+    before = {*threading.enumerate()}  # other libraries keep threads of their own
     with pytest.raises(KeyboardInterrupt):
         training.fit_many(
             [network(0), network(1)],
@@ -102,7 +103,7 @@ def test_an_interruption_ends_all_lanes(digits, two_threads, ctrl_c):
             progress=[interrupt] * 2,
         )
     assert rows
-    assert threading.active_count() == 1
+    assert {*threading.enumerate()} <= before
 
 
 def test_the_first_error_is_the_one_that_is_raised():
