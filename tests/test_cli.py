@@ -240,28 +240,53 @@ def test_reproduce_prints_paper_published_and_this_run(tmp_path):
 
 
 def test_reproduce_shows_the_run_that_it_made(monkeypatch, capsys, tmp_path):
-    """Also one of fewer seeds than the record that is there, which stays."""
+    """In a folder of the claim's own; on other data neither the paper's value nor a verdict stands beside it."""
     monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
     published = records.read(paths.RESULTS / "02-mnist.json")
 
-    def run(chapter, asked):
+    def run(chapter, asked, part):
         seeds = list(range(asked["first_seed"], asked["first_seed"] + asked["seeds"]))
-        entry = records.claim_entry("mnist.plain", "digits", 1.0, {"errors": [100 + seed for seed in seeds]})
+        data = {"smoke": "digits", "full": "mnist"}[asked["preset"]]
+        entry = records.claim_entry("mnist.plain", data, 1.0, {"errors": [100 + seed for seed in seeds]})
         provenance = {**published["provenance"], "config": {"seeds": seeds}}
-        run = records.place(tmp_path / "smoke", chapter, seeds)
-        made = {**published, "data": {"name": "digits"}, "claims": {"mnist.plain": entry}, "provenance": provenance}
+        made = {**published, "data": {"name": data}, "claims": {"mnist.plain": entry}, "provenance": provenance}
+        run = tmp_path / asked["preset"] / part.into
         records.write(run / "results" / f"{chapter}.json", made)
         return run / "notebooks" / f"{chapter}.ipynb"
 
     monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(runner, "checked", lambda chapters, preset, seeds, first, device, data_root: {
+        "preset": preset, "seeds": int(seeds), "first_seed": int(first), "device": device, "data_root": data_root
+    })  # fmt: skip
     cli.reproduce("mnist.plain", seeds="5", quiet=True)
-    assert "n = 5" in capsys.readouterr().out
-    cli.reproduce("mnist.plain", seeds="1", first_seed="7", quiet=True)
-    shown = capsys.readouterr()
-    assert "107, n = 1" in shown.out
-    assert f"this run's is in {tmp_path / 'smoke' / 'seeds-7'}" in shown.err
-    kept = records.claim_by_data("mnist.plain", "02-mnist", tmp_path / "smoke" / "results")
-    assert len(kept["digits"]["metrics"]["errors"]) == 5
+    shown = capsys.readouterr().out
+    assert "102 [" in shown
+    assert "146" not in shown
+    assert "not comparable" in shown
+    cli.reproduce("mnist.plain", preset="full", seeds="2", first_seed="40", quiet=True)
+    shown = capsys.readouterr().out
+    assert "140.5 [" in shown
+    assert "146" in shown
+    assert "for reproduced: lower end of errors ≥ 130: holds" in shown
+    assert (tmp_path / "full" / "claims" / "mnist.plain" / "results").is_dir()
+    monkeypatch.setattr(runner, "check_frozen", lambda *of: None)
+    cli.reproduce("mnist.plain", preset="full", seeds="2", confirm=True, quiet=True)
+    assert "110.5 [" in capsys.readouterr().out
+    assert (tmp_path / "full" / "confirm" / "mnist.plain" / "results").is_dir()
+    with pytest.raises(InputError, match="--confirm takes seeds from 10 on"):
+        cli.reproduce("mnist.plain", first_seed="7", confirm=True, quiet=True)
+
+
+def test_claims_can_be_filtered_and_verified(capsys, tmp_path, monkeypatch):
+    cli.claims_command(section="5", as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert {entry["section"] for entry in found} == {"5.3", "5.5"}
+    cli.claims_command(verdict="not run", as_json=True)
+    assert {entry["verdict"] for entry in json.loads(capsys.readouterr().out)} == {"not run"}
+    with pytest.raises(InputError, match="No claim of section 99 is there"):
+        cli.claims_command(section="99")
+    cli.verify()
+    assert "all that can be computed again agrees" in capsys.readouterr().out
 
 
 def test_the_default_run_needs_no_data():

@@ -214,44 +214,59 @@ def test_a_disk_that_is_full_when_the_network_is_finished(tmp_path, monkeypatch,
     assert torch.equal(weights(Store(tmp_path).train_or_load(CONFIG, trainer(digits))), undisturbed)
 
 
+def spoil(loss, logits):
+    """What happens to a loss: nothing, but where a test says otherwise."""
+    return loss
+
+
+def spoiled(student_logits, batch):
+    """One objective for a training and its resumption, whatever `spoil` does in between."""
+    return spoil(training.hard_targets(student_logits, batch), student_logits)
+
+
+def from_step(step, change):
+    """A `spoil` that changes every loss from this step on."""
+    steps = 0
+
+    def spoil(loss, logits):
+        nonlocal steps
+        steps += 1
+        return change(loss, logits) if steps >= step else loss
+
+    return spoil
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("every_step", [True, False])
 def test_a_loss_that_is_no_number(tmp_path, monkeypatch, digits, undisturbed, bad, every_step):
     """The checkpoint that is left is from before, also where it is saved within an epoch."""
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1 if every_step else 60)
-    steps = 0
-
-    def turning(student_logits, batch):
-        nonlocal steps
-        steps += 1
-        return training.hard_targets(student_logits, batch) * (bad if steps > 4 else 1)
-
     said = "The training loss is (nan|inf) in epoch 3: lower the learning rate"
-    stops(tmp_path, trainer(digits, objective=turning), said, epoch=2)
-    assert torch.equal(weights(Store(tmp_path).train_or_load(CONFIG, trainer(digits))), undisturbed)
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "spoil", from_step(5, lambda loss, logits: loss * bad))
+        stops(tmp_path, trainer(digits, objective=spoiled), said, epoch=2)
+    assert torch.equal(weights(Store(tmp_path).train_or_load(CONFIG, trainer(digits, objective=spoiled))), undisturbed)
 
 
-def test_weights_that_are_no_numbers_behind_a_loss_that_is_one(tmp_path, digits, undisturbed):
+class NoGradient(torch.autograd.Function):
+    """0, and a gradient that is no number."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.sum() * 0
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+def test_weights_that_are_no_numbers_behind_a_loss_that_is_one(tmp_path, monkeypatch, digits, undisturbed):
     """A gradient may be infinite where the loss is not, at the very last step too."""
-    steps = 0
-
-    class Spoiled(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx, gradient):
-            return gradient * float("nan")
-
-    def turning(student_logits, batch):
-        nonlocal steps
-        steps += 1
-        return training.hard_targets(Spoiled.apply(student_logits) if steps == 8 else student_logits, batch)
-
     said = "The network has weights that are not finite in epoch 4: lower the learning rate"
-    stops(tmp_path, trainer(digits, objective=turning), said, epoch=3)
-    assert torch.equal(weights(Store(tmp_path).train_or_load(CONFIG, trainer(digits))), undisturbed)
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "spoil", from_step(8, lambda loss, logits: loss + NoGradient.apply(logits)))
+        stops(tmp_path, trainer(digits, objective=spoiled), said, epoch=3)
+    assert torch.equal(weights(Store(tmp_path).train_or_load(CONFIG, trainer(digits, objective=spoiled))), undisturbed)
 
 
 # --- a store that is read-only --------------------------------------------------------------------
