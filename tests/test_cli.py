@@ -215,23 +215,24 @@ def test_a_working_directory_that_is_gone(tmp_path):
 
 
 @pytest.mark.slow
-def test_reproduce_prints_paper_published_and_this_run(tmp_path):
+def test_reproduce_trains_what_the_claim_needs_and_prints_its_row(tmp_path):
     """The whole way at smoke: papermill, record, row; a second time everything is loaded."""
     runs = {"KDREPRO_RUNS": str(tmp_path)}
     first = kdrepro("reproduce", "mnist.distilled", "--preset", "smoke", "--seeds", "1", **runs)
     assert first.returncode == 0, first.stderr
-    for heading in ("paper", "published", "this run", "verdict", "91.1 %", "74"):
+    for heading in ("mnist.distilled", "digits", "errors", "this run (smoke)", "not comparable"):
         assert heading in first.stdout
     assert "Traceback" not in first.stderr
-    record = json.loads((tmp_path / "smoke" / "results" / "02-mnist.json").read_text())
+    path = tmp_path / "smoke" / "claims" / "mnist.distilled" / "results" / "02-mnist.json"
+    record = json.loads(path.read_text())
     assert record["preset"] == "smoke"
     assert record["data"]["name"] == "digits"
-    assert set(record["claims"]) == {c.id for c in claims.load().values() if c.chapter == "02-mnist"}
-    assert all(c["verdict"] == "not run" for c in record["claims"].values())
-    assert (tmp_path / "smoke" / "results" / "02-mnist.npz").exists()
+    assert record["claims"].keys() == {"mnist.distilled"}
+    assert record["claims"]["mnist.distilled"]["verdict"] == "not run"
+    assert not (tmp_path / "smoke" / "results").exists()
     again = kdrepro("reproduce", "mnist.distilled", "--preset", "smoke", "--seeds", "1", **runs)
     assert again.returncode == 0
-    rerun = json.loads((tmp_path / "smoke" / "results" / "02-mnist.json").read_text())
+    rerun = json.loads(path.read_text())
     assert rerun["claims"] == record["claims"]
     log = (tmp_path / "smoke" / "logs" / "02-mnist.log").read_text()
     after = log[log.rindex("02-mnist at smoke") :]
