@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -206,12 +207,18 @@ class ImageExperiment(Experiment):
         """
         labels = self.data.test_labels.cpu().numpy()
         answers = np.stack([changed(t, self.logits(t)).argmax(1).cpu().numpy().astype(np.uint8) for t in networks])
-        self.predictions |= {name: answers, "cases": np.array(len(labels))}
+        self.predictions[name] = answers
         self.predictions[f"{name}.right"] = np.packbits(answers == labels, axis=1)
         if unseen:
             inside = np.isin(labels, unseen)
             self.predictions[f"{name}.right on it"] = np.packbits((answers == labels)[:, inside], axis=1)
             self.predictions[f"{name}.cases on it"] = np.array(inside.sum())
+
+    def finish(self) -> Path:
+        """Write the record and the predictions; with these, of how many test images they are."""
+        if self.predictions:
+            self.predictions["cases"] = np.array(len(self.data.test_images))
+        return super().finish()
 
     def _curve(self, network: nn.Module) -> dict[str, int]:
         """What a learning curve notes of a network."""
