@@ -365,7 +365,7 @@ def _run_shown(chapter: str, asked: dict, quiet: bool, part: "Part") -> Path:
     from kdrepro.publishing import runner
 
     output = _shown(chapter, asked["preset"], quiet, lambda: runner.run(chapter, asked, part))
-    if not part.into and output != paths.runs(asked["preset"]) / "notebooks" / output.name:
+    if output != paths.runs(asked["preset"]) / part.into / "notebooks" / output.name:
         print(
             f"kdrepro: The record of other seeds that was there stays; this run's is in {output.parent.parent}.",
             file=sys.stderr,

@@ -176,8 +176,7 @@ class Experiment:
             "training_seconds": round(sum(self.trainings.values()), 1),
         }
         run = paths.runs(self.preset.name)
-        folder = run / self.into if self.into else records.place(run, self.chapter, self.seeds)
-        path = folder / "results" / f"{self.record_name}.json"
+        path = records.place(run / self.into, self.chapter, self.seeds) / "results" / f"{self.record_name}.json"
         records.write(path, self.record, self.predictions)
         self.log(f"wrote {path.relative_to(run)}")
         return path

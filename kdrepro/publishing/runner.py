@@ -119,12 +119,10 @@ def _source(chapter: str, part: Part) -> Iterator[Path]:
 
 
 def place(chapter: str, parameters: dict[str, Any], part: Part = WHOLE) -> Path:
-    """The folder of a run's notebook and records: of a part its own, of a whole chapter as `records.place` says."""
+    """The folder of a run's notebook and records: a part's own, and within it as `records.place` says."""
     preset, count, first = (parameters[name] for name in ("preset", "seeds", "first_seed"))
-    if part.into:
-        return paths.runs(preset) / part.into
     count = presets.load(preset).chapters[chapter].seeds if count is None else count
-    return records.place(paths.runs(preset), chapter, range(first, first + max(1, count)))
+    return records.place(paths.runs(preset) / part.into, chapter, range(first, first + max(1, count)))
 
 
 def check_frozen(preset: str, chapter: str, claim: str) -> None:

@@ -1,5 +1,6 @@
 """Running a chapter: its kernel, its lock, the paths that it is given."""
 
+import json
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from kdrepro import paths
 from kdrepro.errors import InputError
 from kdrepro.publishing import runner
+from kdrepro.verdicts import records
 
 ASKED = {"preset": "smoke", "seeds": 1, "first_seed": 0, "device": "cpu", "data_root": None}
 HOLDING = """
@@ -139,3 +141,13 @@ def test_refreshing_a_source_that_fails_is_one_sentence(chapter):
     with pytest.raises(InputError, match="Chapter 02-mnist stopped at a cell with KeyError"):
         runner.refresh_source("02-mnist")
     assert (chapter / "02-mnist.ipynb").read_text() == before
+
+
+def test_fewer_seeds_of_a_claims_part_are_kept_beside_more():
+    record = json.loads((paths.RESULTS / "02-mnist.json").read_text(encoding="utf-8"))
+    part = runner.Part("mnist.plain")
+    folder = paths.runs("smoke") / part.into
+    assert runner.place("02-mnist", ASKED, part) == folder
+    records.write(folder / "results" / "02-mnist.json", record)  # of five seeds
+    assert runner.place("02-mnist", ASKED, part) == folder / "seeds-0"
+    assert runner.place("02-mnist", ASKED) == paths.runs("smoke")
