@@ -76,7 +76,10 @@ def as_logits(value: Any, name: str, dims: int | None = None) -> torch.Tensor:
 
     Raises ValueError for what is no floating-point tensor with at least one number.
     """
-    logits = value if isinstance(value, torch.Tensor) and value.layout is torch.strided else as_tensor(value, name)
+    plain = type(value) is torch.Tensor and value.layout is torch.strided
+    logits = value if plain else as_tensor(value, name)
+    if plain and logits.dim() == dims and logits.is_floating_point() and logits.numel():
+        return logits  # as in every step of a training
     shape = {2: "[cases, classes]", 3: "[networks, cases, classes]"}.get(dims)
     if shape and logits.dim() != dims:
         raise ValueError(f"{name} must be {shape}, not {list(logits.shape)}.")
@@ -305,10 +308,13 @@ def logits_of(output: Any, network: nn.Module, cases: int) -> torch.Tensor:
 
     Raises ValueError for anything else, and for logits of another number of cases.
     """
-    name = type(unwrapped(network)).__name__
-    found = output
-    if not isinstance(output, torch.Tensor):
+    if isinstance(output, torch.Tensor):
+        if output.dim() >= 2 and len(output) == cases:
+            return output
+        found = output
+    else:
         found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    name = type(unwrapped(network)).__name__
     if not isinstance(found, torch.Tensor):
         raise ValueError(
             f"{name} returned a {type(output).__name__}, not logits: let it return the tensor [cases, classes] alone, "

@@ -3,7 +3,6 @@
 import copy
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -80,16 +79,12 @@ def _taught(
     return taught
 
 
-@contextmanager
-def _told_apart(trainings: Sequence[TrainingState], outputs: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Turns what an objective raises into an InputError where it is because a network has diverged."""
-    try:
-        yield
-    except ValueError:
-        for training, logits in zip(trainings, outputs, strict=True):
-            if not logits.isfinite().all():
-                raise training.diverged("network's logits are not finite") from None
-        raise
+def _explained(error: ValueError, trainings: Sequence[TrainingState], outputs: Sequence[torch.Tensor]) -> Exception:
+    """What an objective raised, or an InputError where it did because a network has diverged."""
+    for training, output in zip(trainings, outputs, strict=True):
+        if not output.isfinite().all():
+            return training.diverged("network's logits are not finite")
+    return error
 
 
 class Alone:
@@ -111,8 +106,10 @@ class Alone:
         """One step, counted from the first epoch's first; returns the loss."""
         training, batch = self.training, batches[0]
         output = self._output(batch.inputs, first=step == 0)
-        with _told_apart([training], [output]):
+        try:
             loss = loss_of(training.objective, output, batch)
+        except ValueError as error:
+            raise _explained(error, [training], [output]) from None
         loss.backward()
         _descend(self.optimizer, [training.rate(step)])
         if training.recipe.max_norm and (step + 1) % MAX_NORM_EVERY == 0:
@@ -197,8 +194,10 @@ class Together:
         self.stack.train()
         inputs = torch.stack([batch.inputs for batch in batches])
         output = self.stack(as_inputs(inputs, self.dtype))
-        with _told_apart(self.trainings, output):
+        try:
             losses = of_many([training.objective for training in self.trainings], output, batches)
+        except ValueError as error:
+            raise _explained(error, self.trainings, output) from None
         losses.sum().backward()
         for i, m in self.apart:
             self.own[m][i].grad = self.parameters[i].grad[m]
