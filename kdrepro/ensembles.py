@@ -53,4 +53,5 @@ class Average(nn.Module):
         self.members = nn.ModuleList(check_network(member, f"members[{i}]") for i, member in enumerate(members))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Inputs [B, ...] to log-probabilities [B, C]."""
         return log_average(torch.stack([wide(logits_of(member(x), member, len(x))) for member in self.members]))

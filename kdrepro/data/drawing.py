@@ -44,6 +44,7 @@ class Drawing:
 
     @property
     def per_class(self) -> int:
+        """Images of a class in all."""
         return self.train + self.validation + self.test
 
 

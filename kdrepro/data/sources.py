@@ -64,15 +64,18 @@ class Zip:
         self.members = {member.filename.removeprefix(start): member for member in inside}
 
     def names(self) -> list[str]:
+        """The members' names, sorted."""
         return sorted(self.members)
 
     def read(self, name: str) -> bytes:
+        """A member's content. Raises BadZipFile for a size that no picture has."""
         member = self.members[name]
         if max(member.compress_size, member.file_size) > LARGEST:
             raise zipfile.BadZipFile("it states a size that no picture has")
         return self.archive.read(member)
 
     def about(self, name: str) -> tuple[int, int]:
+        """A member's size in bytes, and its checksum."""
         return self.members[name].file_size, self.members[name].CRC
 
 

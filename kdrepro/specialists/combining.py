@@ -217,6 +217,7 @@ class Combined(nn.Module):
         self.subsets, self.oversamplings, self.top_n = list(subsets), list(oversamplings), top_n
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Inputs [B, ...] to log q [B, C] of Eq. 5."""
         p = logits_of(self.generalist(x), self.generalist, len(x)).double().softmax(1)
         is_active = active(p, self.subsets, self.top_n)
         opinions = []

@@ -117,7 +117,7 @@ def _spread(outside: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
 # --- method "em": Newton's method on q w = c + mu and u Q = d + mu, with mu falling to (nearly) zero ---
 
 
-def _newton_from(c, d, outside, tolerance, max_iterations):
+def _newton_from(c, d, outside, tolerance, max_iterations) -> tuple[torch.Tensor, torch.Tensor]:
     """Start where q w = c + mu exactly, with w >= 1, and iterate."""
     floor = tolerance / (10 * c.shape[1])  # the bound keeps about C * mu
     u = d.clamp(min=0.1)
@@ -173,7 +173,7 @@ def _newton_answer(state: State, tolerance: float) -> torch.Tensor:
 # --- method "gradient": the paper's, gradient descent on z with q = softmax(z) ---
 
 
-def _descend_from(c, d, outside, p_g, tolerance, max_iterations):
+def _descend_from(c, d, outside, p_g, tolerance, max_iterations) -> tuple[torch.Tensor, torch.Tensor]:
     """Start at the logits of p_g mixed with a little of the uniform distribution, so that none is -inf."""
     z = torch.log(0.99 * p_g + 0.01 / p_g.shape[1])
     state = (c, d, outside, z, z, torch.ones_like(z[:, :1]))

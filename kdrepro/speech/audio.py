@@ -5,6 +5,7 @@ import os
 import re
 import struct
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 import numpy as np
@@ -85,7 +86,7 @@ def _decode(path: Path) -> tuple[np.ndarray, int]:
     return samples, rate
 
 
-def _soundfile():
+def _soundfile() -> ModuleType:
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: soundfile without its libsndfile

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -111,7 +112,7 @@ def check() -> None:
     _loader()
 
 
-def _loader():
+def _loader() -> ModuleType:
     try:
         import espeakng_loader
     except (ImportError, OSError):

@@ -52,11 +52,11 @@ def mel_filters() -> np.ndarray:
     return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
 
 
-def mel(frequency):
+def mel(frequency: np.ndarray | float) -> np.ndarray:
     """Hertz to mel (O'Shaughnessy's formula)."""
     return 2595 * np.log10(1 + np.asarray(frequency) / 700)
 
 
-def hertz(mels):
+def hertz(mels: np.ndarray | float) -> np.ndarray:
     """Mel to hertz."""
     return 700 * (10 ** (np.asarray(mels) / 2595) - 1)

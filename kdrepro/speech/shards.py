@@ -51,6 +51,7 @@ class Shard:
 
     @property
     def frames(self) -> int:
+        """Frames of all its utterances."""
         return sum(u["frames"] for u in self.utterances)
 
     def window_rows(self) -> np.ndarray:

@@ -74,6 +74,7 @@ class SyntheticSpeech:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def speakers(self) -> Mapping[str, Sequence[str]]:
+        """The speakers of each split, each with some minutes of speech."""
         hours = dict(zip(SPLITS, (self.hours, self.validation_hours, self.test_hours), strict=True))
         counts = {split: max(1, round(60 * h / self.minutes_per_speaker)) for split, h in hours.items()}
         return {split: [f"{split}-{i:05d}" for i in range(n)] for split, n in counts.items()}

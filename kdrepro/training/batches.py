@@ -154,6 +154,7 @@ class Batches:
 
     @property
     def device(self) -> torch.device:
+        """Where the cases lie."""
         return self.inputs.device
 
     @property

@@ -35,6 +35,7 @@ class Distillation:
         object.__setattr__(self, "soft_weight", check_soft_weight(self.soft_weight))
 
     def __call__(self, student_logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The loss of logits [B, C]: a scalar."""
         return distillation_loss(
             student_logits,
             _teacher_logits(batch),

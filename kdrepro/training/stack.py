@@ -54,6 +54,7 @@ class Stack(nn.Module):
         return list(zip(self.stacked[::2], self.stacked[1::2], strict=True))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Inputs [M, B, ...] to logits [M, B, C]."""
         *hidden, (weight, bias) = self.layers
         x = self._dropped([member.input_dropout for member in self.members], x.flatten(2))
         for w, b in hidden:

@@ -24,7 +24,9 @@ from kdrepro.training.stack import shape_of
 class Optimized(Protocol):
     """What takes a training's steps (see `kdrepro.training.steps`), as far as a checkpoint asks it."""
 
-    def moments(self, training: "TrainingState") -> Mapping[int, Mapping[str, torch.Tensor]]: ...
+    def moments(self, training: "TrainingState") -> Mapping[int, Mapping[str, torch.Tensor]]:
+        """The optimiser's state of each of a training's parameters."""
+        ...
 
 
 class TrainingState:
@@ -151,6 +153,7 @@ class TrainingState:
         return self.recipe.rate(step, self.recipe.epochs * len(self.batches))
 
     def start_epoch(self) -> None:
+        """Layers into their modes, and what a checkpoint within the epoch needs."""
         to_train(self.network, self.frozen)
         self.order_at_start = self.order.get_state()
 
@@ -182,6 +185,7 @@ class TrainingState:
         return {name: value.item() if hasattr(value, "item") else value for name, value in figures.items()}
 
     def finish_epoch(self, steps: Optimized) -> None:
+        """Save the state after the epoch whose row was noted, and show that row."""
         self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
         if self.recipe.max_norm and self.epoch == self.recipe.epochs:
             clip_max_norm(unwrapped(self.network), self.recipe.max_norm)
@@ -204,6 +208,7 @@ class TrainingState:
             self.best = {**weights, "figure": torch.tensor(row[figure], dtype=torch.float64)}
 
     def restore_best(self) -> None:
+        """Give the network the weights of its best row, where those are wanted."""
         if self.keep_best is not None:
             self.network.load_state_dict({name: t for name, t in self.best.items() if name != "figure"})
 

@@ -133,10 +133,17 @@ def verdict_rows(claims: Iterable[Claim], records: Iterable[Mapping[str, Any]]) 
                 "control": _control(claim, deciding),
                 "verdict": found["verdict"],
                 "marked": claim.marked(found["verdict"]),
-                "data": f"{found['data']}, {found['preset']}" if deciding else "",
+                "data": _origin(found) if deciding else "",
             }
         )
     return rows
+
+
+def _origin(found: Mapping[str, Any]) -> str:
+    """The data and the preset, and the seeds where fresh ones have confirmed."""
+    confirm = found["confirm"]
+    fresh = f", fresh seeds {min(confirm['seeds'])} to {max(confirm['seeds'])}" if confirm else ""
+    return f"{found['data']}, {found['preset']}{fresh}"
 
 
 def _control(claim: Claim, deciding: Mapping[str, Any] | None) -> str:

@@ -153,6 +153,7 @@ def test_seeds_that_confirm_decide_where_there_are_some():
     row = rows_of(record)["mnist.plain"]
     assert row["verdict"] == "not reproduced"
     assert row["ours"].startswith("246 [")
+    assert row["data"] == "mnist, full, fresh seeds 10 to 12"
 
 
 def described(claim_id, by_construction="", amended=(), control=None):
