@@ -51,23 +51,24 @@ def history(results: Sequence[dict[str, Any]]) -> str:
     """What was changed of each claim when a result was known, in Markdown: the rules in a table, then all else."""
     described = claims.load()
     now = {entry["claim"]: entry for entry in claims.verdict_entries(described.values(), results)}
-    rules = ["| claim | rule before | verdict before | rule now | why | verdict now |", "|---|---|---|---|---|---|"]
+    verdicts, rules = ["| claim | verdict before | verdict now |", "|---|---|---|"], []
     others = ["| claim | when | changed | tried before | then |", "|---|---|---|---|---|"]
     for claim in described.values():
         for change in claim.amended:
             if change.rule:
-                cells = (f"`{claim.id}`", change.rule, change.verdict, _rule(claim), change.then)
-                rules.append(f"| {' | '.join(cells)} | **{now[claim.id]['verdict']}** |")
+                verdicts.append(f"| `{claim.id}` | {change.verdict} | **{now[claim.id]['verdict']}** |")
+                rules.append(f"- `{claim.id}`: {change.then}.  \n  Before: {change.rule}.  \n  Now: {_rule(claim)}.")
             else:
                 others.append(f"| `{claim.id}` | {change.when} | {change.changed} | {change.tried} | {change.then} |")
     stand = [f"- `{claim.id}`, {claim.defence}." for claim in described.values() if claim.defence]
     built = [f"- `{c.id}`, {c.by_construction}." for c in described.values() if c.by_construction]
-    return "\n".join([
-        "## Rules that were written again", "", *rules, "",
-        "## Recipes, teachers and rules that were changed before", "", *others, "",
-        "## By construction", "", *built, "",
-        "## Verdicts that stand as they were", "", *stand,
-    ])  # fmt: skip
+    parts = {
+        "Rules that were written again": [*verdicts, "", *rules],
+        "Recipes, teachers and rules that were changed before": others,
+        "By construction": built,
+        "Verdicts that stand as they were": stand,
+    }
+    return "\n\n".join(f"## {title}\n\n" + "\n".join(lines) for title, lines in parts.items())
 
 
 def _rule(claim: Claim) -> str:
