@@ -6,14 +6,14 @@ import pytest
 import yaml
 
 from kdrepro import paths
-from kdrepro.verdicts import records
+from kdrepro.verdicts import claims, records
 
 CHAPTERS = ("01-dark-knowledge", "02-mnist", "04-soft-targets")
 
+# Whole trainings of one seed, 2, are those of tests/publishing/test_slices.py.
 CASES = [
-    ("02-mnist", 2, "short"),
-    *(pytest.param(chapter, seed, "short", marks=pytest.mark.slow) for chapter in CHAPTERS for seed in (0, 1, 3)),
-    *(pytest.param(chapter, 2, "smoke", marks=pytest.mark.slow) for chapter in CHAPTERS),
+    ("02-mnist", 2),
+    *(pytest.param(chapter, seed, marks=pytest.mark.slow) for chapter in CHAPTERS for seed in (1, 3)),
 ]
 
 
@@ -34,14 +34,14 @@ def short(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize(("chapter", "first_seed", "preset"), CASES)
-def test_a_chapter_of_one_seed_holds_for_any_first_seed(chapter, first_seed, preset):
+@pytest.mark.parametrize(("chapter", "first_seed"), CASES)
+def test_a_chapter_of_one_seed_holds_for_any_first_seed(chapter, first_seed):
     names = {"display": lambda *_: None}
     for cell in nbformat.read(paths.NOTEBOOKS / f"{chapter}.ipynb", 4).cells:
         if cell.cell_type == "code":
             exec(compile(cell.source, f"{chapter}: {cell.id}", "exec"), names)
         if "parameters" in cell.metadata.get("tags", []):
-            names |= {"preset": preset, "seeds": 1, "first_seed": first_seed}
+            names |= {"preset": "short", "seeds": 1, "first_seed": first_seed}
         plt.close("all")
-    (record,) = records.files(chapter, paths.runs(preset) / "results")
-    assert records.seeds_of(records.read(record)) == [first_seed]
+    made = paths.runs("short").rglob(f"results/{chapter}*.json")  # beside that of another seed, where there is one
+    assert [first_seed] in [claims.seeds_of(records.read(path)) for path in made]

@@ -117,9 +117,9 @@ def asked(first_seed=0):
 def test_a_part_gives_what_the_whole_gives(chapter, tmp_path, monkeypatch):
     """Each claim of a chapter, with the store that the whole has filled."""
     monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
-    whole = runner.run(chapter, asked()).parent.parent / "results"
+    whole = runner.run(chapter, asked(2)).parent.parent / "results"
     for claim in measured(chapter):
-        part = runner.run(chapter, asked(), Part(claim.id)).parent.parent / "results"
+        part = runner.run(chapter, asked(2), Part(claim.id)).parent.parent / "results"
         assert part.parent == tmp_path / "smoke" / "claims" / claim.id
         one, other = (records.claim_by_data(claim.id, chapter, folder) for folder in (whole, part))
         assert other.keys() == one.keys()
