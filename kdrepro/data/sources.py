@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+import threading
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ class Zip:
     """
 
     def __init__(self, path: Path, within: str):
-        self.path = path
+        self.path, self.reading = path, threading.Lock()
         try:
             self.archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -72,7 +73,9 @@ class Zip:
         member = self.members[name]
         if max(member.compress_size, member.file_size) > LARGEST:
             raise zipfile.BadZipFile("it states a size that no picture has")
-        return self.archive.read(member)
+        # One at a time: Python 3.13's zipfile seeks from where another thread has left the file.
+        with self.reading:
+            return self.archive.read(member)
 
     def about(self, name: str) -> tuple[int, int]:
         """A member's size in bytes, and its checksum."""
