@@ -132,10 +132,9 @@ def tune(
     for name in [search] if search else there:
         run = start_search(chapter, name, preset=preset, device=device, data_root=data_root)
         rows = _shown(chapter, preset, quiet, lambda run=run, name=name: searches.search(run, name))
-        path = searches.write(run, name, rows)
         table = searches.table({"rows": rows})
         _print_table(_console(), list(table.columns), table.astype(str).to_numpy().tolist())
-        print(f"{name}: {path}")
+        print(f"{name}: {searches.place(run, name)}")
     if not there:
         print(f"{chapter} has no searches at {preset}: notebooks/presets/{preset}.yaml would name them.")
 

@@ -3,6 +3,7 @@
 import errno
 import glob
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -187,6 +188,17 @@ def _leads_back(folder: str) -> bool:
 
 def _unreadable(error: OSError) -> InputError:
     return InputError(f"{error.filename} cannot be read ({error.strerror}): see to its permissions.")
+
+
+def pattern_with(group: str, pattern: str, what: str) -> re.Pattern[str]:
+    """A regular expression for names, with a group of this name where `what` is. Raises InputError."""
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"`pattern` {pattern!r} is no regular expression ({error}): correct it.") from error
+    if group not in expression.groupindex:
+        raise InputError(f"`pattern` {pattern!r} has no group `{group}`: write (?P<{group}>...) where the {what} is.")
+    return expression
 
 
 def composed(name: str) -> str:

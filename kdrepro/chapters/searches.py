@@ -51,13 +51,18 @@ def _row(run: ImageExperiment, net: Any, teacher: str, student: str) -> Row:
     return about | {"errors": run.errors(net), "seconds": round(net.seconds, 1)}
 
 
+def place(run: ImageExperiment, name: str) -> Path:
+    """Where a search's record is."""
+    return paths.runs(run.preset.name) / "searches" / f"{run.chapter}.{name}.json"
+
+
 def write(run: ImageExperiment, name: str, rows: Sequence[Row]) -> Path:
     """Save a search's record in the preset's runs; returns its path. Raises InputError when it cannot be written."""
     kept = ("chapter", "preset", "data", "provenance")
     record = {key: run.record[key] for key in kept} | {"search": name}
     record["plans"] = run.sizes.searches[name].model_dump()
     record["held_out"] = len(run.data.test_images)
-    path = paths.runs(run.preset.name) / "searches" / f"{run.chapter}.{name}.json"
+    path = place(run, name)
     with writing(f"the search's record {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, (json.dumps(record | {"rows": list(rows)}, indent=1) + "\n").encode())

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from kdrepro.data.pictures import endings
 from kdrepro.errors import InputError, printable
-from kdrepro.files import check_distinct, composed, left_out, same_name, visible_files, visible_folders
+from kdrepro.files import check_distinct, composed, left_out, pattern_with, same_name, visible_files, visible_folders
 from kdrepro.speech.time_files import read_text
 
 SPLIT_FOLDERS = {
@@ -148,12 +147,7 @@ def _folder_of(name: str) -> str | None:
 
 
 def _by_pattern(pattern: str) -> LabelOf:
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise InputError(f"`pattern` {pattern!r} is no regular expression ({error}): correct it.") from error
-    if "label" not in expression.groupindex:
-        raise InputError(f"`pattern` {pattern!r} has no group `label`: write (?P<label>...) where the class is.")
+    expression = pattern_with("label", pattern, "class")
 
     def label_of(name: str) -> str | None:
         match = expression.fullmatch(composed(_without_ending(name)))

@@ -46,8 +46,7 @@ def of_claim(notebook: nbformat.NotebookNode, claim_id: str, into: str) -> nbfor
     kept = _needed(statements, claim_id)
     if not kept:
         raise InputError(f"No cell of this chapter measures {claim_id}.")
-    last = next(s for s in reversed(statements) if _calls(s.node, {"finish"}))
-    kept.append(_Statement(last.cell, last.node, last.source, last.reads, last.binds, last.changes))
+    kept.append(next(s for s in reversed(statements) if _calls(s.node, {"finish"})))
     by_cell: dict[int, list[str]] = {}
     for statement in kept:
         by_cell.setdefault(statement.cell, []).append(_started_into(statement, into))

@@ -59,7 +59,7 @@ def load(claim_id: str) -> nn.Module:
         )
     key = index["claims"][claim_id][-1]
     network = build(index["networks"][key]["config"])
-    network.load_state_dict(_joined(key, paths.WEIGHTS))
+    network.load_state_dict(_joined(key, index["networks"][key]["parts"], paths.WEIGHTS))
     return network.eval()
 
 
@@ -125,10 +125,10 @@ def _parts(tensors: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tens
         yield part
 
 
-def _joined(key: str, folder: Path) -> dict[str, torch.Tensor]:
+def _joined(key: str, parts: int, folder: Path) -> dict[str, torch.Tensor]:
     """A network's tensors from its parts, in float32 where they were rounded."""
     pieces: dict[str, dict[int, torch.Tensor]] = {}
-    for i in range(read_index(folder)["networks"][key]["parts"]):
+    for i in range(parts):
         path = folder / f"{key}.{i}.safetensors"
         try:
             found = parse(path.read_bytes())

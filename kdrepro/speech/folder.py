@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from kdrepro.errors import InputError, nearest, printable
-from kdrepro.files import check_distinct, composed, counted, left_out, same_name, visible_files, visible_folders
+from kdrepro.files import (
+    check_distinct,
+    composed,
+    counted,
+    left_out,
+    pattern_with,
+    same_name,
+    visible_files,
+    visible_folders,
+)
 from kdrepro.speech import audio
 from kdrepro.speech.corpus import RATE, SPLITS
 from kdrepro.speech.label_files import Files, Recordings, reading, several
@@ -162,12 +170,7 @@ def _by_speaker(root: Path, names: Sequence[str]) -> dict[str, Spoken]:
 
 def _by_pattern(root: Path, names: Sequence[str], pattern: str) -> dict[str, Spoken]:
     """The recordings of each speaker, who is in their names."""
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise InputError(f"`pattern` {pattern!r} is no regular expression ({error}): correct it.") from error
-    if "speaker" not in expression.groupindex:
-        raise InputError(f"`pattern` {pattern!r} has no group `speaker`: write (?P<speaker>...) where the name is.")
+    expression = pattern_with("speaker", pattern, "name")
     found: dict[str, Spoken] = {}
     recordings = [name for name in names if _is_recording(name)]
     for name in recordings:

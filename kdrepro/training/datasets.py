@@ -1,6 +1,5 @@
 """Cases out of whatever people keep them in: tensors, arrays, datasets, subsets and loaders."""
 
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from torch.utils.data import (
 )
 
 from kdrepro.checks import as_tensor
+from kdrepro.training.memory import machine_memory
 
 TOLD_FROM = 2**20  # bytes read from a dataset of which a sentence tells
 
@@ -130,7 +130,7 @@ def _read(items: Iterator[Any], name: str, join: Callable[..., torch.Tensor], co
 
 def _check_memory(one: torch.Tensor, count: int, name: str) -> None:
     size = one.numel() * one.element_size()
-    if count * size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+    if count * size > machine_memory():
         raise ValueError(f"{name} has {count:,} cases of {size:,} bytes, more than memory holds: take a Subset.")
 
 

@@ -4,8 +4,6 @@
 one seed, so that on a CPU the same seed gives the same weights bit for bit, also after an interruption.
 """
 
-import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from kdrepro.networks import use_generator
 from kdrepro.training.batches import CaseSource
 from kdrepro.training.checkpoint import Checkpoint
 from kdrepro.training.lanes import LEAST_WEIGHTS, Lane, side_by_side
+from kdrepro.training.memory import machine_memory
 from kdrepro.training.objectives import Objective
 from kdrepro.training.recipe import Recipe
 from kdrepro.training.state import TrainingState
@@ -149,15 +148,7 @@ def memory_budget(device: torch.device) -> int:
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own, but free
         return (torch.cuda.mem_get_info(device)[0] + kept) // 2
-    return int(min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), _memory_limit())) // 4
-
-
-def _memory_limit(file: Path = Path("/sys/fs/cgroup/memory.max")) -> float:
-    """What a container allows its processes, in bytes; infinite where there is no limit, or no container."""
-    try:
-        return float(file.read_text())
-    except (OSError, ValueError):  # the file of no limit says "max"
-        return math.inf
+    return machine_memory() // 4
 
 
 def _train(trainings: Sequence[TrainingState], steps: Alone | Together, lane: Lane) -> None:

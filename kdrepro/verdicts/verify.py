@@ -1,5 +1,6 @@
 """Whether what is published follows from what lies beside it: checksums, means, intervals, tests, verdicts."""
 
+import copy
 import hashlib
 import json
 import math
@@ -57,12 +58,13 @@ def judge_again(folder: Path) -> None:
     """
     described, digest = claims.load(), rules_digest()
     for path in sorted(folder.glob("*.json")):
-        record = records.read(path)
+        before = records.read(path)
+        record = copy.deepcopy(before) | {"rules": digest}
         for claim_id, entry in record["claims"].items():
             for part in filter(None, (entry, entry.get("confirm"))):
                 part["verdict"] = described[claim_id].verdict(part, record["data"]["name"])
-        if record != records.read(path) or record.get("rules") != digest:
-            records.write(path, record | {"rules": digest})
+        if record != before:
+            records.write(path, record)
     with writing(f"the checksums {folder / SUMS}"):
         atomic_write(folder / SUMS, sums(folder).encode())
 
