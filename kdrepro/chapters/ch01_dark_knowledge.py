@@ -17,7 +17,7 @@ from kdrepro.chapters.figures import COLOURS
 from kdrepro.chapters.sizes import Training
 from kdrepro.losses import soften
 from kdrepro.networks import MLP
-from kdrepro.verdicts import stats
+from kdrepro.verdicts import recompute, stats
 
 # --- which 2 looks like a 3 ---------------------------------------------------------------------------------------
 
@@ -47,11 +47,13 @@ def against_limit(gradient: torch.Tensor, difference: torch.Tensor, temperature:
     return torch.rad2deg(torch.arccos(cosine)).mean().item(), (scaled / difference.norm(dim=1)).mean().item()
 
 
-def relative_variance(network: MLP, inputs: torch.Tensor, losses: Callable[[torch.Tensor], torch.Tensor]) -> float:
-    """Variance of the cases' gradients relative to the squared mean: mean |g - mean g|^2 / |mean g|^2.
+def case_gradients(
+    network: MLP, inputs: torch.Tensor, losses: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each case's gradient g over all weights and biases: |g|^2, and g · mean g, [B] each; dropout is off.
 
-    inputs: [B, ...] floats. losses: logits [B, C] -> the loss of each case [B]. g runs over all weights and
-    biases; dropout is off.
+    inputs: [B, ...] floats. losses: logits [B, C] -> the loss of each case [B]. `recompute.relative_variance` makes
+    of them the variance from case to case.
 
     A case's gradient for a layer's weights is the outer product of the layer's input h and the loss's
     gradient d at its output, so its squared norm is |h|^2 |d|^2 and needs no matrix of its own.
@@ -64,12 +66,10 @@ def relative_variance(network: MLP, inputs: torch.Tensor, losses: Callable[[torc
         outputs.append(F.linear(h, layer.weight, layer.bias))
         h = F.relu(outputs[-1])
     deltas = torch.autograd.grad(losses(outputs[-1]).sum(), outputs)
-    mean_square = sum((h.square().sum(1) + 1) * d.square().sum(1) for h, d in zip(seen, deltas, strict=True)).mean()
-    count = len(inputs)
-    square_of_mean = sum(
-        (d.T @ h / count).square().sum() + d.mean(0).square().sum() for h, d in zip(seen, deltas, strict=True)
-    )
-    return ((mean_square - square_of_mean) / square_of_mean).item()
+    pairs = [(h.detach(), d) for h, d in zip(seen, deltas, strict=True)]
+    squares = sum((h.square().sum(1) + 1) * d.square().sum(1) for h, d in pairs)
+    along = sum(((d @ (d.T @ h / len(h))) * h).sum(1) + d @ d.mean(0) for h, d in pairs)
+    return squares.cpu().numpy(), along.cpu().numpy()
 
 
 def soft_losses(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -78,22 +78,24 @@ def soft_losses(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temp
     return -(soften(teacher_logits, temperature) * log_q).sum(-1)
 
 
-def variance_ratios(
-    network: MLP,
-    inputs: torch.Tensor,
-    labels: torch.Tensor,
-    teacher_logits: torch.Tensor,
-    temperatures: Sequence[float],
-) -> list[float]:
-    """`relative_variance` of soft targets over that of hard ones at the same weights, one number a temperature.
+def gradients_of_targets(
+    network: MLP, inputs: torch.Tensor, labels: torch.Tensor, teacher_logits: torch.Tensor, temperature: float
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """`case_gradients` of "hard" and of "soft" targets at the same weights.
 
     inputs: [B, ...] floats; labels: [B]; teacher_logits: [B, C].
     """
-    hard = relative_variance(network, inputs, lambda z: F.cross_entropy(z, labels, reduction="none"))
-    return [
-        relative_variance(network, inputs, lambda z, t=t: soft_losses(z, teacher_logits, t)) / hard
-        for t in temperatures
-    ]
+    losses = {
+        "hard": lambda z: F.cross_entropy(z, labels, reduction="none"),
+        "soft": lambda z: soft_losses(z, teacher_logits, temperature),
+    }
+    return {kind: case_gradients(network, inputs, loss) for kind, loss in losses.items()}
+
+
+def variance_ratio(gradients: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> float:
+    """The relative variance of soft targets' gradients over that of hard ones', of `gradients_of_targets`."""
+    soft, hard = (recompute.relative_variance(*gradients[kind]) for kind in ("soft", "hard"))
+    return float(soft / hard)
 
 
 # --- learning rates and training cases ------------------------------------------------------------------------------
@@ -125,18 +127,6 @@ def rate_ratios(rates: pd.DataFrame, factors: Sequence[float]) -> pd.DataFrame:
         spread = "–" if ends is None else "{:.2f} to {:.2f}".format(*np.exp(ends))
         rows.append({**row, "ratio": round(np.exp(mean), 2), "95 % over seeds": spread})
     return pd.DataFrame(rows).set_index("times the best")
-
-
-def data_ratio(errors: pd.DataFrame, share: float) -> float:
-    """How many times the cases hard targets need to do as well as soft ones on this share of the cases.
-
-    errors: test errors by share (the index, ascending) and "hard targets", "soft targets". By log-log interpolation of
-    the hard targets' curve, censored at its ends; no error counts as half of one, which has a logarithm.
-    """
-    errors = errors.clip(lower=0.5)
-    hard = errors["hard targets"].cummin()[::-1]
-    needed = np.interp(np.log(errors.loc[share, "soft targets"]), np.log(hard), np.log(hard.index))
-    return float(np.exp(needed) / share)
 
 
 # --- figures --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Chapter 2: nets compared image by image and seed by seed, shifts of classes never seen, and the figures."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +12,9 @@ from matplotlib.figure import Figure
 
 from kdrepro import biases
 from kdrepro.chapters import figures
+from kdrepro.chapters.experiment import Trained
 from kdrepro.chapters.figures import COLOURS
+from kdrepro.chapters.images import ImageExperiment
 from kdrepro.verdicts import stats
 
 Pairs = Iterable[tuple[str, str]]
@@ -122,6 +125,38 @@ def saved_by_range(errors: pd.DataFrame, low: float, high: float) -> pd.DataFram
 def of_shift(rows: pd.DataFrame, how: str, column: str) -> np.ndarray:
     """A column of the rows of `biases.compare` that are of this shift, one value a seed."""
     return rows.loc[rows["how"] == how, column].to_numpy()
+
+
+def _moved(trained: Trained, logits: torch.Tensor, unseen: Sequence[int], shifts: Mapping[str, float]) -> torch.Tensor:
+    return biases.shifted(logits, unseen, shifts[trained.key])
+
+
+def publish_shifts(
+    run: ImageExperiment, name: str, students: Sequence[Trained], unseen: Sequence[int], rows: pd.DataFrame
+) -> None:
+    """Keep beside the record what students of a transfer set without some classes answer, shifted and at any shift.
+
+    rows: of `biases.compare`, seed by seed. Of each shift: the answers, which of them are right, and the shift itself.
+    For any shift: from which on the answer is an unseen class, and whether the best answer among the unseen, and among
+    the seen classes, is right (see `recompute.digits.best_shift`).
+    """
+    called = {"best on the test set": "best", "label-free": "label-free", "the paper's": "the paper's"}
+    for how, what in called.items():
+        shifts = of_shift(rows, how, "shift")
+        by_key = dict(zip([t.key for t in students], shifts, strict=True))
+        move = partial(_moved, unseen=unseen, shifts=by_key)
+        run.publish_predictions(f"{name}, {what} shift", students, move, unseen)
+        run.predictions[f"{name}, {what} shift.shift"] = shifts
+    needed, best = [], {"seen": [], "unseen": []}
+    for student in students:
+        logits, inside = run.logits(student), torch.zeros(run.data.classes, dtype=torch.bool, device=run.device)
+        inside[list(unseen)] = True
+        needed.append(biases.needed(logits, unseen).cpu().numpy())
+        for kind, left_out in (("seen", inside), ("unseen", ~inside)):
+            answers = logits.masked_fill(left_out, torch.finfo(logits.dtype).min).argmax(1)
+            best[kind].append(np.packbits((answers == run.data.test_labels).cpu().numpy()))
+    run.predictions |= {f"{name}.{kind} right": np.stack(each) for kind, each in best.items()}
+    run.predictions[f"{name}.needed"] = np.stack(needed)
 
 
 def by_seed(rows: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:

@@ -37,14 +37,33 @@ def table5(found: Sequence[tuple[SpeechExperiment, Mapping[str, Sequence[Folded]
     return table
 
 
+def learning_curves(net: Folded) -> tuple[np.ndarray, np.ndarray]:
+    """What a net's history notes of frames right, and which of these epochs has the weights that it was left with.
+
+    Shares of some training, validation and test frames, [folds, epochs, 3]; indices [folds].
+    """
+    splits = [f"{split}_frame_accuracy" for split in ("train", "validation", "test")]
+    curves = np.array([[[row[s] for s in splits] for row in fold.history if splits[0] in row] for fold in net])
+    best, last = curves[:, :, 1].argmax(1), curves.shape[1] - 1
+    return curves, np.where([fold.plan.early_stopping for fold in net], best, last)
+
+
 def train_accuracy(net: Folded) -> float:
     """Frame accuracy on what a net was trained on, the mean over folds, at the epoch whose weights it has."""
-    found = []
-    for trained in net:
-        rows = [row for row in trained.history if "train_frame_accuracy" in row]
-        best = max(rows, key=lambda row: row["validation_frame_accuracy"]) if trained.plan.early_stopping else rows[-1]
-        found.append(best["train_frame_accuracy"])
-    return float(np.mean(found))
+    curves, kept = learning_curves(net)
+    return float(curves[np.arange(len(kept)), kept, 0].mean())
+
+
+def gain_of_stopping(net: Folded) -> float:
+    """Test frames that early stopping gained over the last epoch's weights, a share, the mean over folds."""
+    curves, kept = learning_curves(net)
+    return float((curves[np.arange(len(kept)), kept, 2] - curves[:, -1, 2]).mean())
+
+
+def publish_curves(run: SpeechExperiment, name: str, nets: Sequence[Folded]) -> None:
+    """Keep the `learning_curves` of a system beside the record, [seeds, folds, epochs, 3] and [seeds, folds]."""
+    curves, kept = zip(*map(learning_curves, nets), strict=True)
+    run.predictions |= {f"{name}.curve": np.stack(curves), f"{name}.kept": np.stack(kept)}
 
 
 def measured(run: SpeechExperiment, nets: Sequence[Folded], scores: Sequence[Score]) -> dict[str, Any]:

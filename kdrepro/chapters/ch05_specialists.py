@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
 
 from kdrepro import specialists
 from kdrepro.chapters.committees import Committee, SpecialistExperiment
@@ -64,6 +63,23 @@ def percent_right(right: Mapping[str, Sequence[np.ndarray]], seeds: int) -> dict
     }
 
 
+def of_class(run: SpecialistExperiment, right: Sequence[np.ndarray]) -> np.ndarray:
+    """How many test cases of each class a system gets right, [seeds, C]. right: of each seed, which cases, bool [N]."""
+    labels = run.data.test_labels.cpu().numpy()
+    return np.stack([np.bincount(labels[one], minlength=run.data.classes) for one in right]).astype(np.uint16)
+
+
+def of_subsets(
+    run: SpecialistExperiment, q: Sequence[torch.Tensor], subsets: Sequence[Sequence[torch.Tensor]]
+) -> np.ndarray:
+    """How many cases of each specialist's classes q restricted to these gets right, [seeds, specialists].
+
+    q: of each seed, [N, C]. subsets: of each seed.
+    """
+    each = [[run.conditional_right(one, [s]).sum() for s in found] for one, found in zip(q, subsets, strict=True)]
+    return np.array(each, np.uint32)
+
+
 def by_coverage(run: SpecialistExperiment, committee: Committee, **options: Any) -> pd.DataFrame:
     """Table 4 for one seed: what the specialists change, by how many of them have the case's true class.
 
@@ -97,37 +113,6 @@ def table4(found: Sequence[pd.DataFrame]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(lines).set_index("specialists covering")
-
-
-def rank_correlation(table: pd.DataFrame, least: int = 1) -> float:
-    """Spearman's correlation between the number of covering specialists and the relative change, one seed.
-
-    least: rows with fewer cases are left out. 0 where fewer than three rows, or no differences, are left.
-    """
-    kept = table[table["cases"] >= least]
-    if len(kept) < 3 or kept["relative"].nunique() == 1:
-        return 0.0
-    return float(spearmanr(kept.index, kept["relative"]).statistic)
-
-
-def within_over_between(subsets: Sequence[torch.Tensor], families: Sequence[str]) -> float:
-    """How much more often two classes of a subset are of one family than any two classes are.
-
-    families: of each class. Raises ValueError when no two classes share a family.
-    """
-    numbers = {family: i for i, family in enumerate(dict.fromkeys(families))}
-    family = np.array([numbers[f] for f in families])
-    anywhere = _same(family)
-    if anywhere == 0:
-        raise ValueError("No two classes share a family: there is nothing to compare with.")
-    return float(np.mean([_same(family[subset.numpy()]) for subset in subsets]) / anywhere)
-
-
-def _same(family: np.ndarray) -> float:
-    """Share of the pairs that are of one family; 0 where there is no pair."""
-    pairs = len(family) * (len(family) - 1)
-    counts = np.bincount(family)
-    return float((counts * (counts - 1)).sum() / pairs) if pairs else 0.0
 
 
 def heard(run: SpecialistExperiment, committee: Committee, top_n: int) -> float:

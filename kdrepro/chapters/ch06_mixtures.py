@@ -26,17 +26,24 @@ def gate_shares(run: SpecialistExperiment, mixture: Trained) -> np.ndarray:
     return torch.cat(parts).mean(0).cpu().numpy()
 
 
-def validation_means(committees: Mapping[str, Sequence[Committee]]) -> pd.DataFrame:
-    """Accuracy of specialists alone on validation images of their classes, among those, in per cent, over the epochs.
+def validation_histories(each: Sequence[Committee]) -> np.ndarray:
+    """Accuracy of specialists alone on validation images of their classes, among those: [seeds, specialists, epochs].
 
-    A row an epoch, a column a way of training: means over all its specialists. Every way was looked at equally often.
+    Of the epochs that a curve looked at.
     """
-    columns = {}
-    for name, each in committees.items():
-        histories = [s.history for committee in each for s in committee.specialists]
-        seen = [{row["epoch"]: row[ON_VALIDATION] for row in history if ON_VALIDATION in row} for history in histories]
-        columns[name] = 100 * pd.DataFrame(seen).mean()
-    return pd.DataFrame(columns).rename_axis("epoch")
+    of = [[[row[ON_VALIDATION] for row in s.history if ON_VALIDATION in row] for s in c.specialists] for c in each]
+    return np.array(of)
+
+
+def validation_means(committees: Mapping[str, Sequence[Committee]]) -> pd.DataFrame:
+    """The means of `validation_histories` in per cent: a row an epoch, a column a way of training.
+
+    Every way was looked at equally often.
+    """
+    first = next(iter(committees.values()))[0].specialists[0]
+    epochs = [row["epoch"] for row in first.history if ON_VALIDATION in row]
+    means = {name: 100 * validation_histories(each).mean((0, 1)) for name, each in committees.items()}
+    return pd.DataFrame(means, index=pd.Index(epochs, name="epoch"))
 
 
 def overfitting(means: pd.DataFrame) -> pd.DataFrame:

@@ -214,6 +214,14 @@ class ImageExperiment(Experiment):
             self.predictions[f"{name}.right on it"] = np.packbits((answers == labels)[:, inside], axis=1)
             self.predictions[f"{name}.cases on it"] = np.array(inside.sum())
 
+    def publish_right(self, name: str, networks: Sequence[Trained]) -> None:
+        """Keep beside the record which test cases these get right, packed bits [seeds, cases / 8], and no more."""
+        self.predictions[f"{name}.right"] = np.stack([np.packbits(~self.wrong(t)) for t in networks])
+
+    def publish_logits(self, name: str, networks: Sequence[Trained], cases: int) -> None:
+        """Keep the logits [seeds, cases, C] of the first so many test cases beside the record."""
+        self.predictions[f"{name}.logits"] = np.stack([self.logits(t)[:cases].cpu().numpy() for t in networks])
+
     def finish(self) -> Path:
         """Write the record and the predictions; with these, of how many test images they are."""
         if self.predictions:

@@ -1,6 +1,5 @@
 """Chapter 1's numbers on cases small enough to work out, and its figures on a few rows."""
 
-import math
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -15,6 +14,7 @@ from kdrepro.chapters.sizes import Network, Training
 from kdrepro.losses import soft_target_gradient
 from kdrepro.networks import MLP
 from kdrepro.training import Recipe
+from kdrepro.verdicts.recompute import relative_variance
 
 
 @pytest.fixture(autouse=True)
@@ -33,10 +33,14 @@ def loop_reference(network, inputs, losses) -> float:
     return ((g - g.mean(0)).square().sum(1).mean() / g.mean(0).square().sum()).item()
 
 
+def relative(network, inputs, losses) -> float:
+    return float(relative_variance(*ch01_dark_knowledge.case_gradients(network, inputs, losses)))
+
+
 def test_equals_the_loop(generator):
     net = MLP([6, 5, 4, 3], generator=generator).eval()
     x, y = torch.randn(9, 6, generator=generator), torch.arange(9) % 3
-    fast = ch01_dark_knowledge.relative_variance(net, x, lambda z: F.cross_entropy(z, y, reduction="none"))
+    fast = relative(net, x, lambda z: F.cross_entropy(z, y, reduction="none"))
     slow = loop_reference(net, x, lambda z, i: F.cross_entropy(z, y[i : i + 1]))
     assert fast == pytest.approx(slow, rel=1e-4)
 
@@ -44,27 +48,24 @@ def test_equals_the_loop(generator):
 def test_does_not_depend_on_the_scale_of_the_loss(generator):
     net = MLP([6, 5, 3], generator=generator).eval()
     x, v = torch.randn(9, 6, generator=generator), torch.randn(9, 3, generator=generator)
-    one = ch01_dark_knowledge.relative_variance(net, x, lambda z: ch01_dark_knowledge.soft_losses(z, v, 4.0))
-    scaled = ch01_dark_knowledge.relative_variance(net, x, lambda z: 16 * ch01_dark_knowledge.soft_losses(z, v, 4.0))
+    one = relative(net, x, lambda z: ch01_dark_knowledge.soft_losses(z, v, 4.0))
+    scaled = relative(net, x, lambda z: 16 * ch01_dark_knowledge.soft_losses(z, v, 4.0))
     assert one == pytest.approx(scaled, rel=1e-4)
 
 
 def test_equal_cases_have_no_variance(generator):
     net = MLP([6, 5, 3], generator=generator).eval()
     x, v = torch.randn(1, 6, generator=generator).expand(8, 6), torch.randn(1, 3, generator=generator).expand(8, 3)
-    assert ch01_dark_knowledge.relative_variance(
-        net, x, lambda z: ch01_dark_knowledge.soft_losses(z, v, 2.0)
-    ) == pytest.approx(0, abs=1e-5)
+    assert relative(net, x, lambda z: ch01_dark_knowledge.soft_losses(z, v, 2.0)) == pytest.approx(0, abs=1e-5)
 
 
-def test_variance_ratios_are_those_of_each_temperature(generator):
+def test_variance_ratio_is_of_soft_over_hard_targets(generator):
     net = MLP([6, 5, 3], generator=generator).eval()
     x, y, v = torch.randn(9, 6, generator=generator), torch.arange(9) % 3, torch.randn(9, 3, generator=generator)
-    hard = ch01_dark_knowledge.relative_variance(net, x, lambda z: F.cross_entropy(z, y, reduction="none"))
-    soft = ch01_dark_knowledge.relative_variance(net, x, lambda z: ch01_dark_knowledge.soft_losses(z, v, 4.0))
-    found = ch01_dark_knowledge.variance_ratios(net, x, y, v, [1.0, 4.0])
-    assert len(found) == 2
-    assert found[1] == pytest.approx(soft / hard)
+    hard = relative(net, x, lambda z: F.cross_entropy(z, y, reduction="none"))
+    soft = relative(net, x, lambda z: ch01_dark_knowledge.soft_losses(z, v, 4.0))
+    gradients = ch01_dark_knowledge.gradients_of_targets(net, x, y, v, 4.0)
+    assert ch01_dark_knowledge.variance_ratio(gradients) == pytest.approx(soft / hard)
 
 
 def test_by_odds_orders_the_images_that_are_classified_as_the_digit():
@@ -113,13 +114,6 @@ def test_rate_ratios(seeds):
     found = ch01_dark_knowledge.rate_ratios(pd.DataFrame(rows), [2])
     assert found.loc[2, "ratio"] == pytest.approx(10**0.5, abs=0.01)
     assert found.loc[2, "95 % over seeds"] == ("–" if seeds == 1 else "3.16 to 3.16")
-
-
-def test_data_ratio_interpolates_and_is_censored():
-    shares = pd.Index([0.1, 1.0], name="share")
-    errors = pd.DataFrame({"hard targets": [100.0, 1.0], "soft targets": [10.0, 1.0]}, index=shares)
-    assert ch01_dark_knowledge.data_ratio(errors, 0.1) == pytest.approx(math.sqrt(10))
-    assert ch01_dark_knowledge.data_ratio(errors.assign(**{"soft targets": 0.0}), 0.1) == pytest.approx(10)
 
 
 def test_figures_of_a_few_rows():

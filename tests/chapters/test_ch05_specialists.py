@@ -4,7 +4,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from kdrepro import specialists
 from kdrepro.chapters import ch05_specialists
@@ -35,22 +34,13 @@ def test_coverage_rows_add_up(run, committee):
     assert len(ch05_specialists.table4([table, table])) == len(table)
 
 
-@pytest.mark.parametrize(
-    ("relative", "expected"), [([0.0, 0.1, 0.2, 0.3], 1.0), ([0.3, 0.2, 0.1, 0.0], -1.0), ([0.1] * 4, 0.0)]
-)
-def test_rank_correlation(relative, expected):
-    table = pd.DataFrame({"cases": [100] * 4, "relative": relative}, index=[0, 1, 2, 3])
-    assert ch05_specialists.rank_correlation(table) == pytest.approx(expected)
-    few = pd.concat([table, pd.DataFrame({"cases": [1], "relative": [-9.0]}, index=[4])])
-    assert ch05_specialists.rank_correlation(few, least=50) == pytest.approx(expected)
-
-
-def test_within_over_between():
-    families = ["a", "a", "b", "b"]  # a third of all pairs are of one family
-    assert ch05_specialists.within_over_between([torch.tensor([0, 1]), torch.tensor([2, 3])], families) == 3
-    assert ch05_specialists.within_over_between([torch.tensor([0, 2])], families) == 0
-    with pytest.raises(ValueError, match="No two classes share a family"):
-        ch05_specialists.within_over_between([torch.tensor([0, 1])], ["a", "b"])
+def test_right_of_each_class_and_of_each_subset(run, committee):
+    q = run.combined(committee)
+    (by_class,) = ch05_specialists.of_class(run, [run.right(q)])
+    assert by_class.sum() == run.right(q).sum()
+    assert by_class[0] == run.right(q)[run.data.test_labels.numpy() == 0].sum()
+    (by_subset,) = ch05_specialists.of_subsets(run, [q], [committee.subsets])
+    assert by_subset.sum() == run.conditional_right(q, committee.subsets).sum()
 
 
 def test_heard_counts_special_cases_whose_specialist_is_active(run, committee):

@@ -85,10 +85,10 @@ def test_validation_means_are_over_specialists_and_committees(committee_of_four)
         rows = [{"epoch": e} for e in range(1, 2 * len(values) + 1)]
         return [row | ({ON_VALIDATION: values[row["epoch"] // 2 - 1]} if row["epoch"] % 2 == 0 else {}) for row in rows]
 
-    each = [with_histories(history(0.2, 0.5), history(0.4, 0.5)), with_histories(history(0.6, 0.2))]
+    each = [with_histories(history(0.2, 0.5), history(0.4, 0.5)), with_histories(history(0.6, 0.2), history(0.6, 0.2))]
     means = ch06_mixtures.validation_means({"one": each, "two": each[1:]})
     assert means.index.tolist() == [2, 4]
-    assert means["one"].tolist() == pytest.approx([40, 40])
+    assert means["one"].tolist() == pytest.approx([45, 35])
     assert means["two"].tolist() == pytest.approx([60, 20])
 
 

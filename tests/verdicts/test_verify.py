@@ -10,7 +10,7 @@ import pytest
 
 from kdrepro import paths
 from kdrepro.publishing import book
-from kdrepro.verdicts import claims, recompute, records, stats
+from kdrepro.verdicts import claims, recompute, records
 from kdrepro.verdicts.verify import SUMS, judge_again, rules_digest, sums, verify
 
 
@@ -101,20 +101,6 @@ def test_what_no_prediction_supports_is_listed_by_name(folder):
     report = verify(folder)
     assert "02-mnist, mnist.plain: errors" in report.unsupported
     assert f"02-mnist.npz is gone since {SUMS} was made." in report.wrong
-
-
-def test_the_figures_of_temperatures():
-    seeds = np.arange(12.0) % 3
-    table = {1.0: 120 + seeds, 2.0: 112 + seeds, 3.0: 100 + seeds, 6.0: 105 + seeds[::-1], 20.0: 130 + seeds}
-    narrow = recompute.narrow_temperatures(table)
-    assert narrow["gain_over_higher"].mean() == pytest.approx(17.5)
-    assert narrow["gain_over_lower"].mean() == pytest.approx(16)
-    expected = max(stats.holm([stats.one_sided_p(table[6.0] - table[3.0]), stats.one_sided_p(table[2.0] - table[3.0])]))
-    assert narrow["neighbours_p"] == expected < 0.001
-    alike, unlike = {10.0: 100 + seeds, 20.0: 101 + seeds}, {10.0: 100 + seeds, 20.0: 115 + seeds}
-    assert recompute.wide_temperatures([alike])["equivalence_p"] < 0.05
-    assert recompute.wide_temperatures([alike, unlike])["equivalence_p"] > 0.95
-    assert recompute.wide_temperatures([{10.0: seeds[:1] + 1, 20.0: seeds[:1] + 1}]).get("equivalence_p") is None
 
 
 def test_every_chapter_with_predictions_is_computed_again():

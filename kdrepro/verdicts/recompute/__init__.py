@@ -1,0 +1,44 @@
+"""Published figures computed again from the arrays that lie beside a record, with no network and no training.
+
+Most arrays say of every test case, in packed bits, whether a network got it right: [seeds, cases / 8]. Of the figures
+of a claim, those that its arrays do not hold are reported by name.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kdrepro.verdicts.recompute import digits, specialists, speech, theory
+from kdrepro.verdicts.recompute.arrays import Arrays, Metrics, load
+from kdrepro.verdicts.recompute.digits import narrow_temperatures, wide_temperatures
+from kdrepro.verdicts.recompute.specialists import class_correlation, overfit, rank_correlation, within_over_between
+from kdrepro.verdicts.recompute.theory import data_ratio, highest_rates, means, relative_variance, small_student
+
+WAYS: dict[str, Callable[[Arrays], Metrics]] = theory.WAYS | digits.WAYS | speech.WAYS | specialists.WAYS
+
+__all__ = [
+    "Arrays",
+    "Metrics",
+    "class_correlation",
+    "data_ratio",
+    "figures",
+    "highest_rates",
+    "load",
+    "means",
+    "narrow_temperatures",
+    "overfit",
+    "rank_correlation",
+    "relative_variance",
+    "small_student",
+    "wide_temperatures",
+    "within_over_between",
+]
+
+
+def figures(record: Mapping[str, Any], arrays: Arrays) -> dict[str, Metrics]:
+    """What the arrays beside a record give of its claims' metrics; nothing of claims whose arrays are not there."""
+    found = {}
+    for claim in record["claims"].keys() & WAYS.keys():
+        with contextlib.suppress(KeyError):
+            found[claim] = WAYS[claim](arrays)
+    return found

@@ -1,0 +1,145 @@
+"""Sections 5 to 8: clusters of classes, what specialists add, what keeps them from overfitting, distilling back."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from kdrepro.verdicts.recompute.arrays import Arrays, Metrics, accuracy, share
+
+
+def within_over_between(subsets: Sequence[np.ndarray], family: np.ndarray) -> float:
+    """How much more often two classes of a subset are of one family than any two classes are.
+
+    subsets: classes [S] of each. family: a number for each class, [C]. Raises ValueError when no two classes share one.
+    """
+    anywhere = _same(family)
+    if anywhere == 0:
+        raise ValueError("No two classes share a family: there is nothing to compare with.")
+    return float(np.mean([_same(family[subset]) for subset in subsets]) / anywhere)
+
+
+def _same(family: np.ndarray) -> float:
+    """Share of the pairs that are of one family; 0 where there is no pair."""
+    pairs = len(family) * (len(family) - 1)
+    counts = np.bincount(family)
+    return float((counts * (counts - 1)).sum() / pairs) if pairs else 0.0
+
+
+def rank_correlation(covering: np.ndarray, cases: np.ndarray, right: np.ndarray, least: int = 1) -> float:
+    """Spearman's correlation over the rows of Table 4: how many specialists cover, and the relative change.
+
+    covering, cases: of each class, [C]. right: how many of these the generalist gets right, and then Eq. 5, [2, C].
+    least: rows with fewer cases are left out. 0 where fewer than three rows, or no differences, are left.
+    """
+    rows = [covering == count for count in np.unique(covering)]
+    rows = [row for row in rows if cases[row].sum() >= least]
+    before, after = np.array([right[:, row].sum(1) for row in rows]).reshape(-1, 2).T
+    return _spearman([covering[row][0] for row in rows], (after - before) / np.clip(before, 1, None))
+
+
+def class_correlation(covering: np.ndarray, cases: np.ndarray, right: np.ndarray) -> float:
+    """Spearman's correlation over classes: how many specialists cover each, and its gain in accuracy.
+
+    Arguments as in `rank_correlation`; 0 where fewer than three classes, or no differences, are there.
+    """
+    there = cases > 0
+    return _spearman(covering[there], ((right[1] - right[0])[there] / cases[there]))
+
+
+def _spearman(of: Sequence[int] | np.ndarray, values: np.ndarray) -> float:
+    if len(values) < 3 or len(set(of)) == 1 or len(set(values)) == 1:
+        return 0.0
+    return float(spearmanr(of, values).statistic)
+
+
+def _table2(arrays: Arrays) -> Metrics:
+    return {"within_over_between": [within_over_between(s, arrays["families"]) for s in arrays["subsets"]]}
+
+
+def _table3(arrays: Arrays) -> Metrics:
+    alone, together = accuracy(arrays, "generalist"), accuracy(arrays, "+ specialists")
+    found = {"accuracy": together, "accuracy_of_generalist": alone, "relative_gain": (together - alone) / alone}
+    if "longer generalist.right" in arrays:
+        found["accuracy_of_longer_generalist"] = accuracy(arrays, "longer generalist")
+    return found
+
+
+def _conditional(arrays: Arrays) -> Metrics:
+    alone, together = _conditional_of(arrays, "generalist"), _conditional_of(arrays, "+ specialists")
+    found = {"conditional_accuracy": together, "conditional_accuracy_of_generalist": alone}
+    found["relative_gain"] = (together - alone) / alone
+    if "longer generalist.conditional" in arrays:
+        found["conditional_accuracy_of_longer_generalist"] = _conditional_of(arrays, "longer generalist")
+    return found
+
+
+def _conditional_of(arrays: Arrays, system: str) -> np.ndarray:
+    """Accuracy on cases of special classes, among these, [seeds]; `system.conditional`: how many, [seeds, subsets]."""
+    right = arrays[f"{system}.conditional"].astype(int).sum(1)
+    return right / arrays["conditional cases"][: len(right)].sum(1)
+
+
+def _table4(arrays: Arrays) -> Metrics:
+    cases, subsets = arrays["cases of class"].astype(int), arrays["subsets"]
+    covering = [np.bincount(each.ravel(), minlength=len(cases)) for each in subsets]
+    right = np.stack([arrays["generalist.of class"], arrays["+ specialists.of class"]], axis=1).astype(int)
+    each = list(zip(covering, right, strict=True))
+    return {
+        "rank_correlation": [rank_correlation(c, cases, r, int(arrays["least cases"])) for c, r in each],
+        "class_correlation": [class_correlation(c, cases, r) for c, r in each],
+    }
+
+
+def _ways(arrays: Arrays) -> Metrics:
+    kept = accuracy(arrays, "+ soft targets by class")
+    dustbin, stopped, labels = (
+        accuracy(arrays, way) for way in ("dustbin", "dustbin, stopped early", "full softmax, labels")
+    )
+    return {
+        "accuracy": kept,
+        "gain_over_dustbin": kept - stopped,
+        "gain_over_unstopped": kept - dustbin,
+        "gain_over_labels": kept - labels,
+        "overfit_of_dustbin": overfit(arrays["dustbin.validation"]),
+    }
+
+
+def overfit(curves: np.ndarray) -> np.ndarray:
+    """Accuracy lost from the best epoch to the last, of the mean curve of each seed's specialists, [seeds].
+
+    curves: [seeds, specialists, epochs].
+    """
+    means = curves.mean(1)
+    return means.max(1) - means[:, -1]
+
+
+def _parallel(arrays: Arrays) -> Metrics:
+    """A mixture waits twice a step, for the likelihoods and for their gradients; specialists never do."""
+    return {"synchronisations": 0, "synchronisations_of_mixture": 2 * int(arrays["steps of the mixture"])}
+
+
+def _distilled_back(arrays: Arrays) -> Metrics:
+    students = ("student of both", "student of the generalist", "trained on, labels only")
+    alone, committee = accuracy(arrays, "generalist"), accuracy(arrays, "generalist + specialists")
+    both, itself, labels = (accuracy(arrays, name) for name in students)
+    gain = committee - alone
+    return {
+        "recovered": share(both - alone, gain),
+        "recovered_by_self_distillation": share(itself - alone, gain),
+        "recovered_by_labels": share(labels - alone, gain),
+        "gain_over_labels": both - labels,
+        "gain_of_committee_over_labels": committee - labels,
+        "accuracy": both,
+    }
+
+
+WAYS: dict[str, Callable[[Arrays], Metrics]] = {
+    "specialists.table2": _table2,
+    "specialists.table3": _table3,
+    "specialists.table3.conditional": _conditional,
+    "specialists.table4": _table4,
+    "soft.specialists": _ways,
+    "moe.parallel": _parallel,
+    "beyond.distil_back": _distilled_back,
+}

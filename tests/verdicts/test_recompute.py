@@ -1,0 +1,164 @@
+"""Figures of claims from small arrays whose answers can be worked out by hand, or that the package gives otherwise."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdrepro import biases, losses
+from kdrepro.verdicts import recompute, stats
+from kdrepro.verdicts.recompute import arrays, digits, specialists, speech, theory
+
+
+def bits(*rows):
+    return np.packbits(np.array(rows, bool), axis=1)
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+
+def test_errors_by_what_is_in_a_name():
+    right = {
+        "a, T 2.right": bits([1, 1, 0]),
+        "a, T 10.right": bits([0, 0, 1]),
+        "a, T of its own.right": bits([1, 1, 1]),
+    }
+    found = arrays.errors_by({"cases": np.array(3), **right, "b, T 2.right": bits([0, 0, 0])}, "a, T ")
+    assert {t: e.tolist() for t, e in found.items()} == {2: [1], 10: [2]}
+    with pytest.raises(KeyError):
+        arrays.errors_by(right, "c, T ")
+
+
+# --- Section 2 --------------------------------------------------------------------------------------------------------
+
+
+def test_gradients_are_those_of_the_package(generator):
+    student, teacher = (torch.randn(4, 7, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    expected = losses.soft_target_gradient(student[0], teacher[0], 3.0)
+    np.testing.assert_allclose(theory.gradient(student.numpy(), teacher.numpy(), 3.0)[0], expected)
+    published = {
+        "plain.logits": student.numpy().astype(np.float32),
+        "teacher.logits": teacher.numpy().astype(np.float32),
+        "temperatures": np.array([1.0, 20.0, 100.0, 1000.0]),
+    }
+    assert theory.t2_law(published)["exponent"] == pytest.approx([-2] * 4, abs=0.1)
+    found = theory.logit_limit(published)
+    assert found["angle_degrees"] == pytest.approx([0] * 4, abs=0.2)
+    assert found["norm_ratio"] == pytest.approx([1] * 4, abs=0.01)
+
+
+def test_a_small_students_temperature_is_chosen_on_the_other_seeds():
+    table = {1.0: np.array([9, 9, 9]), 2.0: np.array([1, 5, 5]), 4.0: np.array([4, 4, 3])}
+    found = recompute.small_student(table, np.array([10, 10, 10]))
+    # The other seeds prefer 4 (of 3.5 against 5), 3 against 3.5 prefers 2 only for the last two.
+    assert found["best_temperature"].tolist() == [4, 2, 2]
+    assert found["gain_over_logit_matching"].tolist() == [6, 5, 5]
+    assert found["gain_over_t1"].tolist() == [5, 4, 4]
+    alone = recompute.small_student({t: e[:1] for t, e in table.items()}, np.array([10]))
+    assert alone["best_temperature"].tolist() == [2]
+
+
+def test_relative_variance_is_of_the_gradients_themselves(generator):
+    g = torch.randn(50, 3, generator=generator, dtype=torch.float64).numpy() + 1
+    mean = g.mean(0)
+    expected = ((g - mean) ** 2).sum(1).mean() / (mean**2).sum()
+    assert recompute.relative_variance((g**2).sum(1), g @ mean) == pytest.approx(expected)
+
+
+def test_highest_rates_stay_within_half_more_than_the_best():
+    table = {0.1: np.array([30, 10]), 0.001: np.array([10, 12]), 0.01: np.array([15, 20])}
+    assert recompute.highest_rates(table).tolist() == [0.01, 0.1]
+
+
+def test_data_ratio_interpolates_and_is_censored():
+    hard = {0.1: np.array([100.0, 100.0]), 1.0: np.array([1.0, 1.0])}
+    assert recompute.data_ratio(hard, np.array([10.0, 0.0]), 0.1) == pytest.approx([math.sqrt(10), 10])
+
+
+# --- Section 3 --------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 4))
+def test_the_best_shift_is_that_of_the_logits(seed, cases, unseen):
+    made = torch.Generator().manual_seed(seed)
+    logits, labels = torch.randn(cases, 5, generator=made), torch.randint(5, (cases,), generator=made)
+    inside = torch.arange(5) < unseen
+    published = {"net.needed": biases.needed(logits, range(unseen)).numpy()[None]}
+    for kind, left_out in (("seen", inside), ("unseen", ~inside)):
+        answers = logits.masked_fill(left_out, -1e30).argmax(1)
+        published[f"net.{kind} right"] = bits((answers == labels).tolist())
+    (shift,), (wrong,) = digits.best_shift(published, "net")
+    assert shift == pytest.approx(biases.best_shift(logits, labels, range(unseen)), rel=1e-6, abs=1e-6)
+    (row,) = biases.compare(logits, labels, range(unseen), {"best": shift})
+    assert wrong == row["errors"]
+
+
+def test_the_figures_of_temperatures():
+    seeds = np.arange(12.0) % 3
+    table = {1.0: 120 + seeds, 2.0: 112 + seeds, 3.0: 100 + seeds, 6.0: 105 + seeds[::-1], 20.0: 130 + seeds}
+    narrow = recompute.narrow_temperatures(table)
+    assert narrow["gain_over_higher"].mean() == pytest.approx(17.5)
+    assert narrow["gain_over_lower"].mean() == pytest.approx(16)
+    expected = max(stats.holm([stats.one_sided_p(table[6.0] - table[3.0]), stats.one_sided_p(table[2.0] - table[3.0])]))
+    assert narrow["neighbours_p"] == expected < 0.001
+    alike, unlike = {10.0: 100 + seeds, 20.0: 101 + seeds}, {10.0: 100 + seeds, 20.0: 115 + seeds}
+    assert recompute.wide_temperatures([alike])["equivalence_p"] < 0.05
+    assert recompute.wide_temperatures([alike, unlike])["equivalence_p"] > 0.95
+    assert recompute.wide_temperatures([{10.0: seeds[:1] + 1, 20.0: seeds[:1] + 1}]).get("equivalence_p") is None
+
+
+# --- Sections 4 and 6 -------------------------------------------------------------------------------------------------
+
+
+def test_accuracies_of_a_learning_curve_are_those_of_the_epoch_that_was_kept():
+    curve = np.array([[[[0.2, 0.5, 0.5], [0.4, 0.3, 0.4]]], [[[0.1, 0.1, 0.1], [0.3, 0.4, 0.2]]]])  # two seeds, a fold
+    published = {
+        "frames": np.array(2),
+        **{f"{name}, hard.correct": bits([1, 0], [1, 1]) for name in ("all", "little")},
+        **{f"{name}, hard.errors": np.array([[[1, 0, 1, 4]]] * 2) for name in ("all", "little")},
+        "little, hard.curve": curve,
+        "little, hard.kept": np.array([[0], [1]]),
+    }
+    found = speech.WAYS["soft.hard3"](published)
+    assert found["train_frame_accuracy"].tolist() == [0.2, 0.3]
+    assert found["overfit"] == pytest.approx([-0.3, -0.7])
+    assert found["gain_of_stopping"] == pytest.approx([0.1, 0])
+    assert found["word_error_rate"].tolist() == [0.5, 0.5]
+    assert "train_frame_accuracy" not in speech.WAYS["soft.full"](published)
+
+
+# --- Sections 5 to 8 --------------------------------------------------------------------------------------------------
+
+
+def test_within_over_between():
+    families = np.array([0, 0, 1, 1])  # a third of all pairs are of one family
+    assert recompute.within_over_between(np.array([[0, 1], [2, 3]]), families) == 3
+    assert recompute.within_over_between(np.array([[0, 2]]), families) == 0
+    with pytest.raises(ValueError, match="No two classes share a family"):
+        recompute.within_over_between(np.array([[0, 1]]), np.arange(2))
+
+
+@pytest.mark.parametrize(("after", "expected"), [([0, 1, 2, 3], 1.0), ([3, 2, 1, 0], -1.0), ([1, 1, 1, 1], 0.0)])
+def test_correlations_of_coverage_and_gain(after, expected):
+    covering, cases, before = np.arange(4), np.full(4, 100), np.full(4, 10)
+    right = np.stack([before, before + after])
+    assert recompute.rank_correlation(covering, cases, right) == pytest.approx(expected)
+    assert recompute.class_correlation(covering, cases, right) == pytest.approx(expected)
+    more = np.append(covering, 9), np.append(cases, 1), np.append(right, [[1], [0]], axis=1)
+    assert recompute.rank_correlation(*more, least=50) == pytest.approx(expected)
+
+
+def test_rows_of_a_coverage_are_added_before_their_change_is_taken():
+    covering, cases = np.array([0, 0, 1, 2]), np.full(4, 10)
+    right = np.array([[1, 9, 5, 5], [2, 8, 6, 7]])  # changes of 0 in 10, 1 in 5, 2 in 5
+    assert recompute.rank_correlation(covering, cases, right) == 1
+    assert recompute.class_correlation(covering, cases, right) < 1
+    assert recompute.rank_correlation(covering[:2], cases[:2], right[:, :2]) == 0
+
+
+def test_what_is_lost_after_the_best_epoch_is_of_the_mean_curve():
+    curves = np.array([[[0.1, 0.5, 0.3], [0.1, 0.3, 0.3]]])
+    assert specialists.overfit(curves) == pytest.approx([0.1])
