@@ -70,7 +70,8 @@ class MLP(nn.Module):
 
     widths: units of each layer from the input to the classes, e.g. [784, 1200, 1200, 10].
     input_dropout, hidden_dropout: rates (0.2 and 0.5 in Hinton et al. 2012).
-    generator: draws the initial weights, normal with variance 2 / fan-in (1 / fan-in before the softmax).
+    initial_std: standard deviation of the initial weights, 0.01 in Hinton et al. 2012; None for variances of 2 / fan-in
+        (1 / fan-in before the softmax). generator: draws these weights, from normal distributions.
 
     The last layer runs in its weights' own precision even under autocast: distillation at T = 20 compares logits
     divided by 20, and a bfloat16 has three digits.
@@ -84,6 +85,7 @@ class MLP(nn.Module):
         *,
         input_dropout: float = 0.0,
         hidden_dropout: float = 0.0,
+        initial_std: float | None = None,
         generator: torch.Generator | None = None,
     ):
         super().__init__()
@@ -91,8 +93,8 @@ class MLP(nn.Module):
             raise ValueError(f"widths must name at least an input and an output size, not {list(widths)}.")
         self.widths = tuple(widths)
         *hidden, classes = widths
-        self.hidden = nn.ModuleList(_linear(a, b, 2.0, generator) for a, b in pairwise(hidden))
-        self.output = _linear(hidden[-1], classes, 1.0, generator)
+        self.hidden = nn.ModuleList(_linear(a, b, 2.0, generator, initial_std) for a, b in pairwise(hidden))
+        self.output = _linear(hidden[-1], classes, 1.0, generator, initial_std)
         self.input_dropout = Dropout(input_dropout)
         self.hidden_dropout = Dropout(hidden_dropout)
 
@@ -185,10 +187,13 @@ def _floats(x: torch.Tensor, name: str) -> torch.Tensor:
     return x
 
 
-def _linear(fan_in: int, fan_out: int, gain: float, generator: torch.Generator | None) -> nn.Linear:
+def _linear(
+    fan_in: int, fan_out: int, gain: float, generator: torch.Generator | None, std: float | None = None
+) -> nn.Linear:
     # skip_init: nn.Linear would draw its own weights from the global generator first.
     layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
-    nn.init.normal_(layer.weight, 0.0, math.sqrt(gain / fan_in), generator=generator)
+    std = math.sqrt(gain / fan_in) if std is None else std
+    nn.init.normal_(layer.weight, 0.0, std, generator=generator)
     nn.init.zeros_(layer.bias)
     return layer
 

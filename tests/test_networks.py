@@ -14,6 +14,15 @@ def test_same_seed_same_weights():
     assert not torch.equal(a.hidden[0].weight, c.hidden[0].weight)
 
 
+def test_spread_of_the_initial_weights():
+    by_fan_in, small = (
+        MLP([400, 300, 10], initial_std=std, generator=torch.Generator().manual_seed(0)) for std in (None, 0.01)
+    )
+    assert by_fan_in.hidden[0].weight.std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.02)
+    for layer in (small.hidden[0], small.output):
+        assert layer.weight.std().item() == pytest.approx(0.01, rel=0.05)
+
+
 def test_global_generator_is_left_alone():
     before = torch.random.get_rng_state()
     MLP([8, 6, 3], generator=torch.Generator().manual_seed(1))

@@ -27,10 +27,11 @@ class Network(Sizes):
     hidden: list[Annotated[int, Field(ge=1)]]
     input_dropout: float = Field(0.0, ge=0, lt=1)
     hidden_dropout: float = Field(0.0, ge=0, lt=1)
+    initial_std: float | None = Field(None, gt=0, allow_inf_nan=False)  # None: by the fan-in
 
     def of(self, inputs: int, classes: int) -> dict[str, Any]:
         """The arguments of `networks.MLP` for cases of so many inputs."""
-        return {"widths": [inputs, *self.hidden, classes], **self.model_dump(exclude={"hidden"})}
+        return {"widths": [inputs, *self.hidden, classes], **self.model_dump(exclude={"hidden"}, exclude_none=True)}
 
 
 class Training(Sizes):
@@ -53,7 +54,7 @@ class Training(Sizes):
         if hidden is not None:
             merged["network"]["hidden"] = hidden
         for name, value in changes.items():
-            part = next((p for p in ("recipe", "network") if name in merged[p]), None)
+            part = next((p for p in ("recipe", "network") if name in type(getattr(self, p)).model_fields), None)
             (merged[part] if part else merged)[name] = value
         return type(self)(**merged)
 

@@ -1,10 +1,13 @@
 """How a network is trained, apart from what it is trained on."""
 
 import math
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+
+DECAY = 0.998  # of the rate, from epoch to epoch, and the momentum of the first: Hinton et al. 2012
+MOMENTUM_AT_START = 0.5
 
 
 class Recipe(BaseModel):
@@ -15,8 +18,10 @@ class Recipe(BaseModel):
     optimizer: "adam" (AdamW) or "sgd" (with Nesterov's momentum).
     learning_rate: the peak of the schedule. momentum: sgd's, or adam's decay of the first moment. beta2: adam's decay
         of the second moment.
-    schedule: after the warm-up, "cosine" and "linear" fall to 0 at the last step, "constant" stays. warmup: share of
-        all steps over which the rate rises from 0.
+    momentum_rise: epochs over which sgd's momentum rises from .5 to that value (Hinton et al. 2012). The rate is
+        meanwhile higher by (1 - momentum so far) / (1 - momentum), so that a gradient moves the weights as far in all.
+    schedule: after the warm-up, "cosine" and "linear" fall to 0 at the last step, "exponential" by .2 % an epoch, as in
+        2012, "constant" stays. warmup: share of all steps over which the rate rises from 0.
     weight_decay: decoupled for adam, L2 for sgd.
     max_norm: limit of the L2 norm of a hidden unit's incoming weights, None for none; `MLP`s only.
     precision: of the products of hidden layers, and of an online teacher's: "fp32", "bf16", or "auto", bfloat16 where
@@ -34,22 +39,43 @@ class Recipe(BaseModel):
     learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
     momentum: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    momentum_rise: int = Field(0, ge=0)
+    schedule: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
     warmup: float = Field(0.03, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
     max_norm: float | None = Field(None, gt=0, allow_inf_nan=False)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
+    @model_validator(mode="after")
+    def _adam_has_no_rise(self) -> Self:
+        if self.momentum_rise and self.optimizer != "sgd":
+            raise ValueError("momentum_rise is of sgd's momentum: leave it at 0 with another optimizer")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: Any) -> dict[str, Any]:
+        """Without what came after the first stored networks, where it is not used: their names are made of the rest."""
+        return {k: v for k, v in dump(self).items() if k != "momentum_rise" or v}
+
     def rate(self, step: int, steps: int) -> float:
         """Learning rate at a step of `steps`."""
         progress = step / steps
+        higher = (1 - self.momentum_at(step, steps)) / (1 - self.momentum)
         rising = min(1.0, (step + 1) / max(1.0, self.warmup * steps))
         falling = {
             "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
             "linear": 1 - progress,
+            "exponential": DECAY ** math.floor(progress * self.epochs),
             "constant": 1.0,
         }[self.schedule]
-        return self.learning_rate * rising * falling
+        return self.learning_rate * rising * falling * higher
+
+    def momentum_at(self, step: int, steps: int) -> float:
+        """Sgd's momentum at a step of `steps`."""
+        if not self.momentum_rise:
+            return self.momentum
+        risen = min(1.0, math.floor(step / steps * self.epochs) / self.momentum_rise)
+        return (1 - risen) * MOMENTUM_AT_START + risen * self.momentum
 
 
 def gains_from_bf16(device: torch.device) -> bool:

@@ -152,6 +152,10 @@ class TrainingState:
         """Learning rate of a step, counted from the first epoch's first."""
         return self.recipe.rate(step, self.recipe.epochs * len(self.batches))
 
+    def momentum(self, step: int) -> float:
+        """Sgd's momentum of a step, counted likewise."""
+        return self.recipe.momentum_at(step, self.recipe.epochs * len(self.batches))
+
     def start_epoch(self) -> None:
         """Layers into their modes, and what a checkpoint within the epoch needs."""
         to_train(self.network, self.frozen)

@@ -111,7 +111,7 @@ class Alone:
         except ValueError as error:
             raise _explained(error, [training], [output]) from None
         loss.backward()
-        _descend(self.optimizer, [training.rate(step)])
+        _descend(self.optimizer, [training], step)
         if training.recipe.max_norm and (step + 1) % MAX_NORM_EVERY == 0:
             clip_max_norm(unwrapped(training.network), training.recipe.max_norm)
         return loss.detach()
@@ -201,10 +201,7 @@ class Together:
         losses.sum().backward()
         for i, m in self.apart:
             self.own[m][i].grad = self.parameters[i].grad[m]
-        _descend(
-            self.optimizer,
-            [training.rate(step) for training in (self.trainings[:1] if self.one_rate else self.trainings)],
-        )
+        _descend(self.optimizer, self.trainings[:1] if self.one_rate else self.trainings, step)
         self.stack.zero_grad(set_to_none=True)
         if self.recipe.max_norm and (step + 1) % MAX_NORM_EVERY == 0:
             self.stack.clip_max_norm(self.recipe.max_norm)
@@ -231,10 +228,12 @@ def _slice(value: torch.Tensor | None, m: int) -> torch.Tensor | None:
     return value if value is None or value.dim() == 0 else value[m]
 
 
-def _descend(optimizer: torch.optim.Optimizer, rates: Sequence[float]) -> None:
-    """A step of the optimiser, with these learning rates of its groups; the gradients are gone afterwards."""
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+def _descend(optimizer: torch.optim.Optimizer, trainings: Sequence[TrainingState], step: int) -> None:
+    """A step of the optimiser, whose groups are of these trainings; the gradients are gone afterwards."""
+    for group, training in zip(optimizer.param_groups, trainings, strict=True):
+        group["lr"] = training.rate(step)
+        if training.recipe.momentum_rise:
+            group["momentum"] = training.momentum(step)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 

@@ -44,10 +44,12 @@ def test_a_later_setting_leaves_earlier_names_alone(run):
     """What was trained before beta2 and classes existed is found again; other values are other nets."""
     config = run.request(PLAN, 0).config
     assert "classes" not in config
-    assert "beta2" not in config["recipe"]
-    others = [PLAN.but(beta2=0.9), PLAN.but(classes=[1, 2])]
+    assert not {"beta2", "momentum_rise"} & config["recipe"].keys()
+    assert "initial_std" not in config["network"]
+    others = [PLAN.but(beta2=0.9), PLAN.but(classes=[1, 2]), PLAN.but(initial_std=0.01)]
+    others.append(PLAN.but(optimizer="sgd", momentum_rise=2))
     keys = {run.store.key(run.request(plan, 0).config) for plan in [PLAN, *others]}
-    assert len(keys) == 3
+    assert len(keys) == 5
 
 
 def test_a_training_can_start_from_another_networks_weights(run):

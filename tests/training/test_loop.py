@@ -71,6 +71,35 @@ def test_equals_a_plain_loop(digits, optimizer):
     torch.testing.assert_close(weights(ours), weights(plain), rtol=1e-4, atol=1e-5)
 
 
+def test_a_rising_momentum_equals_a_plain_loop(digits):
+    """Two epochs at .5 and .7 on the way to .9 in two."""
+    recipe = Recipe(
+        epochs=2,
+        batch_size=100,
+        optimizer="sgd",
+        learning_rate=1e-2,
+        momentum_rise=2,
+        schedule="exponential",
+        warmup=0.0,
+        precision="fp32",
+    )
+    ours, plain = network(), network()
+    fit(ours, digits, recipe=recipe, jitter=0)
+
+    order = torch.Generator().manual_seed(_mix(0, 1))
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.0, momentum=0.9, nesterov=True)
+    for rate, momentum in ((0.05, 0.5), (0.03 * 0.998, 0.7)):
+        optimizer.param_groups[0].update(lr=rate, momentum=momentum)
+        for part in torch.randperm(len(digits.train_images), generator=order).tensor_split(
+            math.ceil(len(digits.train_images) / 100)
+        ):
+            loss = torch.nn.functional.cross_entropy(plain(digits.train_images[part] / 255), digits.train_labels[part])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    torch.testing.assert_close(weights(ours), weights(plain), rtol=1e-4, atol=1e-5)
+
+
 def test_max_norm_holds_at_the_end(digits):
     net = network()
     fit(net, digits, recipe=RECIPE.model_copy(update={"max_norm": 0.5}))

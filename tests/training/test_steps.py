@@ -37,6 +37,13 @@ def test_members_have_their_own_seed_cases_and_rate(digits, monkeypatch, optimiz
     assert_equal_to_rounding(network, batches, [training.hard_targets] * 3, recipes, monkeypatch)
 
 
+@pytest.mark.parametrize("rates", [(1e-3, 1e-3), (1e-3, 3e-3)])
+def test_members_momentum_rises_together(digits, monkeypatch, rates):
+    recipe = RECIPE.model_copy(update={"optimizer": "sgd", "momentum_rise": 2, "schedule": "exponential"})
+    recipes = [recipe.model_copy(update={"learning_rate": rate}) for rate in rates]
+    assert_equal_to_rounding(network, [cases(digits)] * 2, [training.hard_targets] * 2, recipes, monkeypatch)
+
+
 def test_members_have_their_own_dropout_masks(digits, monkeypatch):
     def make(seed):
         return network(seed, input_dropout=0.1, hidden_dropout=0.4)
