@@ -234,7 +234,7 @@ def reproduce(
         runner.check_frozen(preset, described.chapter, claim)
     theirs = records.claim_by_data(claim, described.chapter)
     if not quiet:
-        print(_expected(described, theirs, preset), file=sys.stderr)
+        print(_expected(described, preset, seeds and int(seeds)), file=sys.stderr)
     _run_shown(described.chapter, asked, quiet, part)
     folder = runner.place(described.chapter, asked, part) / "results"
     _print_reproduced(described, theirs, records.claim_by_data(claim, described.chapter, folder), preset)
@@ -249,13 +249,27 @@ def _first(first_seed: str, confirm: bool) -> str:
     return str(runner.CONFIRMING) if confirm else first_seed
 
 
-def _expected(claim: "Claim", published: Mapping[str, Any], preset: str) -> str:
-    """What is going to be trained, and how long that took where it was published."""
+def _expected(claim: "Claim", preset: str, seeds: int | None) -> str:
+    """What is going to be trained, and how long that may take here: what it took where it was published, scaled.
+
+    seeds: how many are asked for, None for as many as were published.
+    """
+    from kdrepro.verdicts import claims, records
+
     needs = f"{claim.id} trains what its cells in {claim.chapter} need, and loads what the store holds."
-    if preset == "smoke" or claim.data not in published:
+    published = [record for record in map(records.read, records.files(claim.chapter)) if claim.id in record["claims"]]
+    record = next((r for r in published if r["data"]["name"] == claim.data), None)
+    if preset == "smoke" or record is None:
         return needs
-    seconds = published[claim.data]["seconds"]
-    return f"{needs} At full the published networks of these took {seconds / 60:.0f} core-minutes."
+    entry, count = record["claims"][claim.id], len(claims.seeds_of(record))
+    of_all = ", ".join(f"{number} × {kind}" for kind, number in entry.get("networks", {}).items())
+    minutes = entry["seconds"] / 60 * (seeds or count) / count
+    then = f" The published run had {of_all}." if of_all else ""
+    took = f" For {seeds or count} seeds these took {minutes:.0f} core-minutes there"
+    if "gflops" not in record["provenance"]:
+        return f"{needs}{then}{took}."
+    faster = records.gflops() / record["provenance"]["gflops"]
+    return f"{needs}{then}{took}; here, by the speed of a matrix product, about {minutes / faster:.0f}."
 
 
 def _print_reproduced(claim: "Claim", published: Mapping[str, Any], ours: Mapping[str, Any], preset: str) -> None:

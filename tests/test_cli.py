@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 
 import kdrepro as package
 from kdrepro import cli, data, paths
@@ -423,3 +424,25 @@ def test_what_cannot_be_written_elsewhere_is_one_sentence_too(main, monkeypatch,
     code, out, err = main("publish")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"kdrepro: some/file cannot be written ({os.strerror(number)}): make room")
+
+
+def test_reproduce_says_what_the_published_networks_took_and_may_take_here(tmp_path, monkeypatch):
+    record = records.read(paths.RESULTS / "02-mnist.json")
+    entry = record["claims"]["mnist.distilled"]
+    entry |= {"seconds": 6000, "networks": {"teacher": 5, "distilled": 5}}
+    record["provenance"]["gflops"] = 120.0
+    records.write(tmp_path / "02-mnist.json", record)
+    monkeypatch.setattr(records, "files", lambda chapter: [tmp_path / f"{chapter}.json"])
+    monkeypatch.setattr(records, "gflops", lambda: 60.0)
+    said = cli._expected(claims.get("mnist.distilled"), "full", 2)
+    assert said.endswith(
+        "The published run had 5 × teacher, 5 × distilled. For 2 seeds these took 40 core-minutes there; here, by the "
+        "speed of a matrix product, about 80."
+    )
+    assert "core-minutes" not in cli._expected(claims.get("mnist.distilled"), "smoke", None)
+
+
+def test_the_rate_of_a_thread_is_measured_and_threads_stay():
+    before = torch.get_num_threads()
+    assert records.gflops(size=64) > 0
+    assert torch.get_num_threads() == before

@@ -5,7 +5,9 @@ particular to generalists and specialists in `committees`, and what is particula
 """
 
 import datetime
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +31,8 @@ from kdrepro.verdicts import records
 class Trained:
     """A trained network with what made it.
 
-    network: in eval mode on the run's device. key: its name in the store. history: rows of `training.fit`.
+    network: in eval mode on the run's device. key: its name in the store. history: rows of `training.fit`. name: how
+    the run's log calls it.
     """
 
     network: nn.Module
@@ -37,6 +40,12 @@ class Trained:
     seed: int
     plan: Training | Specialist
     history: list[dict[str, Any]]
+    name: str = ""
+
+    @property
+    def kind(self) -> str:
+        """Its name without the seed and without its number among others."""
+        return re.sub(r"( \d+)?,? seed \d+$", "", self.name)
 
     @property
     def seconds(self) -> float:
@@ -140,7 +149,7 @@ class Experiment:
     def _trained(self, network: nn.Module, request: Request) -> Trained:
         """A network of the store as the chapter gets it, noted among those that the record counts."""
         history, key = self.store.entry(request.config)["history"], self.store.key(request.config)
-        trained = Trained(network.to(self.device), key, request.seed, request.plan, history)
+        trained = Trained(network.to(self.device), key, request.seed, request.plan, history, request.name)
         self.trainings[key] = trained.seconds
         return trained
 
@@ -159,8 +168,9 @@ class Experiment:
         pooled: metrics that have one value for all seeds together, such as a p-value.
         Returns the claim's entry of the record, its verdict included.
         """
-        seconds = sum({t.key: t.seconds for t in networks}.values())
-        entry = records.claim_entry(claim_id, self.data.name, seconds, metrics, pooled or {})
+        each = {t.key: t for t in networks}.values()
+        entry = records.claim_entry(claim_id, self.data.name, sum(t.seconds for t in each), metrics, pooled or {})
+        entry["networks"] = dict(Counter(t.kind for t in each))
         first = [t for t in networks if t.seed == min(t.seed for t in networks)]
         entry["nets"] = {"seed": first[0].seed, "keys": list(dict.fromkeys(t.key for t in first))} if first else None
         self.record["claims"][claim_id] = entry

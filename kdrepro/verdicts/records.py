@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -96,9 +97,26 @@ def provenance(device: "torch.device", config: Mapping[str, Any]) -> dict[str, A
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
+        "gflops": gflops(),
         "date": datetime.date.today().isoformat(),
         "config": dict(config),
     }
+
+
+def gflops(size: int = 768, times: int = 5) -> float:
+    """Billions of operations a second that one of the processor's threads does in a float32 matrix product, its best."""
+    import torch
+
+    square, threads, took = torch.ones(size, size), torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        for _ in range(times):
+            start = time.perf_counter()
+            square @ square
+            took.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return round(2 * size**3 / min(took) / 1e9, 1)
 
 
 def write(path: Path, record: Mapping[str, Any], predictions: Mapping[str, np.ndarray] | None = None) -> None:
