@@ -104,7 +104,7 @@ def provenance(device: "torch.device", config: Mapping[str, Any]) -> dict[str, A
 
 
 def gflops(size: int = 768, times: int = 5) -> float:
-    """Billions of operations a second that one of the processor's threads does in a float32 matrix product, its best."""
+    """Billions of operations a second of one of the processor's threads in a float32 matrix product, at its best."""
     import torch
 
     square, threads, took = torch.ones(size, size), torch.get_num_threads(), []
