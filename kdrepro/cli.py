@@ -183,16 +183,20 @@ def _wanted(entry: Mapping[str, Any], section: str | None, verdict: str | None) 
 
 
 @app.command()
-def verify() -> None:
+def verify(
+    preset: Annotated[
+        str | None, typer.Option(help="Verify this preset's run instead of what is published.", autocompletion=_presets)
+    ] = None,
+) -> None:
     """Compute every published number, test and verdict again, without training; exit code 1 if one differs."""
     paths.need_book()
     from kdrepro.publishing import book
 
-    report = book.verify()
+    report = book.verify(preset)
     for sentence in report.wrong:
         print(sentence)
     if report.unsupported:
-        print(f"Figures that today's publication does not support ({len(report.unsupported)}):")
+        print(f"Figures that nothing beside the records supports ({len(report.unsupported)}):")
         for name in report.unsupported:
             print(f"  {name}")
     verdict = f"{len(report.wrong)} things do not follow" if report.wrong else "all that can be computed again agrees"

@@ -113,8 +113,16 @@ def _readme(table: str) -> str:
     return f"{head}{TABLE_START}\n{table}\n{TABLE_END}{rest.split(TABLE_END)[1]}"
 
 
-def verify() -> Report:
-    """Whether records, verdicts and tables that are published follow from what is published beside them."""
+def verify(preset: str | None = None) -> Report:
+    """Whether records, verdicts and tables that are published follow from what is published beside them.
+
+    preset: whether the records of this preset's run do. Raises InputError where there is no such run.
+    """
+    if preset is not None:
+        folder = paths.runs(preset) / "results"
+        if not any(folder.glob("*.json")):
+            raise InputError(f"There is no run at {preset} in {folder}: `kdrepro run all --preset {preset}` makes one.")
+        return verdicts_verify.verify(folder, signed=False)
     report = verdicts_verify.verify(paths.RESULTS)
     found = records.read_all()
     tables = {paths.README: _readme(verdict_tables(found, link=False))}

@@ -15,6 +15,7 @@ CHAPTERS = ("01-dark-knowledge", "02-mnist", "04-soft-targets")
 CASES = [
     ("02-mnist", 2),
     *(pytest.param(chapter, seed, marks=pytest.mark.slow) for chapter in CHAPTERS for seed in (1, 3)),
+    *(pytest.param(chapter, 1, marks=pytest.mark.slow) for chapter in ("05-specialists", "06-mixtures")),
 ]
 
 
@@ -47,6 +48,5 @@ def test_a_chapter_of_one_seed_holds_for_any_first_seed(chapter, first_seed):
     made = list(paths.runs("short").rglob(f"results/{chapter}*.json"))  # beside another seed's, where there is one
     assert [first_seed] in [claims.seeds_of(records.read(path)) for path in made]
     for folder in {path.parent for path in made}:
-        report = verify(folder)
-        assert report.unsupported == []  # each figure follows from what lies beside the record
-        assert [sentence for sentence in report.wrong if "predictions give" in sentence] == []
+        report = verify(folder, signed=False)
+        assert (report.wrong, report.unsupported) == ([], [])  # each figure follows from what lies beside the record

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kdrepro import paths
+from kdrepro.errors import InputError
 from kdrepro.publishing import book
 from kdrepro.verdicts import claims, recompute, records
 from kdrepro.verdicts.verify import SUMS, judge_again, rules_digest, sums, verify
@@ -109,3 +110,16 @@ def test_every_chapter_with_predictions_is_computed_again():
         found = recompute.figures(record, recompute.load(path))
         assert bool(found) == path.with_suffix(".npz").exists()
         assert found.keys() <= claims.load().keys()
+
+
+def test_a_run_is_verified_without_checksums(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path / "runs"))
+    with pytest.raises(InputError, match="There is no run at full"):
+        book.verify("full")
+    made = shutil.copytree(folder, tmp_path / "runs" / "full" / "results")
+    (made / SUMS).unlink()
+    assert book.verify("full").wrong == []
+    record = records.read(made / "01-dark-knowledge.json")
+    record["claims"]["theory.means"]["mean"]["gain_over_hard"] += 1
+    records.write(made / "01-dark-knowledge.json", record)
+    assert len(book.verify("full").wrong) == 1
