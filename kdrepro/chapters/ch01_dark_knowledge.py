@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from kdrepro.chapters import figures
+from kdrepro.chapters.experiment import Trained
 from kdrepro.chapters.figures import COLOURS
 from kdrepro.chapters.sizes import Training
 from kdrepro.losses import soften
@@ -96,6 +97,16 @@ def variance_ratio(gradients: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> fl
     """The relative variance of soft targets' gradients over that of hard ones', of `gradients_of_targets`."""
     soft, hard = (recompute.relative_variance(*gradients[kind]) for kind in ("soft", "hard"))
     return float(soft / hard)
+
+
+# --- ensembles --------------------------------------------------------------------------------------------------------
+
+
+def ensembles_without_one(teachers: Sequence[Trained]) -> list[list[Trained]]:
+    """An ensemble for each teacher: all the others; all of them where the others would not be several."""
+    if len(teachers) < 3:
+        return [list(teachers)] * len(teachers)
+    return [[*teachers[:i], *teachers[i + 1 :]] for i in range(len(teachers))]
 
 
 # --- learning rates and training cases ------------------------------------------------------------------------------
@@ -195,8 +206,9 @@ def limit_figure(limit: pd.DataFrame) -> Figure:
 
 def matching_figure(matching: pd.DataFrame, plans: Mapping[str, Training]) -> Figure:
     """Test errors over the temperature, a panel a student; T is infinite in the rows of logit matching."""
-    figure, axes = plt.subplots(1, len(plans), figsize=(7.6, 3.4), squeeze=False)
-    for ax, (name, part) in zip(axes.flat, matching.groupby("student", sort=False), strict=True):
+    groups = list(matching.groupby("student", sort=False))
+    figure, axes = plt.subplots(1, len(groups), figsize=(7.6, 3.4), squeeze=False)
+    for ax, (name, part) in zip(axes.flat, groups, strict=True):
         finite = np.isfinite(part["T"])
         figures.sweep(ax, part[finite], "T", "errors")
         ax.axhline(part[~finite]["errors"].mean(), color="black", ls=":", label="logit matching")

@@ -131,6 +131,15 @@ def _moved(trained: Trained, logits: torch.Tensor, unseen: Sequence[int], shifts
     return biases.shifted(logits, unseen, shifts[trained.key])
 
 
+def pupils(seeds: Sequence[int], teachers: Sequence[Trained], count: int) -> list[tuple[int, Trained]]:
+    """The seed and the teacher of so many students: each teacher has one of its own seed, then each another.
+
+    Further students of the teacher of seed s have the seeds s + 1000, s + 2000 and so on.
+    """
+    turns = [divmod(i, len(seeds)) for i in range(count)]
+    return [(seeds[i] + 1000 * turn, teachers[i]) for turn, i in turns]
+
+
 def publish_shifts(
     run: ImageExperiment, name: str, students: Sequence[Trained], unseen: Sequence[int], rows: pd.DataFrame
 ) -> None:

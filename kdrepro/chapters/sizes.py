@@ -285,6 +285,7 @@ class DarkKnowledge(Sizes):
     student: Training  # the wide student of the sweeps: soft targets alone
     sweep_seeds: int = Field(ge=1)  # of the wide student's sweeps
     narrow: Training  # a student too small for all that the teacher knows: soft targets alone
+    narrower: list[Annotated[int, Field(ge=1)]]  # hidden layers of a smaller one still, trained like it
     temperatures: list[Temperature]  # of the sweep against logit matching
     limit_temperatures: list[Temperature]  # of the 1/T^2 law and the high-temperature limit
     mean_temperatures: list[Temperature]  # of the students of an ensemble
@@ -301,7 +302,7 @@ class Width(Sizes):
     """Students of one width in the temperature sweep; all else is the distilled net's."""
 
     hidden: list[Annotated[int, Field(ge=1)]]
-    seeds: int = Field(ge=1)
+    seeds: int = Field(ge=1)  # students at each temperature, of the narrowest width, of the others at those above 8
     epochs: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
 
@@ -326,6 +327,7 @@ class Mnist(Sizes):
     teacher: Training
     plain: Training
     distilled: Training
+    students_each: int = Field(1, ge=1)  # distilled nets of each teacher; a seed's figure is their mean
     teacher_epochs: list[Annotated[int, Field(ge=1)]]  # lengths at which the teacher is trained anew, one seed
     soft_weights: list[Annotated[float, Field(ge=0, le=1)]]
     sweep_epochs: int = Field(ge=1)

@@ -44,12 +44,18 @@ def _error_share(arrays: Arrays, net: str) -> np.ndarray:
 
 
 def _distilled(arrays: Arrays) -> Metrics:
-    teacher, plain, distilled = (errors(arrays, net) for net in ("teacher", "plain", "distilled"))
+    teacher, plain = (errors(arrays, net) for net in ("teacher", "plain"))
+    others = [name.removesuffix(".right") for name in arrays if name.startswith("distilled, student ")]
+    distilled = np.mean([errors(arrays, net) for net in ("distilled", *others)], axis=0)  # of each teacher's students
     return {"errors": distilled, "recovered": share(plain - distilled, plain - teacher)}
 
 
 def _without_3(arrays: Arrays) -> Metrics:
-    return {"errors": errors(arrays, "without 3"), "errors_on_3": _errors_inside(arrays, "without 3")}
+    found = {"errors": errors(arrays, "without 3"), "errors_on_3": _errors_inside(arrays, "without 3")}
+    if "without 3, labels alone.right" in arrays:
+        found["errors_on_3_of_labels"] = _errors_inside(arrays, "without 3, labels alone")
+        found["errors_saved_on_3"] = found["errors_on_3_of_labels"] - found["errors_on_3"]
+    return found
 
 
 def _without_3_shifted(arrays: Arrays) -> Metrics:
@@ -62,6 +68,14 @@ def _without_3_shifted(arrays: Arrays) -> Metrics:
         found |= {"right_on_3": 1 - found["errors_on_3"] / threes, "errors_at_paper_shift": errors(arrays, same)}
         found["errors_on_3_at_paper_shift"] = _errors_inside(arrays, same)
     return found | _shifts(arrays, "without 3")
+
+
+def _only_78(arrays: Arrays) -> Metrics:
+    found = {"error_rate": _error_share(arrays, "only 7 and 8")}
+    if "only 7 and 8, labels alone.right" in arrays:
+        found["error_rate_of_labels"] = _error_share(arrays, "only 7 and 8, labels alone")
+        found["error_rate_saved"] = found["error_rate_of_labels"] - found["error_rate"]
+    return found
 
 
 def _only_78_shifted(arrays: Arrays) -> Metrics:
@@ -141,6 +155,6 @@ WAYS: dict[str, Callable[[Arrays], Metrics]] = {
     "mnist.temperature.narrow": lambda arrays: narrow_temperatures(_some(_by_temperature(arrays), slice(-1, None))[0]),
     "mnist.omit3": _without_3,
     "mnist.omit3.bias": _without_3_shifted,
-    "mnist.only78": lambda arrays: {"error_rate": _error_share(arrays, "only 7 and 8")},
+    "mnist.only78": _only_78,
     "mnist.only78.bias": _only_78_shifted,
 }

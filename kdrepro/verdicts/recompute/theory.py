@@ -105,13 +105,18 @@ def data_ratio(hard: Errors, soft: np.ndarray, share: float) -> np.ndarray:
 
 
 def _small_student(arrays: Arrays) -> Metrics:
-    return small_student(errors_by(arrays, "narrow, T "), errors(arrays, f"narrow, {LIMIT}"))
+    found, narrower = (
+        small_student(errors_by(arrays, f"{net}, T "), errors(arrays, f"{net}, {LIMIT}"))
+        for net in ("narrow", "narrower")
+    )
+    return found | {f"{gain}_16": narrower[gain] for gain in ("gain_over_logit_matching", "gain_over_t1")}
 
 
 def _means(arrays: Arrays) -> Metrics:
     highest = max(errors_by(arrays, "arithmetic mean, T "))
     students = (errors(arrays, f"{how} mean, T {highest:g}") for how in ("arithmetic", "geometric"))
-    return means(*students, errors(arrays, "hard targets"))
+    found = means(*students, errors(arrays, "hard targets"))
+    return found | {"ensembles": len(np.unique(arrays["ensembles"], axis=0))}
 
 
 def _learning_rate(arrays: Arrays) -> Metrics:
