@@ -319,11 +319,22 @@ def book(
 
 
 @app.command()
-def publish(preset: PresetOption = "full") -> None:
-    """Copy a run's notebooks and records into the book; refuses smoke."""
+def publish(
+    preset: PresetOption = "full",
+    prose: Annotated[
+        bool, typer.Option("--prose", help="Without a run: the sources' text into the published chapters.")
+    ] = False,
+) -> None:
+    """Copy a run's notebooks and records into the book; refuses smoke. Or only better words, which need no run."""
     paths.need_book()
     from kdrepro.publishing import book
 
+    if prose:
+        from kdrepro.publishing import prose as words
+
+        for line in words.refresh():
+            print(line)
+        return
     for path in book.publish(preset):
         print(f"published {path.relative_to(paths.ROOT)}")
 

@@ -16,7 +16,7 @@ from kdrepro import paths
 from kdrepro.chapters import presets
 from kdrepro.errors import InputError
 from kdrepro.files import atomic_write, try_folder
-from kdrepro.publishing import weights
+from kdrepro.publishing import aloud, weights
 from kdrepro.publishing.runner import strip_metadata
 from kdrepro.publishing.tables import history, search_tables, verdict_tables
 from kdrepro.verdicts import recompute, records
@@ -282,6 +282,7 @@ def _build(source: Path) -> Path:
     missing = [name for name in _pages(source) if not (html / f"{name}.html").exists()]
     if missing:
         raise InputError(f"The build left out pages of _toc.yml: {', '.join(missing)}.")
+    aloud.add_to(html)
     return html / "index.html"
 
 

@@ -89,8 +89,8 @@ def provenance(device: "torch.device", config: Mapping[str, Any]) -> dict[str, A
     import torch
 
     return {
-        "git": _git("rev-parse", "--short=12", "HEAD") or "unknown",
-        "dirty": bool(_git("status", "--porcelain", "--", "kdrepro", "notebooks/presets")),
+        "git": git("rev-parse", "--short=12", "HEAD") or "unknown",
+        "dirty": bool(git("status", "--porcelain", "--", "kdrepro", "notebooks/presets")),
         "kdrepro": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -192,7 +192,7 @@ def _plain(value: Any) -> float | int:
 
 def uncommitted(*files: Path) -> list[str]:
     """Which of these files or folders' files have changes that are not committed; none where there is no repository."""
-    lines = _git("status", "--porcelain", "--", *map(str, files)).splitlines()
+    lines = git("status", "--porcelain", "--", *map(str, files)).splitlines()
     return [line.split(maxsplit=1)[-1] for line in lines]
 
 
@@ -206,7 +206,8 @@ def merge_confirmed(record: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict
     return {**record, "claims": claims}
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
+    """What git says of the book's repository; "" where it fails, or there is none."""
     try:
         done = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,0 +1,131 @@
+"""Sphinx: what records say, in the middle of a sentence, so that no page has a result that was typed.
+
+    {claim}`mnist.distilled`            the mean of the figure that decides, as verdict tables write it
+    {claim}`mnist.distilled interval`   with its 95 % interval and the number of seeds
+    {claim}`mnist.distilled verdict`    the verdict's word, with its marks
+    {claim}`mnist.distilled paper`      the paper's figure
+    {claim}`mnist.distilled recovered`  the mean of another metric; `paper recovered` is the paper's
+    {claim}`tally`                      how many claims have which verdict, in a sentence
+
+and the directive `{claims} partly`, a list of the claims of that verdict.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from kdrepro import paths
+from kdrepro.errors import InputError
+from kdrepro.verdicts import claims, records
+from kdrepro.verdicts.claims import Claim
+from kdrepro.verdicts.rules import Verdict
+from kdrepro.verdicts.wording import label, written, written_mean
+
+MISSING = "not measured yet"
+_log = logging.getLogger(__name__)
+
+
+def said(asked: str, found: Sequence[Mapping[str, Any]]) -> str:
+    """What the records say of `asked`, as above. Raises InputError where it is no claim or no figure of one.
+
+    found: records. A claim that no run has decided has the verdict "not run", and figures that are "not measured yet".
+    """
+    if asked == "tally":
+        return claims.tally(claims.load().values(), found)
+    claim_id, _, what = asked.partition(" ")
+    claim = claims.get(claim_id)
+    (entry,) = claims.verdict_entries([claim], found)
+    deciding = entry["deciding"]
+    if what == "verdict":
+        return claim.marked(entry["verdict"])
+    if what.split()[:1] == ["paper"]:
+        metric = what.removeprefix("paper").strip() or claim.metric
+        if metric not in claim.paper:
+            raise InputError(f"The paper has no {metric} for {claim_id}: it has {', '.join(claim.paper) or 'none'}.")
+        return written(metric, claim.paper[metric])
+    if deciding is None:
+        return MISSING
+    if what == "interval":
+        return written_mean(claim.metric, deciding)
+    metric = what or claim.metric
+    if metric not in deciding["mean"] and metric not in _read_by(claim):
+        raise InputError(f"No record has {metric} for {claim_id}: it has {', '.join(deciding['mean'])}.")
+    return written(metric, deciding["mean"][metric]) if metric in deciding["mean"] else MISSING
+
+
+def _read_by(claim: Claim) -> set[str]:
+    """The metrics that a claim's rule, control and paper name, which a run may have yet to measure."""
+    conditions = (*claim.rule.premise, *claim.rule.reproduced, *claim.rule.partly)
+    control = {claim.control.metric} if claim.control else set()
+    return {condition.metric for condition in conditions} | control | set(claim.paper)
+
+
+def listed(verdict: str, found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The claims of a verdict, a Markdown line each, with the paper's figure and ours; one line where there are none.
+
+    Raises InputError for a word that is no verdict.
+    """
+    if verdict not in get_args(Verdict):
+        raise InputError(f"{verdict!r} is no verdict: they are {', '.join(get_args(Verdict))}.")
+    described, lines = claims.load(), []
+    for row in claims.verdict_rows(described.values(), found):
+        claim = described[row["claim"]]
+        if row["verdict"] != verdict:
+            continue
+        name = f"{{ref}}`{claim.id} <{claim.figure}>`" if claim.figure and row["data"] else f"`{claim.id}`"
+        marks = row["marked"].removeprefix(verdict).strip(", ")
+        paper = f"; the paper: {row['paper']}" if row["paper"] != "–" else ""
+        ours = f" Here, {label(claim.metric)} {row['ours']}{paper}." if row["ours"] != "–" else ""
+        lines.append(f"- {name}{f' ({marks})' if marks else ''}: {claim.statement}{ours}")
+    return lines or ["None."]
+
+
+class ClaimRole(SphinxRole):
+    """What the records say of a claim; a warning, which fails a strict build, where they say nothing of it."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """The text, as a node; a verdict in italics."""
+        try:
+            text = said(self.text, _records(self.env.srcdir))
+        except InputError as error:
+            _log.warning("%s", error, location=self.get_location())
+            text = "?"
+        kind = nodes.emphasis if self.text.endswith(" verdict") else nodes.inline
+        return [kind(self.rawtext, text, classes=["claim-figure"])], []
+
+
+class ClaimsDirective(SphinxDirective):
+    """The claims of a verdict, as a list."""
+
+    required_arguments, final_argument_whitespace = 1, True
+
+    def run(self) -> list[nodes.Node]:
+        """The list, parsed as the page is."""
+        try:
+            lines = listed(self.arguments[0], _records(self.env.srcdir))
+        except InputError as error:
+            _log.warning("%s", error, location=self.get_location())
+            return []
+        node = nodes.container(classes=["claims-list"])
+        self.state.nested_parse(StringList(lines), self.content_offset, node)
+        return [node]
+
+
+@functools.cache
+def _records(source: str | Path) -> list[dict[str, Any]]:
+    """The records of the book that is being built, read once."""
+    return records.read_all(Path(source) / paths.RESULTS.relative_to(paths.ROOT))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register both with Sphinx."""
+    app.add_role("claim", ClaimRole())
+    app.add_directive("claims", ClaimsDirective)
+    return {"parallel_read_safe": True}
