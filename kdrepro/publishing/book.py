@@ -271,7 +271,15 @@ def _build(source: Path) -> Path:
     # The module has no __main__, and the script need not be on the path.
     main = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", main, "build", ".", "-n", "-W", "--keep-going", "--all"]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"}
+    # The book's extension is that of this package, wherever the source to build lies.
+    path = os.pathsep.join(filter(None, (str(paths.ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "PYTHONWARNINGS": "ignore",
+        "PYTHONIOENCODING": "utf-8",
+        "PYTHONUTF8": "1",
+    }
     done = subprocess.run(command, cwd=source, capture_output=True, env=environment)
     if done.returncode != 0:
         problems = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]

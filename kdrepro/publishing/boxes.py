@@ -52,6 +52,8 @@ def _headline(one: Standing) -> str:
     paper = f"Paper: {one.row['paper']}. " if one.row["paper"] != "–" else "The paper prints no number. "
     if one.deciding is None:
         return f"{paper}No published run measures it yet."
+    if not one.decided:
+        return f"{paper}This run is on {one.entry['data']}, which does not decide: its figures are not comparable."
     return f"{paper}Ours: {wording.label(metric)} {one.row['ours']} ({one.row['data']})."
 
 
@@ -72,7 +74,7 @@ def _seeds(numbers: Sequence[int]) -> str:
 def _table(one: Standing, entry: dict[str, Any], seeds: str) -> str:
     lines = [f"| figure | paper | mean [95 % over seeds] | each seed ({seeds or 'not said'}) |", "|---|---|---|---|"]
     for name in entry["mean"]:
-        paper = wording.written(name, one.claim.paper.get(name))
+        paper = wording.written(name, one.claim.paper.get(name)) if one.decided else "–"
         values = ", ".join(wording.written(name, value) for value in entry["metrics"].get(name, []))
         lines.append(f"| {wording.label(name)} | {paper} | {wording.written_mean(name, entry)} | {values or '–'} |")
     return "\n".join(lines)
@@ -80,7 +82,7 @@ def _table(one: Standing, entry: dict[str, Any], seeds: str) -> str:
 
 def _rules(one: Standing) -> list[str]:
     """What must hold, in words, each with what the figures say of it; then as claims.yaml has it."""
-    entry = one.deciding or {"mean": {}, "ci95": {}, "metrics": {}}
+    entry = one.deciding if one.decided else {"mean": {}, "ci95": {}, "metrics": {}}
     reasons = one.claim.rule.why(entry)
     titles = {
         "premise": "**Premise**, without which nothing is decided:",

@@ -20,7 +20,7 @@ def draw(these: Sequence[Standing]) -> bytes:
     figure.text(0.06, 0.77, "Hinton, Vinyals & Dean (2015), every claim tested again", size=20, color=INK)
     of = {one.claim.id: one for one in these}
     nets = [(name, of[f"mnist.{name}"]) for name in ("plain", "distilled", "teacher")]
-    if all(one.mean is not None and one.verdict != "not run" for _, one in nets):
+    if all(one.decided and one.mean is not None for _, one in nets):
         axes = figure.add_axes((0.22, 0.27, 0.7, 0.42))
         for y, (name, one) in enumerate(nets):
             axes.barh(y, one.mean, color=ORANGE if name == "plain" else BLUE, height=0.62)

@@ -18,7 +18,7 @@ def finding(these: Sequence[Standing]) -> str:
     of = {one.claim.id: one for one in these}
     nets = [of[f"mnist.{name}"] for name in ("plain", "distilled", "teacher")]
     counted = tally(these)
-    if any(one.verdict == "not run" for one in nets):
+    if not all(one.decided and one.mean is not None for one in nets):
         return f"{counted} The figures of this run are of other data than the paper's, and decide nothing."
     plain, distilled, teacher = (f"{wording.written('errors', one.mean)} (paper: {one.row['paper']})" for one in nets)
     return (
@@ -52,7 +52,7 @@ def claims_picture(these: Sequence[Standing]) -> str:
             picture.legend(),
             picture.draw(these, picture.WIDE),
             picture.draw(these, picture.NARROW),
-            '<div class="claims-hint" id="claims-hint" role="status" hidden></div>',
+            '<div class="claims-hint" id="claims-hint" aria-hidden="true" hidden></div>',
             "<figcaption>Every claim that has a number, each on a scale of its own: the line is the pass mark, right "
             "of it is better, ◇ is the paper. Where the paper prints no value, ours stands one unit from the mark. A "
             "row can lie past the mark and be <em>partly</em> reproduced: its rule asks for more than this number. "
@@ -102,7 +102,7 @@ def verdict_table(these: Sequence[Standing]) -> str:
 
 def _table_row(order: int, one: Standing) -> str:
     row = one.row
-    ours = f"{row['metric']} {row['ours']} <small>({row['data']})</small>" if one.deciding else "–"
+    ours = f"{row['metric']} {row['ours']} <small>({row['data']})</small>" if one.decided else "–"
     cells = (
         one.badge,
         f'<a href="claims.html#{one.anchor}"><code>{escape(one.claim.id)}</code></a> {escape(one.claim.statement)}',
@@ -129,7 +129,9 @@ def in_short(these: Sequence[Standing], chapter: str) -> str:
     lines = [":::{admonition} In short", ":class: in-short", tally(mine), ""]
     for one in mine:
         paper = f" (paper: {one.row['paper']})" if one.row["paper"] != "–" else ""
-        ours = f"{one.row['metric']} {one.row['ours']}{paper}" if one.mean is not None else "no figure yet"
+        ours = (
+            f"{one.row['metric']} {one.row['ours']}{paper}" if one.decided and one.mean is not None else "no figure yet"
+        )
         lines.append(f'- {one.badge} <a href="../claims.html#{one.anchor}">{one.claim.id}</a>: {ours}')
     return "\n".join([*lines, ":::"])
 

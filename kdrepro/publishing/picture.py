@@ -62,7 +62,7 @@ HEAD = 26  # height of a section's title
 
 def with_number(these: Sequence[Standing]) -> list[Standing]:
     """The claims that have a number on the data that decides."""
-    return [one for one in these if one.mean is not None and one.verdict != "not run"]
+    return [one for one in these if one.decided and one.mean is not None]
 
 
 def draw(these: Sequence[Standing], layout: Layout) -> str:

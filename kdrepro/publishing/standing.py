@@ -68,6 +68,11 @@ class Standing:
         return self.entry["deciding"]
 
     @property
+    def decided(self) -> bool:
+        """Whether there is a run on the data that decides: figures of other data do not stand beside the paper's."""
+        return self.deciding is not None and self.verdict != "not run"
+
+    @property
     def mean(self) -> float | None:
         """What the table shows of it; None where that was not measured."""
         return self.deciding["mean"].get(self.claim.metric) if self.deciding else None

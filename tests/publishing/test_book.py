@@ -193,6 +193,17 @@ def test_injected_parameters_are_hidden_and_no_path_stays():
     assert page.metadata["kdrepro"]["seconds"] == 12.3
 
 
+def test_the_sites_address_leads_to_its_first_page(tmp_path):
+    (tmp_path / "book").mkdir()
+    head = '<title>\n A &amp; B</title><meta name="description" content="About"><meta property="og:title" content="A">'
+    (tmp_path / "book" / "index.html").write_text(f"<html><head>{head}<script></script></head></html>")
+    book._write_entrance(tmp_path, "book/index")
+    page = (tmp_path / "index.html").read_text()
+    assert 'content="0; url=book/index.html"' in page
+    assert '<meta name="description" content="About">' in page
+    assert "<title>A &amp; B</title>" in page
+
+
 def test_site_configuration():
     config = yaml.safe_load((paths.ROOT / "_config.yml").read_text())
     assert config["execute"]["execute_notebooks"] == "off"

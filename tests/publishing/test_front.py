@@ -8,7 +8,7 @@ import pytest
 
 from kdrepro import paths
 from kdrepro.chapters import presets
-from kdrepro.publishing import carried, front, standing
+from kdrepro.publishing import boxes, carried, front, standing
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,20 @@ def test_a_book_without_such_records_claims_nothing(tmp_path):
     assert "It works" not in front.finding(these)
     assert "<svg" not in front.claims_picture(these)
     assert front.verdict_table(these).count("<tr") == len(these) + 1
+
+
+def test_figures_of_other_data_do_not_stand_beside_the_papers(tmp_path):
+    """A book of a smoke run: it runs, and compares nothing."""
+    record = json.loads((paths.RESULTS / "02-mnist.json").read_bytes())
+    record |= {"preset": "smoke", "data": {"name": "digits", "fingerprint": "0"}}
+    (tmp_path / "02-mnist.json").write_text(json.dumps(record))
+    these = standing.standings(tmp_path)
+    errors = front.wording.written("errors", record["claims"]["mnist.distilled"]["mean"]["errors"])
+    assert errors not in front.verdict_table(these) + front.in_short(these, "02-mnist") + front.finding(these)
+    box = boxes.boxes([one for one in these if one.claim.id == "mnist.distilled"], tmp_path, "")
+    assert "on digits, which does not decide" in box
+    assert errors in box
+    assert "| errors | – |" in box
 
 
 def test_the_table_has_a_row_a_claim_that_leads_to_its_box(these):

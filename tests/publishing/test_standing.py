@@ -54,3 +54,4 @@ def test_other_data_decides_nothing(tmp_path):
     these = {one.claim.id: one for one in standing.standings(tmp_path)}
     assert these["speech.ensemble"].verdict == "not run"
     assert these["speech.ensemble"].mean is not None
+    assert not these["speech.ensemble"].decided
