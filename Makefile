@@ -39,11 +39,12 @@ book: $(INSTALLED)   ## every chapter at smoke, the site built from them; prints
 	$(BIN)/kdrepro book --preset smoke
 
 fast: $(INSTALLED)   ## unit and property tests
-	$(TWO) --dist loadfile -m "not slow" tests
+	$(TWO) --dist loadfile -m "not slow and not browser" tests
 
-test: fast           ## those, nbval, the strict build of the published book
+test: fast           ## those, nbval, the strict build of the published book, and the site in a browser
 	$(TWO) --dist loadscope --nbval-lax --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
 	$(BIN)/kdrepro book --published
+	$(BIN)/python -m pytest -rs -m browser tests/publishing/test_browser.py
 
 test-all: test       ## those, and the slow rest
 	$(TWO) --dist load -m slow tests

@@ -26,8 +26,9 @@ def need_book() -> None:
     if not _in_repository():
         raise InputError(
             f"The book is not beside this package, which is installed in {Path(__file__).parent}: chapters, claims and "
-            "pages are in the book's repository alone, so clone it, `pip install -e .` there, and give the command "
-            "again; the package itself and `kdrepro data fetch` need no clone."
+            "pages are in the book's repository alone, so clone it, or unpack the source archive that the book's site "
+            "carries, `pip install -e .` there, and give the command again; the package itself and `kdrepro data "
+            "fetch` need no clone."
         )
 
 

@@ -1,6 +1,6 @@
 """The book's figures: one style, seeds always shown as dots beside their mean and interval."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +13,13 @@ from kdrepro.verdicts.stats import mean_ci
 
 # Okabe & Ito's palette: told apart with any colour vision, on white and in print.
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
+# A net keeps its colour through the book: what teaches, what learns from labels alone, what learns from soft targets.
+NETS = {
+    **dict.fromkeys(("teacher", "ensemble", "longer teacher"), COLOURS[0]),
+    **dict.fromkeys(("plain", "baseline", "hard targets", "labels alone"), COLOURS[1]),
+    **dict.fromkeys(("distilled", "soft targets", "student"), COLOURS[2]),
+    "generalist": COLOURS[3],
+}
 # Vector figures on white (readable on a dark page too), one palette, no needless ink.
 STYLE = {
     "figure.figsize": (7.2, 3.6),
@@ -35,10 +42,18 @@ def use_style() -> None:
     plt.rcParams.update(STYLE)
 
 
+def colours_of(names: Iterable[str | None]) -> list[str]:
+    """A colour for each name: a net's own, and for others, in turn, those that no net among them has."""
+    names = list(names)
+    own = {name: NETS[name] for name in names if name in NETS}
+    free = [colour for colour in COLOURS if colour not in own.values()] or COLOURS
+    others = iter(free[i % len(free)] for i in range(len(names)))
+    return [own[name] if name in own else next(others) for name in names]
+
+
 def seed_dots(ax: Axes, groups: Mapping[str, Sequence[float]], paper: Mapping[str, float] | None = None) -> None:
     """A row a group: every seed a dot, the mean with its 95 % interval, the paper's value a diamond."""
-    for i, (name, values) in enumerate(groups.items()):
-        colour = COLOURS[i % len(COLOURS)]
+    for i, (colour, (name, values)) in enumerate(zip(colours_of(groups), groups.items(), strict=True)):
         mean, interval = mean_ci(values)
         spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else [0.0]
         ax.scatter(values, i + np.asarray(spread), s=26, color=colour, alpha=0.6, zorder=3)
@@ -63,8 +78,7 @@ def sweep(ax: Axes, frame: pd.DataFrame, x: str, y: str, by: str | None = None, 
     The axis is that of the dots: with two or three seeds the band may well leave it.
     """
     groups = [(None, frame)] if by is None else list(frame.groupby(by, sort=False))
-    for i, (name, part) in enumerate(groups):
-        colour = COLOURS[i % len(COLOURS)]
+    for colour, (name, part) in zip(colours_of(name for name, _ in groups), groups, strict=True):
         rows = [(at, *mean_ci(values[y].to_numpy())) for at, values in part.groupby(x)]
         at, means = [r[0] for r in rows], [r[1] for r in rows]
         bands = [r[2] or (r[1], r[1]) for r in rows]
@@ -84,13 +98,13 @@ def sweep(ax: Axes, frame: pd.DataFrame, x: str, y: str, by: str | None = None, 
 
 def learning_curves(ax: Axes, histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], y: str) -> None:
     """y over epochs: one thin line a seed, one colour a kind of network."""
-    for i, (name, runs) in enumerate(histories.items()):
+    for colour, (name, runs) in zip(colours_of(histories), histories.items(), strict=True):
         for j, rows in enumerate(runs):
             rows = [row for row in rows if y in row]
             ax.plot(
                 [row["epoch"] for row in rows],
                 [row[y] for row in rows],
-                color=COLOURS[i % len(COLOURS)],
+                color=colour,
                 lw=1.2,
                 alpha=0.8,
                 label=name if j == 0 else None,

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -104,7 +105,7 @@ def refresh() -> None:
     toc = (paths.ROOT / "_toc.yml").read_text(encoding="utf-8")
     there = [chapter for chapter in presets.CHAPTERS if (paths.PUBLISHED / f"{chapter}.ipynb").exists()]
     atomic_write(paths.ROOT / "_toc.yml", with_chapters(toc, there).encode())
-    atomic_write(paths.README, _readme(verdict_tables(records.read_all(), link=False)).encode())
+    atomic_write(paths.README, _readme(verdict_tables(records.read_all())).encode())
 
 
 def _readme(table: str) -> str:
@@ -125,8 +126,7 @@ def verify(preset: str | None = None) -> Report:
         return verdicts_verify.verify(folder, signed=False)
     report = verdicts_verify.verify(paths.RESULTS)
     found = records.read_all()
-    tables = {paths.README: _readme(verdict_tables(found, link=False))}
-    tables[paths.BOOK / "verdicts.md"] = verdict_tables(found, link=True) + "\n"
+    tables = {paths.README: _readme(verdict_tables(found))}
     tables[paths.BOOK / "history.md"] = history(found) + "\n"
     for path, expected in tables.items():
         if path.read_text(encoding="utf-8") != expected:
@@ -208,7 +208,6 @@ def _read_notebook(path: Path) -> nbformat.NotebookNode:
 
 def _generate(book: Path, results: Path, chapters: Path) -> None:
     found = records.read_all(results)
-    atomic_write(book / "verdicts.md", (verdict_tables(found, link=True) + "\n").encode())
     atomic_write(book / "history.md", (history(found) + "\n").encode())
     atomic_write(book / "searches.md", (search_tables() + "\n").encode())
     for page in sorted(chapters.glob("*.ipynb")):
@@ -272,7 +271,15 @@ def _build(source: Path) -> Path:
     # The module has no __main__, and the script need not be on the path.
     main = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", main, "build", ".", "-n", "-W", "--keep-going", "--all"]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"}
+    # The book's extension is that of this package, wherever the source to build lies.
+    path = os.pathsep.join(filter(None, (str(paths.ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "PYTHONWARNINGS": "ignore",
+        "PYTHONIOENCODING": "utf-8",
+        "PYTHONUTF8": "1",
+    }
     done = subprocess.run(command, cwd=source, capture_output=True, env=environment)
     if done.returncode != 0:
         problems = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
@@ -283,7 +290,21 @@ def _build(source: Path) -> Path:
     if missing:
         raise InputError(f"The build left out pages of _toc.yml: {', '.join(missing)}.")
     aloud.add_to(html)
+    _write_entrance(html, _pages(source)[0])
     return html / "index.html"
+
+
+def _write_entrance(html: Path, root: str) -> None:
+    """The page at the site's address, which leads to the first page, with what that page says of itself."""
+    first = (html / f"{root}.html").read_text(encoding="utf-8")
+    about = "\n".join(re.findall(r'<meta (?:name="description"|property="og:)[^>]*>', first))
+    title = re.search(r"<title>(.*?)</title>", first, re.DOTALL)[1].strip()
+    page = (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n{about}\n'
+        f'<meta http-equiv="refresh" content="0; url={root}.html">\n</head>\n'
+        f'<body><p><a href="{root}.html">{title}</a></p></body>\n</html>\n'
+    )
+    atomic_write(html / "index.html", page.encode())
 
 
 def _pages(source: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""The tables of verdicts that the README, the index and the page on their making show, from claims and records."""
+"""The tables that the README and the page on the making of verdicts show, from claims and records."""
 
 import json
 from collections.abc import Sequence
@@ -10,11 +10,8 @@ from kdrepro.verdicts import claims
 from kdrepro.verdicts.claims import Claim
 
 
-def verdict_tables(results: Sequence[dict[str, Any]], link: bool) -> str:
-    """The verdict table in Markdown, first what has been decided, then what is still to come.
-
-    link: refer each claim to its figure in the book.
-    """
+def verdict_tables(results: Sequence[dict[str, Any]]) -> str:
+    """The README's verdict table in Markdown, first what has been decided, then what is still to come."""
     described = claims.load()
     rows = claims.verdict_rows(described.values(), results)
     decided = [row for row in rows if row["verdict"] != "not run"]
@@ -26,16 +23,21 @@ def verdict_tables(results: Sequence[dict[str, Any]], link: bool) -> str:
             "|---|---|---|---|---|---|",
         ]
     for row in decided:
-        figure = described[row["claim"]].figure
-        name = f"{{ref}}`{row['claim']} <{figure}>`" if link and figure else f"`{row['claim']}`"
         ours = f"{row['metric']} {row['ours']} ({row['data']})"
         verdict = f"**{row['verdict']}**" + row["marked"].removeprefix(row["verdict"]).replace(
             " †", "\N{NO-BREAK SPACE}†"
         )
-        cells = (verdict, f"{name}: {row['statement']}", row["paper"], ours, row["control"] or "–", row["section"])
+        cells = (
+            verdict,
+            f"`{row['claim']}`: {row['statement']}",
+            row["paper"],
+            ours,
+            row["control"] or "–",
+            row["section"],
+        )
         lines.append(f"| {' | '.join(cells)} |")
     if any(described[row["claim"]].amended for row in decided):
-        page = "{doc}`how-verdicts`" if link else "[how the verdicts were made](book/how-verdicts.md)"
+        page = "[how the verdicts were made](book/how-verdicts.md)"
         lines += ["", f"† Rule, recipe, data or teacher was changed when a result was known: {page}."]
     if decided and waiting:
         lines += ["", "No published run measures these yet:", ""]

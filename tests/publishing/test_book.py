@@ -164,12 +164,11 @@ def test_statistics_from_published_predictions():
 
 
 def test_generated_parts_are_those_of_the_records():
-    """The README's table, the index's and the status page's differ from the records' in nothing."""
+    """The README's table and the status page's differ from the records' in nothing."""
     readme = paths.README.read_text()
     table = readme.split(book.TABLE_START)[1].split(book.TABLE_END)[0].strip()
     found = records.read_all()
-    assert table == tables.verdict_tables(found, link=False)
-    assert (paths.BOOK / "verdicts.md").read_text().strip() == tables.verdict_tables(found, link=True)
+    assert table == tables.verdict_tables(found)
     assert (paths.BOOK / "run-times.md").read_text().strip() == book._run_times(found, paths.PUBLISHED)
 
 
@@ -192,6 +191,17 @@ def test_injected_parameters_are_hidden_and_no_path_stays():
     assert "remove-cell" in page.cells[0].metadata["tags"]
     assert "somebody" not in nbformat.writes(page)
     assert page.metadata["kdrepro"]["seconds"] == 12.3
+
+
+def test_the_sites_address_leads_to_its_first_page(tmp_path):
+    (tmp_path / "book").mkdir()
+    head = '<title>\n A &amp; B</title><meta name="description" content="About"><meta property="og:title" content="A">'
+    (tmp_path / "book" / "index.html").write_text(f"<html><head>{head}<script></script></head></html>")
+    book._write_entrance(tmp_path, "book/index")
+    page = (tmp_path / "index.html").read_text()
+    assert 'content="0; url=book/index.html"' in page
+    assert '<meta name="description" content="About">' in page
+    assert "<title>A &amp; B</title>" in page
 
 
 def test_site_configuration():
