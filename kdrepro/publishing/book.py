@@ -28,8 +28,9 @@ from kdrepro.verdicts.wording import duration, threads
 OLDER = " (older than its source)"  # said of a page on the status page
 OLDER_TAG = "older-than-its-source"
 OLDER_NOTE = """```{note}
-An earlier state of this chapter made this page: its verdicts are by the rules of that day, and some of its words were
-corrected since. The {ref}`table of verdicts <verdicts>` counts; {doc}`/book/how-verdicts` says what has changed.
+An earlier state of this chapter made this page: its figures are that run's, its verdicts by the rules of that day, and
+its words the present ones where they are true of it. The {ref}`table of verdicts <verdicts>` counts;
+{doc}`/book/how-verdicts` says what has changed.
 ```"""
 TABLE_START, TABLE_END = "<!-- verdicts: generated -->", "<!-- end of verdicts -->"
 
@@ -177,14 +178,14 @@ def _collect(preset: str, wanted: Sequence[str], chapters: Path, results: Path) 
             raise InputError(
                 f"{chapter} has not been run at {preset}: `kdrepro run {chapter} --preset {preset}` first."
             )
-        about = _read_notebook(run / "notebooks" / f"{chapter}.ipynb").metadata.get("papermill", {})
+        about = read_notebook(run / "notebooks" / f"{chapter}.ipynb").metadata.get("papermill", {})
         if about.get("exception") or about.get("end_time", "") is None:  # None: it was killed
             raise InputError(f"The last run of {chapter} at {preset} failed: run it again.")
     chapters.mkdir(parents=True, exist_ok=True)
     results.mkdir(parents=True, exist_ok=True)
     copied = []
     for chapter in wanted:
-        page = page_of(_read_notebook(run / "notebooks" / f"{chapter}.ipynb"))
+        page = page_of(read_notebook(run / "notebooks" / f"{chapter}.ipynb"))
         nbformat.write(page, chapters / f"{chapter}.ipynb")
         copied.append(chapters / f"{chapter}.ipynb")
         for old in records.files(chapter, results):
@@ -197,7 +198,7 @@ def _collect(preset: str, wanted: Sequence[str], chapters: Path, results: Path) 
     return copied
 
 
-def _read_notebook(path: Path) -> nbformat.NotebookNode:
+def read_notebook(path: Path) -> nbformat.NotebookNode:
     """An executed notebook. Raises InputError when it is not whole."""
     try:
         return nbformat.read(path, 4)
@@ -217,21 +218,20 @@ def _generate(book: Path, results: Path, chapters: Path) -> None:
 
 def _mark(page: Path) -> None:
     """Say on a published page that is older than its source that it is, below its title."""
-    notebook = _read_notebook(page)
+    notebook = read_notebook(page)
     marked = [cell for cell in notebook.cells if OLDER_TAG in cell.metadata.get("tags", [])]
-    if bool(marked) == is_older(page):
+    wanted = [OLDER_NOTE] if is_older(page) else []
+    if [cell.source for cell in marked] == wanted:
         return
-    if marked:
-        notebook.cells.remove(marked[0])
-    else:
-        note = nbformat.v4.new_markdown_cell(OLDER_NOTE, metadata={"tags": [OLDER_TAG]}, id=OLDER_TAG)
-        notebook.cells.insert(1, note)
+    notebook.cells = [cell for cell in notebook.cells if cell not in marked]
+    notes = [nbformat.v4.new_markdown_cell(text, metadata={"tags": [OLDER_TAG]}, id=OLDER_TAG) for text in wanted]
+    notebook.cells[1:1] = notes
     atomic_write(page, (nbformat.writes(notebook) + "\n").encode())
 
 
 def is_older(page: Path) -> bool:
     """Whether a published chapter is a run of another source than the present one: the commit that it names has it."""
-    source, published = (_read_notebook(path).cells for path in (paths.NOTEBOOKS / page.name, page))
+    source, published = (read_notebook(path).cells for path in (paths.NOTEBOOKS / page.name, page))
     made = {"injected-parameters", OLDER_TAG}
     ran = [cell.source for cell in published if not made & set(cell.metadata.get("tags", []))]
     return ran != [cell.source for cell in source]
@@ -268,6 +268,8 @@ def _build(source: Path) -> Path:
             f"The book cannot be built in {source} ({error.strerror or error}): make room, or build it in a copy of "
             "the repository that is writable."
         ) from error
+    # Each build names these files anew, and leaves the old ones.
+    shutil.rmtree(source / "_build" / "html" / "_static" / "tippy", ignore_errors=True)
     # The module has no __main__, and the script need not be on the path.
     main = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", main, "build", ".", "-n", "-W", "--keep-going", "--all"]

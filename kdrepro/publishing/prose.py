@@ -44,8 +44,8 @@ def refresh() -> Iterator[str]:
     """Refresh every published chapter; yields what was done and what was not, a line each. Raises InputError."""
     for path in sorted(paths.PUBLISHED.glob("*.ipynb")):
         source = paths.NOTEBOOKS / path.name
-        before = book._read_notebook(path)
-        page, kept = with_prose_of(before, book._read_notebook(source), versions(source))
+        before = book.read_notebook(path)
+        page, kept = with_prose_of(before, book.read_notebook(source), versions(source))
         if page != before:
             atomic_write(path, (nbformat.writes(page) + "\n").encode())
         old = {cell.id: cell.source for cell in before.cells}
