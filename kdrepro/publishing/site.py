@@ -79,9 +79,10 @@ def repository_of(options: dict[str, Any]) -> str:
 def _describe(app: "Sphinx", name: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
     """Say in a page's head what it is about, for search engines and for those who are sent it."""
     text = _first_words(doctree) if doctree is not None else ""
-    title = re.sub("<[^>]*>", "", context.get("title") or "") or app.config.project
+    book = app.config.html_title  # Jupyter Book leaves Sphinx's own name of the project unset
+    title = re.sub("<[^>]*>", "", context.get("title") or "") or book
     base = (app.config.html_baseurl or "").rstrip("/")
-    tags = {"og:type": "article", "og:title": title, "og:site_name": app.config.project}
+    tags = {"og:type": "article", "og:title": title, "og:site_name": book}
     if text:
         tags["og:description"] = text
     if base:  # a card's picture needs the whole address

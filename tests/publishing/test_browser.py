@@ -166,16 +166,10 @@ def test_without_javascript_all_is_there(browser, address, index):
 
 def test_from_the_index_to_the_record_in_two_clicks(index):
     index.click("#verdict-table [data-claim='mnist.distilled'] a")
-    index.wait_for_url(lambda url: url.endswith("/claims.html#claim-mnist-distilled"))
-    link = (
-        index.locator("#mnist-distilled a, section:has(#claim-mnist-distilled) a")
-        .filter(has_text="record (JSON)")
-        .first
-    )
-    link.click()
-    index.wait_for_url(lambda url: url.endswith("/files/results/02-mnist.json"))
-    record = json.loads(index.inner_text("pre"))
-    assert record["claims"]["mnist.distilled"]["metrics"]["errors"]
+    record = index.locator("#mnist-distilled a").filter(has_text="record (JSON)").first
+    with index.expect_response(lambda response: response.url.endswith("/files/results/02-mnist.json")) as answer:
+        record.click()
+    assert answer.value.json()["claims"]["mnist.distilled"]["metrics"]["errors"]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -222,7 +216,8 @@ def test_axe_finds_no_serious_fault(browser, address, name, scheme):
 
 
 def test_every_internal_link_and_anchor_resolves(site):
-    pages = {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in site.rglob("*.html")}
+    found = [path for path in site.rglob("*.html") if "_static" not in path.parts]  # there the theme keeps templates
+    pages = {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in found}
     anchors = {path: {tag.get("id") or tag.get("name") for tag in page.find_all(True)} for path, page in pages.items()}
     broken, checked = [], 0
     for path, page in pages.items():
