@@ -34,7 +34,8 @@ VERDICT_COLUMNS = {
 NARROW_COLUMNS = ("claim", "paper", "ours", "marked")
 WIDE = 150  # columns of a terminal that has room for them all
 FETCHED = ("mnist", "tiny-imagenet")
-OF_EXTRAS = ("nbformat", "nbclient", "papermill", "IPython", "jupyter_book")  # not needed to import the package
+# Not needed to import the package.
+OF_EXTRAS = ("nbformat", "nbclient", "papermill", "IPython", "jupyter_book", "matplotlib", "pandas", "filelock")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -74,7 +75,7 @@ OwnDataOption = Annotated[
     typer.Option(
         "--data",
         metavar="KIND:PATH",
-        help="Data of your own: idx:PATH or npz:PATH (chapters 1, 2), folder:PATH of pictures (5 to 7), "
+        help="Data of your own: idx:PATH or npz:PATH (chapters 1, 2, 5 to 7), folder:PATH of pictures (5 to 7), "
         "recordings:PATH (3, 4).",
     ),
 ]
@@ -172,6 +173,7 @@ def claims_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
 ) -> None:
     """Print the verdict table."""
+    paths.need_book()
     from kdrepro.verdicts import claims, records
 
     if preset is not None:
@@ -396,7 +398,6 @@ def notebooks() -> None:
 @presets_app.command(name="list")
 def list_presets() -> None:
     """Print the book's presets, and the chapters that they hold."""
-    paths.need_book()
     from kdrepro.chapters import presets
 
     print(f"presets: {', '.join(presets.names())}; chapters: {', '.join(presets.CHAPTERS)}")
@@ -409,7 +410,6 @@ def show(
     changes: SetOption = None,
 ) -> None:
     """Print the sizes of a chapter as YAML, and what differs from the book's preset."""
-    paths.need_book()
     import yaml
 
     from kdrepro.chapters import display, presets

@@ -145,7 +145,8 @@ def _merged(name: str, seen: tuple[str, ...] = (), beside: Path = Path()) -> tup
 
     beside: the folder that a base which is a file is looked for in.
     """
-    paths.need_book()
+    if not paths.PRESETS.exists():
+        paths.need_book()
     known, path = names(), beside / Path(name).expanduser() if is_file(name) else paths.PRESETS / f"{name}.yaml"
     if not is_file(name) and name not in known:
         own = f", or give the path of a .yaml file that begins with `base: {known[-1]}`" if known else ""

@@ -41,7 +41,7 @@ def idx_images(root: Path | str, *, prefix: str = "") -> ImageData:
     if not root.is_dir():
         raise InputError(f"There is no folder {root}: give the one that holds the idx files.")
     files = [path for pattern in ("*idx*", "raw/*idx*", "*/raw/*idx*") for path in sorted(root.glob(pattern))]
-    found = {name: _read_idx(_one(root, files, prefix, parts)) for name, parts in IDX.items()}
+    found = {name: read_idx(_one(root, files, prefix, parts)) for name, parts in IDX.items()}
     return _image_data(root, found)
 
 
@@ -84,7 +84,7 @@ def _one(root: Path, files: Sequence[Path], prefix: str, parts: Sequence[str]) -
     return min(fitting, key=lambda path: path.suffix == ".gz")
 
 
-def _read_idx(path: Path) -> np.ndarray:
+def read_idx(path: Path) -> np.ndarray:
     """The array in an idx file of unsigned bytes. Raises InputError."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
