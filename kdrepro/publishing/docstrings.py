@@ -1,4 +1,4 @@
-"""Docstrings as they are, for Sphinx's autodoc: paragraphs, `name: what it is` as a list, indented lines as examples."""
+"""Docstrings as they are, for autodoc: paragraphs, `name: what it is` as a list, indented lines as examples."""
 
 import re
 
