@@ -463,7 +463,7 @@ def test_presets_show_prints_what_results(main, tmp_path):
 
 OWN = [
     (["run", "02-mnist", "--set", "02-mnist.distilled.temprature=1"], "did you mean 'temperature'"),
-    (["run", "02-mnist", "--preset", "nothing.yaml"], "There is no preset file nothing.yaml"),
+    (["run", "02-mnist", "--preset", "nothing.yaml"], "nothing.yaml: correct the path"),
     (["run", "02-mnist", "--data", "folder:."], "is for 05-specialists"),
     (["run", "02-mnist", "--data", "idx:nothing"], "There is no"),
     (["run", "02-mnist", "--set", "02-mnist.seeds=1", "--confirm"], "leave --set, --data and files out"),
