@@ -4,7 +4,7 @@ from torch.utils.data import DataLoader
 
 from kdrepro import data, ensembles, training
 
-recipe = training.Recipe(epochs=12, learning_rate=1e-2)
+recipe = training.Recipe(epochs=8, learning_rate=1e-2)
 
 
 def transform(image):

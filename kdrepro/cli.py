@@ -216,6 +216,10 @@ def verify(
     paths.need_book()
     from kdrepro.publishing import book
 
+    if preset is not None:
+        from kdrepro.chapters import presets
+
+        preset = presets.load(preset).name if presets.is_file(preset) else preset
     report = book.verify(preset)
     for sentence in report.wrong:
         print(sentence)

@@ -20,10 +20,10 @@ def _rewrite(lines):
             found += ["::", "", *block, ""]  # an example
             continue
         for line in block:
-            text = _literal(line.strip())
-            match, more = ITEM.match(text), line.startswith("    ") or text.startswith(("- ", "* "))
+            text, match = _literal(line.strip()), ITEM.match(line.strip())
+            more = line.startswith("    ") or text.startswith(("- ", "* "))
             if match and not line.startswith("    "):
-                found += ["", f"- **{match[1].replace('*', chr(92) + '*')}**: {match[2]}"]
+                found += ["", f"- **{_literal(match[1])}**: {_literal(match[2])}"]
                 item = True
             elif text.startswith(("- ", "* ")):
                 found += ["", text]
