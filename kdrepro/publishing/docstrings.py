@@ -1,17 +1,18 @@
 """Docstrings as they are, for autodoc: paragraphs, `name: what it is` as a list, indented lines as examples."""
 
 import re
+from typing import Any
 
 ITEM = re.compile(r"^((?:\*{0,2}[A-Za-z_]\w*)(?:, \*{0,2}[A-Za-z_]\w*)*): (.*)$")
 
 
-def setup(app):
+def setup(app: Any) -> dict[str, bool]:
     """Called by Sphinx."""
-    app.connect("autodoc-process-docstring", lambda app, what, name, thing, options, lines: _rewrite(lines))
+    app.connect("autodoc-process-docstring", lambda app, what, name, thing, options, lines: rewrite(lines))
     return {"parallel_read_safe": True}
 
 
-def _rewrite(lines):
+def rewrite(lines: list[str]) -> None:
     """Change a docstring's lines, in place, into reStructuredText that says the same."""
     found, item = [], False
     for paragraph in re.split(r"\n\s*\n", "\n".join(lines)):
@@ -38,7 +39,7 @@ def _rewrite(lines):
     lines[:] = found
 
 
-def _literal(text):
+def _literal(text: str) -> str:
     """Names in single backticks as code; what else reStructuredText would take for markup as itself."""
     parts = re.split(r"(``[^`]+``|`[^`]+`)", text)
     return "".join(

@@ -2,14 +2,13 @@
 
 import importlib
 import re
-import runpy
 
 import pytest
 
 from kdrepro import paths
+from kdrepro.publishing import docstrings
 
 PAGE = (paths.BOOK / "api.md").read_text()
-REWRITE = runpy.run_path(str(paths.BOOK / "_ext" / "docstrings.py"))["_rewrite"]
 ROOMS = ("losses", "ensembles", "biases", "networks", "training", "specialists", "store", "data", "acoustic")
 
 
@@ -27,7 +26,7 @@ def test_docstrings_become_lists_and_examples():
     lines = ["What `it` does with a_b.", "", "    x = 1", ""]
     lines += ["teacher_logits: [N, ...], as `as_cases` has it:", "    more of it."]
     lines += ["y, **more: two at once", "goes on.", "Raises ValueError."]
-    REWRITE(lines)
+    docstrings.rewrite(lines)
     assert lines == [
         "What ``it`` does with a\\_b.",
         "",
