@@ -34,7 +34,8 @@ VERDICT_COLUMNS = {
 NARROW_COLUMNS = ("claim", "paper", "ours", "marked")
 WIDE = 150  # columns of a terminal that has room for them all
 FETCHED = ("mnist", "tiny-imagenet")
-OF_EXTRAS = ("nbformat", "nbclient", "papermill", "IPython", "jupyter_book")  # not needed to import the package
+# Not needed to import the package.
+OF_EXTRAS = ("nbformat", "nbclient", "papermill", "IPython", "jupyter_book", "matplotlib", "pandas", "filelock")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,6 +44,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
 app.add_typer(data_app, name="data")
+presets_app = typer.Typer(no_args_is_help=True, help="The sizes of every chapter.")
+app.add_typer(presets_app, name="presets")
 
 
 def _chapters() -> list[str]:
@@ -60,7 +63,22 @@ def _claims() -> list[str]:
     return list(claims.load())
 
 
-PresetOption = Annotated[str, typer.Option(help="smoke, full or paper.", autocompletion=_presets)]
+PresetOption = Annotated[
+    str, typer.Option(help="smoke, full or paper; or a .yaml file that names its base.", autocompletion=_presets)
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="CHAPTER.KEY=VALUE", help="Change one size: 02-mnist.distilled.temperature=10."),
+]
+OwnDataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="KIND:PATH",
+        help="Data of your own: idx:PATH or npz:PATH (chapters 1, 2, 5 to 7), folder:PATH of pictures (5 to 7), "
+        "recordings:PATH (3, 4).",
+    ),
+]
 SeedsOption = Annotated[str | None, typer.Option(help="How many seeds; the preset's number if not given.")]
 FirstSeedOption = Annotated[str, typer.Option(help="The first seed.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
@@ -92,6 +110,8 @@ def run(
         str, typer.Argument(help="A chapter's name or number, or all.", autocompletion=lambda: ["all", *_chapters()])
     ],
     preset: PresetOption = "smoke",
+    changes: SetOption = None,
+    own_data: OwnDataOption = None,
     seeds: SeedsOption = None,
     first_seed: FirstSeedOption = "0",
     device: DeviceOption = "cpu",
@@ -105,7 +125,8 @@ def run(
     from kdrepro.publishing import runner
 
     chosen = list(runner.in_order()) if chapter == "all" else [presets.check_chapter(chapter)]
-    asked = runner.checked(chosen, preset, seeds, _first(first_seed, confirm), device, data_root)
+    own = _own(preset, changes, own_data, confirm)
+    asked = runner.checked(chosen, preset, seeds, _first(first_seed, confirm), device, data_root, **own)
     for name in chosen:
         if confirm:
             runner.check_frozen(preset, name, "")
@@ -118,6 +139,7 @@ def tune(
     chapter: Annotated[str, typer.Argument(help="A chapter's name or number.", autocompletion=_chapters)],
     search: Annotated[str | None, typer.Option(help="One of its searches; all of them if not given.")] = None,
     preset: PresetOption = "smoke",
+    changes: SetOption = None,
     device: DeviceOption = "cpu",
     data_root: DataOption = None,
     quiet: QuietOption = False,
@@ -128,10 +150,11 @@ def tune(
     from kdrepro.chapters.start import start_search
 
     chapter = presets.check_chapter(chapter)
-    there = list(getattr(presets.load(preset).chapters[chapter], "searches", {}))
+    loaded = presets.load(preset, changes or ())
+    there = list(getattr(loaded.chapters[chapter], "searches", {}))
     for name in [search] if search else there:
-        run = start_search(chapter, name, preset=preset, device=device, data_root=data_root)
-        rows = _shown(chapter, preset, quiet, lambda run=run, name=name: searches.search(run, name))
+        run = start_search(chapter, name, preset=preset, device=device, data_root=data_root, changes=changes or ())
+        rows = _shown(chapter, loaded.name, quiet, lambda run=run, name=name: searches.search(run, name), loaded.origin)
         table = searches.table({"rows": rows})
         _print_table(_console(), list(table.columns), table.astype(str).to_numpy().tolist())
         print(f"{name}: {searches.place(run, name)}")
@@ -150,12 +173,13 @@ def claims_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
 ) -> None:
     """Print the verdict table."""
+    paths.need_book()
     from kdrepro.verdicts import claims, records
 
     if preset is not None:
         from kdrepro.chapters import presets  # and with it PyTorch: seconds
 
-        presets.load(preset)
+        preset = presets.load(preset).name
     described = claims.load().values()
     found = records.read_all(paths.RESULTS if preset is None else paths.runs(preset) / "results")
     entries = claims.verdict_entries(described, found)
@@ -192,6 +216,10 @@ def verify(
     paths.need_book()
     from kdrepro.publishing import book
 
+    if preset is not None:
+        from kdrepro.chapters import presets
+
+        preset = presets.load(preset).name if presets.is_file(preset) else preset
     report = book.verify(preset)
     for sentence in report.wrong:
         print(sentence)
@@ -220,6 +248,7 @@ def judge() -> None:
 def reproduce(
     claim: Annotated[str, typer.Argument(help="A claim's id, as `kdrepro claims` lists them.", autocompletion=_claims)],
     preset: PresetOption = "smoke",
+    changes: SetOption = None,
     seeds: SeedsOption = None,
     first_seed: FirstSeedOption = "0",
     device: DeviceOption = "cpu",
@@ -233,7 +262,8 @@ def reproduce(
     from kdrepro.verdicts import claims, records
 
     described, part = claims.get(claim), runner.Part(claim, confirm)
-    asked = runner.checked([described.chapter], preset, seeds, _first(first_seed, confirm), device, data_root)
+    own = _own(preset, changes, None, confirm)
+    asked = runner.checked([described.chapter], preset, seeds, _first(first_seed, confirm), device, data_root, **own)
     if confirm:
         runner.check_frozen(preset, described.chapter, claim)
     theirs = records.claim_by_data(claim, described.chapter)
@@ -242,6 +272,22 @@ def reproduce(
     _run_shown(described.chapter, asked, quiet, part)
     folder = runner.place(described.chapter, asked, part) / "results"
     _print_reproduced(described, theirs, records.claim_by_data(claim, described.chapter, folder), preset)
+    if own:
+        from kdrepro.chapters import display
+
+        loaded = runner.of_parameters(asked)
+        print(f"Changed from {loaded.origin}: {display.changes(loaded) or 'nothing'}.")
+
+
+def _own(preset: str, changes: list[str] | None, own_data: str | None, confirm: bool) -> dict[str, Any]:
+    """What a run has of one's own, as `runner.checked` takes it. Raises InputError for a confirmation with it."""
+    from kdrepro.chapters import presets
+
+    given = {"changes": changes, "own_data": own_data}
+    own = {name: value for name, value in given.items() if value}
+    if confirm and (own or presets.is_file(preset)):
+        raise InputError("--confirm decides the book's claims at the book's sizes: leave --set, --data and files out.")
+    return own
 
 
 def _first(first_seed: str, confirm: bool) -> str:
@@ -313,7 +359,7 @@ def book(
     if published == (preset is not None):
         raise InputError("Say which book: either --preset smoke (a run) or --published.")
     if preset is not None:
-        presets.load(preset)
+        preset = presets.load(preset).name
     page = book.build_published() if published else book.build_staged(preset)
     print(f"The book is built. Open {page}")
 
@@ -327,6 +373,7 @@ def publish(
 ) -> None:
     """Copy a run's notebooks and records into the book; refuses smoke. Or only better words, which need no run."""
     paths.need_book()
+    from kdrepro.chapters import presets
     from kdrepro.publishing import book
 
     if prose:
@@ -335,6 +382,8 @@ def publish(
         for line in words.refresh():
             print(line)
         return
+    if presets.is_file(preset):
+        raise InputError(f"{preset} is a preset of your own: only the book's are published, full or paper.")
     for path in book.publish(preset):
         print(f"published {path.relative_to(paths.ROOT)}")
 
@@ -348,6 +397,32 @@ def notebooks() -> None:
     for chapter in runner.in_order():
         runner.refresh_source(chapter)
         print(f"refreshed notebooks/{chapter}.ipynb")
+
+
+@presets_app.command(name="list")
+def list_presets() -> None:
+    """Print the book's presets, and the chapters that they hold."""
+    from kdrepro.chapters import presets
+
+    print(f"presets: {', '.join(presets.names())}; chapters: {', '.join(presets.CHAPTERS)}")
+
+
+@presets_app.command()
+def show(
+    chapter: Annotated[str, typer.Argument(help="A chapter's name or number.", autocompletion=_chapters)],
+    preset: PresetOption = "smoke",
+    changes: SetOption = None,
+) -> None:
+    """Print the sizes of a chapter as YAML, and what differs from the book's preset."""
+    import yaml
+
+    from kdrepro.chapters import display, presets
+
+    chapter, loaded = presets.check_chapter(chapter), presets.load(preset, changes or ())
+    if loaded.is_own:
+        print(f"# From {loaded.origin}, changed: {display.changes(loaded) or 'nothing'}.")
+    sizes = {"data": loaded.data, "chapters": {chapter: loaded.chapters[chapter].model_dump(mode="json")}}
+    print(yaml.safe_dump(sizes, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100), end="")
 
 
 @data_app.command()
@@ -392,8 +467,10 @@ def _run_shown(chapter: str, asked: dict, quiet: bool, part: "Part") -> Path:
     """Run a chapter while showing the end of its log."""
     from kdrepro.publishing import runner
 
-    output = _shown(chapter, asked["preset"], quiet, lambda: runner.run(chapter, asked, part))
-    if output != paths.runs(asked["preset"]) / part.into / "notebooks" / output.name:
+    loaded = runner.of_parameters(asked)
+    preset = loaded.name
+    output = _shown(chapter, preset, quiet, lambda: runner.run(chapter, asked, part), loaded.origin)
+    if output != paths.runs(preset) / part.into / "notebooks" / output.name:
         print(
             f"kdrepro: The record of other seeds that was there stays; this run's is in {output.parent.parent}.",
             file=sys.stderr,
@@ -401,12 +478,15 @@ def _run_shown(chapter: str, asked: dict, quiet: bool, part: "Part") -> Path:
     return output
 
 
-def _shown(chapter: str, preset: str, quiet: bool, work: Callable[[], Any]) -> Any:
-    """Do what writes a chapter's log while showing its end: a status line on a terminal, else finished networks."""
+def _shown(chapter: str, preset: str, quiet: bool, work: Callable[[], Any], origin: str = "") -> Any:
+    """Do what writes a chapter's log while showing its end: a status line on a terminal, else finished networks.
+
+    origin: the preset whose store has the networks, where it is another.
+    """
     try:
         return work() if quiet else _with_status(chapter, preset, work)
     except KeyboardInterrupt:
-        print(f"kdrepro: {_kept(chapter, preset)}", file=sys.stderr)
+        print(f"kdrepro: {_kept(chapter, origin or preset)}", file=sys.stderr)
         raise typer.Exit(130) from None
 
 

@@ -1,8 +1,10 @@
 """The one error that a user's bad input raises, and the hint that goes with a wrong name."""
 
 import difflib
+import importlib
 import os
 from collections.abc import Collection
+from typing import Any
 
 
 class InputError(ValueError):
@@ -33,3 +35,15 @@ def nearest(word: object, known: Collection[str]) -> str:
     by_lower = {one.lower(): one for one in known}
     close = difflib.get_close_matches(str(word).lower(), list(by_lower), n=1, cutoff=0.4)
     return f" (did you mean {by_lower[close[0]]!r}?)" if close else ""
+
+
+def needed(module: str, extra: str, what: str) -> Any:
+    """A module of a library that not every use of the package needs. what: is being done with it.
+
+    Raises InputError, with the command that installs it, where it is not there.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or module).partition(".")[0]
+        raise InputError(f"{what} needs {missing}, which is not installed: pip install 'kdrepro[{extra}]'.") from None

@@ -1,7 +1,7 @@
 """Where things are: in the book's repository, of which this package is part, whatever the working directory.
 
-An installed copy of the package is away from the book. It then reads and writes data below the working directory, and
-`need_book` refuses what asks for the book.
+An installed copy of the package is away from the book, of which its wheel holds the presets and the claims. It then
+reads and writes data below the working directory, and `need_book` refuses what asks for the rest of the book.
 """
 
 import os
@@ -11,14 +11,16 @@ from kdrepro.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
-PRESETS = NOTEBOOKS / "presets"
+_IN_WHEEL = Path(__file__).resolve().parent / "from_book"  # what a wheel holds of the book: presets and claims
+PRESETS = _IN_WHEEL / "presets" if _IN_WHEEL.exists() else NOTEBOOKS / "presets"
 BOOK = ROOT / "book"
 RESULTS = BOOK / "results"
 SEARCHES = RESULTS / "searches"
 WEIGHTS = RESULTS / "weights"
 PUBLISHED = BOOK / "chapters"
-CLAIMS = BOOK / "claims.yaml"
+CLAIMS = _IN_WHEEL / "claims.yaml" if _IN_WHEEL.exists() else BOOK / "claims.yaml"
 README = ROOT / "README.md"
+LOCK = ROOT / "requirements.lock"
 
 
 def need_book() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+import yaml
 
 import kdrepro as package
 from kdrepro import cli, data, paths
@@ -446,3 +447,43 @@ def test_the_rate_of_a_thread_is_measured_and_threads_stay():
     before = torch.get_num_threads()
     assert records.gflops(size=64) > 0
     assert torch.get_num_threads() == before
+
+
+def test_presets_show_prints_what_results(main, tmp_path):
+    (tmp_path / "my.yaml").write_text("base: smoke\nchapters:\n  02-mnist: {seeds: 1}\n")
+    change = "02-mnist.distilled.temperature=7"
+    code, out, _ = main("presets", "show", "2", "--preset", str(tmp_path / "my.yaml"), "--set", change)
+    assert code == 0
+    shown = yaml.safe_load(out)["chapters"]["02-mnist"]
+    assert (shown["seeds"], shown["distilled"]["temperature"]) == (1, 7)
+    assert "# From smoke, changed: `02-mnist.seeds` 2 → 1; `02-mnist.distilled.temperature` 20 → 7." in out
+    (tmp_path / "whole.yaml").write_text("base: smoke\n" + out)  # what is shown can be edited and given back
+    assert presets.load(tmp_path / "whole.yaml").chapters["02-mnist"].model_dump(mode="json") == shown
+
+
+OWN = [
+    (["run", "02-mnist", "--set", "02-mnist.distilled.temprature=1"], "did you mean 'temperature'"),
+    (["run", "02-mnist", "--preset", "nothing.yaml"], "nothing.yaml: correct the path"),
+    (["run", "02-mnist", "--data", "folder:."], "is for 05-specialists"),
+    (["run", "02-mnist", "--data", "idx:nothing"], "There is no"),
+    (["run", "02-mnist", "--set", "02-mnist.seeds=1", "--confirm"], "leave --set, --data and files out"),
+    (["reproduce", "mnist.plain", "--set", "mnist=1"], "write CHAPTER.KEY=VALUE"),
+    (["presets", "show", "2", "--preset", "smok"], "did you mean 'smoke'"),
+    (["publish", "--preset", "my.yaml"], "a preset of your own"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), OWN, ids=[" ".join(a) for a, _ in OWN])
+def test_bad_input_of_ones_own_is_one_sentence(main, no_kernel, arguments, said):
+    code, out, err = main(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+
+
+def test_what_is_ones_own_reaches_the_notebook_and_nothing_else_does(tmp_path):
+    (tmp_path / "my.yaml").write_text("base: smoke\n")
+    asked = runner.checked(["02-mnist"], str(tmp_path / "my.yaml"), None, 0, "cpu", None, ["02-mnist.seeds=1"])
+    assert asked["preset"] == str(tmp_path / "my.yaml")
+    assert (asked["changes"], "own_data" in asked) == (["02-mnist.seeds=1"], False)
+    assert runner.place("02-mnist", asked).name == runner.of_parameters(asked).name
+    assert "changes" not in runner.checked(["02-mnist"], "smoke", None, 0, "cpu", None)

@@ -105,6 +105,14 @@ def shared_errors(wrong: Mapping[str, np.ndarray], teacher: str = "teacher") -> 
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
+def chosen_digits(classes: int) -> tuple[int, list[int]]:
+    """The class that is left out of the transfer set, the paper's 3, and the two that are kept alone, its 7 and 8.
+
+    Of so few classes that there are none of these, the last ones.
+    """
+    return min(3, classes - 1), [7, 8] if classes > 8 else [classes - 2, classes - 1]
+
+
 # --- temperatures and shifts ----------------------------------------------------------------------------------------
 
 

@@ -155,7 +155,12 @@ class SpecialistExperiment(ImageExperiment):
 
     @property
     def families(self) -> list[str]:
-        """The kind of thing that each class is; see `data.glyphs` and `data.families`."""
+        """The kind of thing that each class is; see `data.glyphs` and `data.families`.
+
+        Of data of one's own, of which nobody has said it, one and the same.
+        """
+        if self.preset.own_data:
+            return ["class"] * self.data.classes
         if self.sizes.images.kind == "glyphs":
             return [family for _, family in glyph_classes(self.data.classes)]
         return [families.TINY_IMAGENET[wnid] for wnid in sorted(families.TINY_IMAGENET)]

@@ -1,12 +1,13 @@
 """What a chapter shows of its record: the line on top, a claim with its verdict, a number in the text."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from IPython.display import Markdown, display
 
 from kdrepro.chapters.experiment import Experiment
+from kdrepro.chapters.presets import Preset
 from kdrepro.chapters.sizes import Specialist, Training
 from kdrepro.verdicts import claims, wording
 from kdrepro.verdicts.wording import duration, threads
@@ -19,12 +20,36 @@ def headline(run: Experiment) -> Markdown:
         f"**Preset** `{run.preset.name}` · **data** {run.data.describe()} · **seeds** {len(run.seeds)} · "
         f"**device** {p['device']} ({p['cpu']}, {threads(p)}) · torch {p['torch']} · {p['date']} · commit `{p['git']}`"
     )
-    if run.preset.name == "smoke":
+    if run.preset.changed:
+        text += f"\n\n**Changed** from `{run.preset.origin}`: {changes(run.preset)}."
+    if run.preset.own_data:
+        return Markdown(text + _on_your_data(run))
+    if run.preset.origin == "smoke":
         text += (
             "\n\n```{warning}\nThis page was made by the `smoke` preset, on small data that needs no "
             "download: it shows that everything runs. Its numbers are **not comparable** with the paper's.\n```"
         )
     return Markdown(text)
+
+
+def _on_your_data(run: Experiment) -> str:
+    """What a page of one's own data says on top."""
+    out = "".join(f" `{claim_id}` is left out: {why}." for claim_id, why in run.left_out.items())
+    return (
+        f"\n\n```{{note}}\nThis page was made on **your data**, `{run.preset.own_data}`, at the sizes of "
+        f"`{run.preset.origin}`. Its tables show what was measured there, without the paper's values and without a "
+        "verdict; where the text speaks of the paper's data, of the book's or of a verdict, it is not about this "
+        f"run.{out}\n```"
+    )
+
+
+def changes(preset: Preset) -> str:
+    """What differs from the book's preset that a run starts from."""
+    return "; ".join(f"`{key}` {_value(old)} → {_value(new)}" for key, (old, new) in preset.changed.items())
+
+
+def _value(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def plans(**named: Training | Specialist) -> pd.DataFrame:
@@ -58,7 +83,13 @@ def _described(plan: Training | Specialist) -> dict[str, str]:
 
 def claim(run: Experiment, claim_id: str) -> Markdown:
     """A claim as measured: statement, paper, each seed, verdict with what decides and its history, command, minutes."""
-    described, entry = claims.get(claim_id), run.record["claims"][claim_id]
+    described = claims.get(claim_id)
+    if claim_id in run.left_out:
+        return Markdown(f"**`{claim_id}`** is left out on your data: {run.left_out[claim_id]}.")
+    entry = run.record["claims"][claim_id]
+    if run.preset.own_data:
+        return _measured(described, entry, run.data.name)
+    took = f"{duration(entry['seconds'])} of training on {run.record['provenance']['device']}"
     rows = [
         f"| {wording.label(name)} | {wording.written(name, described.paper.get(name))} | "
         f"{wording.written_mean(name, entry)} | {_values(name, entry['metrics'].get(name, ()))} |"
@@ -81,8 +112,25 @@ def claim(run: Experiment, claim_id: str) -> Markdown:
         "",
         *([f"It holds by construction: {described.by_construction}.  "] if described.by_construction else []),
         *(f"† {amendment}  " for amendment in described.amended),
-        f"Command: `kdrepro reproduce {described.id} --preset {run.preset.name}` "
-        f"({duration(entry['seconds'])} of training on {run.record['provenance']['device']}).",
+        f"Command: `kdrepro reproduce {described.id} --preset {run.preset.name}` ({took})."
+        if not run.preset.is_own
+        else f"At sizes of your own: {took}.",
+    ]
+    return Markdown("\n".join(lines))
+
+
+def _measured(described: claims.Claim, entry: Mapping[str, Any], data: str) -> Markdown:
+    """A claim's figures on data of one's own, where the paper has none and no rule decides."""
+    lines = [
+        f"**`{described.id}`** asks, of the paper's data: {described.statement} On your data, {data}:",
+        "",
+        "| metric | mean [95 % over seeds] | each seed |",
+        "|---|---|---|",
+        *(
+            f"| {wording.label(name)} | {wording.written_mean(name, entry)} "
+            f"| {_values(name, entry['metrics'].get(name, ()))} |"
+            for name in entry["mean"]
+        ),
     ]
     return Markdown("\n".join(lines))
 
@@ -95,7 +143,7 @@ def elsewhere(runs: Iterable[Experiment], claim_id: str) -> Markdown | None:
     described, lines = claims.get(claim_id), []
     for run in runs:
         entry = run.record["claims"][claim_id]
-        if run.data.name != described.data:
+        if run.data.name != described.data and not run.preset.own_data:
             verdict = described.verdict(entry, described.data)
             figure = f"{wording.label(described.metric)} {wording.written_mean(described.metric, entry)}"
             lines.append(f"On {run.data.name}, which does not decide, {figure}: by the same rule, **{verdict}**.")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -93,6 +94,7 @@ class Experiment:
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
     trainings: dict[str, float] = field(default_factory=dict)  # seconds of every network asked for, by key
     record_name: str = ""  # of its file; the chapter's where that has one data set
+    left_out: dict[str, str] = field(default_factory=dict)  # claims that this data cannot show, and why
     into: str = ""  # folder of the preset's runs that the record is put into; "" as `records.place` says
 
     @property
@@ -106,6 +108,7 @@ class Experiment:
             "chapter": self.chapter,
             "preset": self.preset.name,
             "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+            **self._own(),
             "claims": {},
             "provenance": records.provenance(
                 self.device,
@@ -117,6 +120,14 @@ class Experiment:
                 },
             ),
         }
+
+    def _own(self) -> dict[str, Any]:
+        """What a record says of a run that is not one of the book's: what it starts from, and what differs."""
+        preset = self.preset
+        if not preset.is_own:
+            return {}
+        changed = {key: {"before": before, "after": after} for key, (before, after) in preset.changed.items()}
+        return {"own": {"origin": preset.origin, "changed": changed, "data": preset.own_data}}
 
     def train_many(self, requests: Sequence[Request]) -> list[Trained]:
         """Load these networks from the store; train together those that are missing (see `training.fit_many`)."""
@@ -166,8 +177,10 @@ class Experiment:
         Of its first seed, the last of them is the one that the claim is about (`kdrepro.load`).
 
         pooled: metrics that have one value for all seeds together, such as a p-value.
-        Returns the claim's entry of the record, its verdict included.
+        Returns the claim's entry of the record, its verdict included; nothing for one that is left out.
         """
+        if claim_id in self.left_out:
+            return {}
         each = {t.key: t for t in networks}.values()
         entry = records.claim_entry(claim_id, self.data.name, sum(t.seconds for t in each), metrics, pooled or {})
         entry["networks"] = dict(Counter(t.kind for t in each))
@@ -175,6 +188,13 @@ class Experiment:
         entry["nets"] = {"seed": first[0].seed, "keys": list(dict.fromkeys(t.key for t in first))} if first else None
         self.record["claims"][claim_id] = entry
         return entry
+
+    def compared(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table with a column "paper"; without it on data of one's own, of which the paper says nothing."""
+        if not self.preset.own_data:
+            return table
+        first = [name[0] if isinstance(name, tuple) else name for name in table.columns]
+        return table.loc[:, [name != "paper" for name in first]]
 
     def finish(self) -> Path:
         """Write the record and the predictions of this run; returns the record's path.

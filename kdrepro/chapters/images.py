@@ -206,7 +206,8 @@ class ImageExperiment(Experiment):
         computed again where the labels are not.
         """
         labels = self.data.test_labels.cpu().numpy()
-        answers = np.stack([changed(t, self.logits(t)).argmax(1).cpu().numpy().astype(np.uint8) for t in networks])
+        kind = np.min_scalar_type(self.data.classes - 1)
+        answers = np.stack([changed(t, self.logits(t)).argmax(1).cpu().numpy().astype(kind) for t in networks])
         self.predictions[name] = answers
         self.predictions[f"{name}.right"] = np.packbits(answers == labels, axis=1)
         if unseen:

@@ -45,7 +45,7 @@ class Training(Sizes):
     soft_weight: float = Field(1.0, ge=0, le=1)
     teachers: Literal["arithmetic", "geometric"] = "arithmetic"  # how several teachers are averaged
     fraction: Fraction = 1.0  # share of the training cases
-    classes: list[Digit] | None = None  # whose cases are trained on; None for all
+    classes: list[Annotated[int, Field(ge=0)]] | None = None  # whose cases are trained on; None for all
     curve: int = Field(0, ge=0)  # note test errors every so many epochs; never used to choose anything
 
     def but(self, *, hidden: list[int] | None = None, **changes: Any) -> "Training":

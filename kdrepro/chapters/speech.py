@@ -88,8 +88,8 @@ class SpeechExperiment(Experiment):
 
     @property
     def plans(self) -> Any:
-        """This data set's part of the chapter's sizes: `sizes.Synthetic` or `sizes.TimitSizes`."""
-        return self.sizes.synthetic if self.is_synthetic else self.sizes.timit
+        """This data set's part of the chapter's sizes: `sizes.Synthetic`, for one's own too, or `sizes.TimitSizes`."""
+        return self.sizes.synthetic if self.is_synthetic or self.preset.own_data else self.sizes.timit
 
     @property
     def is_synthetic(self) -> bool:

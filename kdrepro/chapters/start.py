@@ -11,6 +11,7 @@ import torch
 
 from kdrepro import data, paths
 from kdrepro.acoustic import frames
+from kdrepro.chapters import own_data as own_data_of
 from kdrepro.chapters import presets
 from kdrepro.chapters.committees import SpecialistExperiment
 from kdrepro.chapters.images import ImageExperiment
@@ -36,7 +37,7 @@ class SpeechChapter:
         sizes = preset.chapters[chapter]
         sets = {}
         for name, folds in corpora.items():
-            cache = paths.runs(preset.name) / "corpora"
+            cache = paths.runs(preset.origin) / "corpora"
             states = sizes.synthetic.states if name == "synthetic" else None
             parts = tuple(frames.load_speech(corpus, cache, states) for corpus in folds)
             sets[name] = SpeechExperiment(
@@ -51,9 +52,14 @@ class SpeechChapter:
         return cls(sets)
 
     @property
+    def main(self) -> str:
+        """The name of the data set that the chapter is about: synthetic speech, or recordings of one's own."""
+        return "synthetic" if "synthetic" in self.sets else next(iter(self.sets))
+
+    @property
     def decides(self) -> SpeechExperiment:
-        """The experiment on synthetic speech, which decides the claims."""
-        return self.sets["synthetic"]
+        """The experiment on that: of the book's data sets, the one that decides the claims."""
+        return self.sets[self.main]
 
     @property
     def sizes(self) -> Any:
@@ -78,74 +84,109 @@ def start(
     first_seed: int = 0,
     device: str = "cpu",
     data_root: str | None = None,
+    changes: str | Sequence[str] | None = (),
+    own_data: str | None = None,
     into: str = "",
 ) -> Any:
     """Check everything that was asked for and return the chapter's experiment.
 
-    preset: smoke, full or paper. seeds: how many, None for the preset's number. first_seed: the first of
-    them. device: "cpu", "cuda" or "cuda:1". data_root: the folder of the data sets, None for
-    KDREPRO_DATA or `data/`. into: a folder of the preset's runs for the record, where a part of a chapter is run.
+    preset: smoke, full or paper, or a .yaml file of one's own. seeds: how many, None for the preset's number.
+    first_seed: the first of them. device: "cpu", "cuda" or "cuda:1". data_root: the folder of the data sets, None for
+    KDREPRO_DATA or `data/`. changes: of the preset's sizes, see `presets.load`. own_data: what is read in the place of
+    the book's data, see `own_data.parse`. into: a folder of the preset's runs for the record, where a part of a chapter
+    is run. A run with sizes or data of one's own trains into the store of the book's preset that it starts from.
     Returns an `ImageExperiment`, for a chapter on specialists a `SpecialistExperiment`, and for one on speech its
     `SpeechChapter`.
     Raises InputError, before anything trains, when one of them is wrong.
     """
-    chapter, loaded, seed_list, where, found = check(chapter, preset, seeds, first_seed, device, data_root)
-    store = Store(paths.runs(loaded.name) / "store", warn=lambda line: print(line, file=sys.stderr))
+    chapter, loaded, seed_list, where, found = check(
+        chapter, preset, seeds, first_seed, device, data_root, changes, own_data
+    )
+    store = Store(paths.runs(loaded.origin) / "store", warn=lambda line: print(line, file=sys.stderr))
     remove_stale(store.root, ".*")  # what killed runs left half written
     common = {"chapter": chapter, "preset": loaded, "seeds": seed_list, "device": where, "store": store}
-    common["into"] = into
+    common |= {"into": into, "left_out": own_data_of.left_out(chapter) if loaded.own_data else {}}
     if presets.is_speech(chapter):
         return SpeechChapter.of(found, **common)
     kind = SpecialistExperiment if isinstance(loaded.chapters[chapter], Specialised) else ImageExperiment
     run = kind(data=found.to(where), **common)
     run.log(f"{chapter} at {loaded.name}: {found.name}, seeds {run.seeds}, {where}")
+    for claim_id, why in run.left_out.items():
+        run.log(f"{claim_id} is left out: {why}")
     return run
 
 
-def start_search(chapter: str, name: str, *, preset: str, device: str = "cpu", data_root: str | None = None) -> Any:
+def start_search(
+    chapter: str,
+    name: str,
+    *,
+    preset: str,
+    device: str = "cpu",
+    data_root: str | None = None,
+    changes: str | Sequence[str] | None = (),
+) -> Any:
     """The experiment of one of a chapter's searches: held-out training images are in the place of its test images.
 
     Returns an `ImageExperiment` that is never handed a test image. Raises InputError, before anything trains, when
     something that was asked for is wrong, or the chapter has no such search.
     """
     chapter = presets.check_chapter(chapter)
-    searches = getattr(presets.load(preset).chapters[chapter], "searches", {})
+    searches = getattr(presets.load(preset, changes).chapters[chapter], "searches", {})
     if name not in searches:
         there = f"{nearest(name, searches)}: it has {', '.join(searches)}" if searches else ": it has none"
         raise InputError(f"{chapter} at {preset} has no search {name!r}{there}.")
-    chapter, loaded, seeds, where, found = check(chapter, preset, searches[name].seeds, 0, device, data_root)
+    chapter, loaded, seeds, where, found = check(chapter, preset, searches[name].seeds, 0, device, data_root, changes)
     if not searches[name].held_out < len(found.train_images):
         raise InputError(f"The search {name} holds out {searches[name].held_out:,} images, all that there are.")
-    store = Store(paths.runs(loaded.name) / "store", warn=lambda line: print(line, file=sys.stderr))
+    store = Store(paths.runs(loaded.origin) / "store", warn=lambda line: print(line, file=sys.stderr))
     data = found.with_validation(searches[name].held_out).to(where)
     return ImageExperiment(chapter=chapter, preset=loaded, seeds=seeds, device=where, data=data, store=store)
 
 
 def check(
-    chapter: str, preset: str, seeds: Any, first_seed: Any, device: str, data_root: str | None
+    chapter: str,
+    preset: str,
+    seeds: Any,
+    first_seed: Any,
+    device: str,
+    data_root: str | None,
+    changes: str | Sequence[str] | None = (),
+    own_data: str | None = None,
 ) -> tuple[str, Preset, list[int], torch.device, Any]:
     """What `start` was asked for, looked up and validated; the images on the CPU, or the corpora of speech.
 
     Raises InputError for whatever is wrong with it.
     """
     chapter = presets.check_chapter(chapter)
-    loaded = presets.load(preset)
+    loaded = presets.load(preset, changes, own_data)
     count = check_count("seeds", loaded.chapters[chapter].seeds if seeds is None else seeds, least=1)
     first = check_count("first_seed", first_seed, least=0)
     where = check_device(device)
     root = paths.data_root(data_root)
     check_writable(paths.runs(loaded.name))
     sizes = loaded.chapters[chapter]
+    own = own_data and own_data_of.parse(own_data)
+    if own:
+        own_data_of.check_kind(chapter, own)
     if presets.is_speech(chapter):
         if isinstance(sizes, AcousticEnsemble) and first + count > sizes.members:
             raise InputError(
                 f"Each seed of {chapter} is a member of one ensemble of {sizes.members}, so seeds can't go up to "
-                f"{first + count - 1}: ask for fewer, or raise `members` in notebooks/presets/{loaded.name}.yaml."
+                f"{first + count - 1}: ask for fewer, or raise {chapter}.members."
             )
-        found = _corpora(sizes, root, named=bool(data_root or os.environ.get("KDREPRO_DATA")))
+        if own:
+            corpus = own_data_of.recordings(own)
+            found = {corpus.name: [corpus]}
+        else:
+            found = _corpora(sizes, root, named=bool(data_root or os.environ.get("KDREPRO_DATA")))
     elif isinstance(sizes, Specialised):
-        loaded = presets.with_seeds(loaded, chapter, count)
-        found = _images(sizes.images, root, paths.runs(loaded.name) / "images")
+        loaded, cache = presets.with_seeds(loaded, chapter, count), paths.runs(loaded.origin) / "images"
+        found = (
+            own_data_of.images(chapter, own, sizes.images.size, cache) if own else _images(sizes.images, root, cache)
+        )
+        loaded = own_data_of.fitted(loaded, chapter, found.classes) if own else loaded
+    elif own:
+        found = own_data_of.images(chapter, own, 0, paths.runs(loaded.origin) / "images")
     else:
         found = data.digits() if loaded.data == "digits" else data.mnist(root)
     return chapter, loaded, list(range(first, first + count)), where, found

@@ -3,6 +3,7 @@
 A corpus (see `kdrepro.speech.corpus.Corpus`) gives utterances; `acoustic.frames.load_speech` makes frames of it.
 """
 
+from kdrepro.data.arrays import idx_images, npz_images
 from kdrepro.data.characters import glyph_classes
 from kdrepro.data.digits import digits
 from kdrepro.data.folders import image_folder
@@ -21,8 +22,10 @@ __all__ = [
     "fetch_tiny_imagenet",
     "glyph_classes",
     "glyphs",
+    "idx_images",
     "image_folder",
     "mnist",
+    "npz_images",
     "speech_folder",
     "synthetic_speech",
     "timit",

@@ -5,12 +5,10 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
-from kdrepro.errors import InputError
+from kdrepro.errors import InputError, needed
 
 # The first of these fonts that has a character is its main font, by which twins are told. matplotlib's other fonts
 # are left out: Computer Modern's character maps are TeX's, not Unicode's.
@@ -105,9 +103,11 @@ class Fonts:
     """The fonts by name: which have a character, and its drawing."""
 
     def __init__(self):
+        matplotlib = needed("matplotlib", "plots", "data.glyphs")
+        ft2font = needed("matplotlib.ft2font", "plots", "data.glyphs")
         folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
         self.paths = {name: folder / f"{name}.ttf" for name in FONTS}
-        self.characters = {name: set(FT2Font(str(path)).get_charmap()) for name, path in self.paths.items()}
+        self.characters = {name: set(ft2font.FT2Font(str(path)).get_charmap()) for name, path in self.paths.items()}
         self._faces: dict[tuple[str, int], ImageFont.FreeTypeFont] = {}
 
     def having(self, character: str) -> list[str]:

@@ -6,13 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
 
 from kdrepro.data.characters import Fonts, glyph_classes
 from kdrepro.data.drawing import VERSION, Drawing, draw_class
 from kdrepro.data.image_cache import SPLITS, ImageRows, load_or_make
 from kdrepro.data.images import ImageData
-from kdrepro.errors import InputError
+from kdrepro.errors import InputError, needed
 
 WORTH_A_WORKER = 40_000  # images; starting a process takes as long as drawing about as many
 
@@ -74,7 +73,8 @@ def _draw_all(characters: Sequence[str], drawing: Drawing) -> np.ndarray:
     workers = max(1, min(os.cpu_count() or 1, len(characters), worth))
     shares = [characters[i::workers] for i in range(workers)]
     images = np.empty((len(characters), drawing.per_class, drawing.size, drawing.size), np.uint8)
-    for i, drawn in enumerate(Parallel(n_jobs=workers)(delayed(_draw)(share, drawing) for share in shares)):
+    joblib = needed("joblib", "plots", "data.glyphs")
+    for i, drawn in enumerate(joblib.Parallel(n_jobs=workers)(joblib.delayed(_draw)(one, drawing) for one in shares)):
         images[i::workers] = drawn
     splits = np.split(images, np.cumsum([drawing.train, drawing.validation]), axis=1)
     return np.concatenate([split.reshape(-1, drawing.size, drawing.size) for split in splits])

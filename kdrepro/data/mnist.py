@@ -6,8 +6,9 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from kdrepro.data.arrays import read_idx
 from kdrepro.data.images import ImageData
-from kdrepro.errors import InputError
+from kdrepro.errors import InputError, needed
 
 # md5 of the four files as Yann LeCun published them.
 FILES = {
@@ -24,14 +25,10 @@ def mnist(root: Path | str) -> ImageData:
     Returns uint8 images [60000, 28, 28] and [10000, 28, 28]. Nothing is downloaded: see `fetch_mnist`.
     Raises InputError when the files are absent, cut short, of another format or not MNIST's.
     """
-    from torchvision.datasets.mnist import read_image_file, read_label_file  # slow to import
-
     folder = Path(root) / "MNIST" / "raw"
     for name in FILES:
         _check(folder / name)
-    train_images, train_labels, test_images, test_labels = (
-        (read_image_file if "images" in name else read_label_file)(str(folder / name)) for name in FILES
-    )
+    train_images, train_labels, test_images, test_labels = (read_idx(folder / name) for name in FILES)
     return ImageData.of("mnist", train_images, train_labels, test_images, test_labels, 10)
 
 
@@ -42,16 +39,15 @@ def fetch_mnist(root: Path | str) -> Path:
     were right, so an interruption, or two downloads at once, never leave a bad file.
     Raises InputError when no mirror can be reached or the folder cannot be written.
     """
-    from torchvision.datasets import MNIST  # slow to import
-
     folder = Path(root) / "MNIST" / "raw"
     with suppress(InputError):  # absent or damaged: fetch it
         mnist(root)
         return folder
+    torchvision = needed("torchvision.datasets", "torchvision", "Downloading MNIST")  # slow to import
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".mnist-") as part:
-            MNIST(part, download=True)
+            torchvision.MNIST(part, download=True)
             mnist(part)
             for name in FILES:
                 os.replace(Path(part) / "MNIST" / "raw" / name, folder / name)

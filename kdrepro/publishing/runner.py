@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import filelock
 
 from kdrepro import paths
 from kdrepro.chapters import experiment, presets
+from kdrepro.chapters.own_data import parse, written
 from kdrepro.chapters.start import check, check_writable
 from kdrepro.errors import InputError
 from kdrepro.files import remove_stale, writing
@@ -61,17 +62,28 @@ def in_order() -> list[str]:
 
 
 def checked(
-    chapters: Sequence[str], preset: str, seeds: Any, first_seed: Any, device: str, data_root: str | None
+    chapters: Sequence[str],
+    preset: str,
+    seeds: Any,
+    first_seed: Any,
+    device: str,
+    data_root: str | None,
+    changes: Sequence[str] = (),
+    own_data: str | None = None,
 ) -> dict[str, Any]:
     """The notebook parameters, after everything that `chapters.start` needs has been looked at.
 
     Raises InputError before a kernel is started.
     """
-    _check_name("data_root", data_root)
-    _check_name("KDREPRO_RUNS", str(paths.runs(preset)))
+    _check_name("KDREPRO_RUNS", str(paths.runs("")))
+    preset = str(Path(preset).expanduser().resolve()) if presets.is_file(preset) else preset
+    own_data = own_data and written(parse(own_data))
+    own = {"changes": list(changes), "own_data": own_data}
+    for name, path in (("preset", preset), ("data_root", data_root), ("own_data", own_data)):
+        _check_name(name, path)
     for chapter in chapters:
-        check(chapter, preset, seeds, first_seed, device, data_root)
-    return {
+        check(chapter, preset, seeds, first_seed, device, data_root, **own)
+    return {name: value for name, value in own.items() if value} | {
         "preset": preset,
         "seeds": None if seeds is None else int(seeds),
         "first_seed": int(first_seed),
@@ -97,7 +109,7 @@ def run(chapter: str, parameters: dict[str, Any], part: Part = WHOLE) -> Path:
     already running at this preset; what was trained until then is in the store.
     """
     output = place(chapter, parameters, part) / "notebooks" / f"{chapter}.ipynb"
-    with _alone(chapter, parameters["preset"]), _source(chapter, part) as source:
+    with _alone(chapter, of_parameters(parameters).name), _source(chapter, part) as source:
         _execute(chapter, source, output, parameters)
     return output
 
@@ -120,9 +132,14 @@ def _source(chapter: str, part: Part) -> Iterator[Path]:
 
 def place(chapter: str, parameters: dict[str, Any], part: Part = WHOLE) -> Path:
     """The folder of a run's notebook and records: a part's own, and within it as `records.place` says."""
-    preset, count, first = (parameters[name] for name in ("preset", "seeds", "first_seed"))
-    count = presets.load(preset).chapters[chapter].seeds if count is None else count
-    return records.place(paths.runs(preset) / part.into, chapter, range(first, first + max(1, count)))
+    preset, count, first = of_parameters(parameters), parameters["seeds"], parameters["first_seed"]
+    count = preset.chapters[chapter].seeds if count is None else count
+    return records.place(paths.runs(preset.name) / part.into, chapter, range(first, first + max(1, count)))
+
+
+def of_parameters(parameters: Mapping[str, Any]) -> presets.Preset:
+    """The preset that a notebook of these parameters runs at."""
+    return presets.load(parameters["preset"], parameters.get("changes", ()), parameters.get("own_data"))
 
 
 def check_frozen(preset: str, chapter: str, claim: str) -> None:

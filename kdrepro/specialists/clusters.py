@@ -2,13 +2,13 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from sklearn.cluster import AgglomerativeClustering, MiniBatchKMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from kdrepro.checks import as_classes, as_distributions, as_tensor
+from kdrepro.errors import needed
 
 METHODS = ("kmeans", "ward")
 PASSES = 20  # of the on-line K-means over the columns
@@ -43,7 +43,7 @@ def cluster_classes(
     a column is mostly its own variance, and the clusters are of classes that are equally frequent or hard.
     Returns n_specialists index tensors [classes_per_specialist], each ascending.
     Raises ValueError for logits in place of probabilities, more specialists than classes, subsets that leave no
-    dustbin, and an unknown method.
+    dustbin, and an unknown method, and InputError where scikit-learn is not installed.
     """
     probabilities = as_distributions(probabilities, "probabilities")
     classes = probabilities.shape[-1]
@@ -86,10 +86,12 @@ def _check_sizes(n_specialists: int, classes_per_specialist: int, classes: int) 
 def _online_kmeans(columns: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     """Centres [clusters, C] of an on-line K-means: columns come in small random groups, each moves its centres."""
     random = np.random.default_rng(seed)
-    kmeans = MiniBatchKMeans(clusters, random_state=seed, n_init=3, reassignment_ratio=0.0)
+    kmeans = _sklearn("cluster").MiniBatchKMeans(clusters, random_state=seed, n_init=3, reassignment_ratio=0.0)
     size = min(len(columns), max(clusters, 32))  # the first group must have a column for every centre
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # equal columns: fewer centres than asked for
+        warnings.simplefilter(
+            "ignore", _sklearn("exceptions").ConvergenceWarning
+        )  # equal columns: fewer centres than asked for
         for _ in range(PASSES):
             order = random.permutation(len(columns))
             for first in range(0, len(columns) - size + 1, size):
@@ -99,5 +101,9 @@ def _online_kmeans(columns: np.ndarray, clusters: int, seed: int) -> np.ndarray:
 
 def _ward(columns: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     """Centres of Ward's clusters; nothing is drawn."""
-    labels = AgglomerativeClustering(clusters).fit_predict(columns)
+    labels = _sklearn("cluster").AgglomerativeClustering(clusters).fit_predict(columns)
     return np.stack([columns[labels == i].mean(0) for i in range(clusters)])
+
+
+def _sklearn(module: str) -> Any:
+    return needed(f"sklearn.{module}", "sklearn", "specialists.cluster_classes")

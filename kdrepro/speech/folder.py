@@ -124,6 +124,15 @@ def speech_folder(
     return SpeechFolder(name, known, silences, splits, files)
 
 
+def speakers_of(root: Path | str, pattern: str | None = None) -> list[str]:
+    """Who speaks in a folder of recordings, sorted; pattern: see `speech_folder`. Raises InputError."""
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise InputError(f"There is no folder {root}: give the one that holds a folder of recordings for each speaker.")
+    root, names = _unwrapped(root, visible_files(root))
+    return sorted(_by_speaker(root, names) if pattern is None else _by_pattern(root, names, pattern))
+
+
 def _composed(label: str) -> str:
     return unicodedata.normalize("NFC", label)
 

@@ -1,7 +1,7 @@
 """Cases as a training sees them: on the device, shuffled and moved anew for each epoch, with a teacher's logits."""
 
 import math
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -81,6 +81,18 @@ def check_source(batches: Any) -> None:
         check_device(check_network(teacher, "teacher"), batches.device, "teacher")
 
 
+class Asked(nn.Module):
+    """A function of inputs [B, ...] to logits [B, C], as the network that a teacher is."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What the function says of inputs."""
+        return self.function(x)
+
+
 class Batches:
     """Cases that live on the device, shuffled and cut anew for each epoch.
 
@@ -96,7 +108,8 @@ class Batches:
     teacher_logits: [N, C] computed once; refused together with jitter or flip, since they would belong to
         other views than the student sees.
     teacher: a network whose logits are computed on the very view that the student gets. In a training, its hidden
-        layers multiply in the precision that the student's do (`training.Recipe`).
+        layers multiply in the precision that the student's do (`training.Recipe`). Or any function of the student's
+        inputs [B, ...] to logits [B, C].
     Raises ValueError for lengths or devices that differ, labels that are no class indices, and both kinds of teacher
     at once.
     """
@@ -111,7 +124,7 @@ class Batches:
         flip: bool = False,
         sampler: Sampler | None = None,
         teacher_logits: torch.Tensor | None = None,
-        teacher: nn.Module | None = None,
+        teacher: nn.Module | Callable[[torch.Tensor], torch.Tensor] | None = None,
     ):
         given = as_cases(inputs, "inputs", ordered=labels is not None or teacher_logits is not None)
         if labels is not None and given.labels is not None:
@@ -139,6 +152,8 @@ class Batches:
             raise ValueError(f"batch_size must be a whole number of at least 1, not {batch_size}.")
         if jitter or flip:
             _check_images(inputs, jitter)
+        if teacher is not None and not isinstance(teacher, nn.Module) and callable(teacher):
+            teacher = Asked(teacher)
         if teacher is not None:
             check_network(teacher, "teacher")
         if teacher is not None and teacher_logits is not None:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from kdrepro.networks import use_generator
+from kdrepro.training import vmapped
 from kdrepro.training.batches import CaseSource
 from kdrepro.training.checkpoint import Checkpoint
 from kdrepro.training.lanes import LEAST_WEIGHTS, Lane, side_by_side
@@ -80,6 +81,7 @@ def fit_many(
     finished: Callable[[int], None] | None = None,
     evaluate_every: int | Sequence[int] = 1,
     keep_best: str | Sequence[str | None] | None = None,
+    stack: bool = False,
 ) -> list[list[dict[str, Any]]]:
     """Train several networks, each with its own cases, objective, recipe and seed; returns their histories.
 
@@ -91,8 +93,10 @@ def fit_many(
     train together as batched matrix products, as many at once as memory holds, and on a CPU in as many groups side by
     side as PyTorch has threads, one thread a group; a row's seconds are then the member's share of the time. All others
     train one after the other. evaluate, progress and finished are called from the threads of the groups.
-    Raises ValueError when the sequences differ in length or two members share a network or a checkpoint, and whatever
-    `fit` raises.
+    stack: train networks of any other one kind together too, by `torch.func`, where that is faster: a step of theirs is
+    timed on copies, and a warning says where it is not. Such networks get what `fit` gives to rounding, not to the bit.
+    Raises ValueError for a stack of networks with batch normalisation, dropout or frozen layers, when the sequences
+    differ in length or two members share a network or a checkpoint, and whatever `fit` raises.
     """
     of_each = (checkpoints, evaluate, progress, evaluate_every, keep_best)
     of_each = [given if isinstance(given, list | tuple) else [given] * len(networks) for given in of_each]
@@ -100,11 +104,17 @@ def fit_many(
     _check_apart([getattr(one, "path", one) for one in checkpoints or () if one is not None], "checkpoint")
     members = zip(networks, batches, objectives, recipes, seeds, *of_each, strict=True)
     trainings = [TrainingState(*member) for member in members]
+    for training in trainings if stack else ():
+        training.stacked = not training.stackable
+        if training.stacked:
+            vmapped.check(training)
 
     def train(group: list[TrainingState], lane: Lane) -> None:
-        _train(group, Together(group) if group[0].stackable else Alone(group[0]), lane)
-        for training in group if finished else ():
-            finished(trainings.index(training))
+        joint = group[0].stackable or (len(group) > 1 and vmapped.pays(group))
+        for part in [group] if joint else [[training] for training in group]:
+            _train(part, Together(part) if joint else Alone(part[0]), lane)
+            for training in part if finished else ():
+                finished(trainings.index(training))
 
     for groups in _rounds(trainings):
         side_by_side(train, groups)

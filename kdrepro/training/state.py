@@ -15,6 +15,7 @@ from kdrepro.networks import MLP, clip_max_norm, parameter_count, use_generator
 from kdrepro.training.batches import BATCH_SIZE, CaseSource, check_source
 from kdrepro.training.checkpoint import Checkpoint
 from kdrepro.training.identity import digest
+from kdrepro.training.inference import logits
 from kdrepro.training.modes import frozen_layers, to_train
 from kdrepro.training.objectives import Distillation, Objective
 from kdrepro.training.recipe import Recipe, gains_from_bf16
@@ -67,6 +68,7 @@ class TrainingState:
         self.dtype = self._dtype()
         self.teacher = getattr(batches, "teacher", None)
         self.frozen = frozen_layers(network)
+        self.stacked = False  # whether a network that is no MLP is to train among others of its kind
         self.epoch, self.step, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, torch.Tensor] = {}  # weights of the best row so far, with its figure as "figure"
@@ -122,11 +124,11 @@ class TrainingState:
 
     def kind(self) -> Any:
         """What networks that train together have in common."""
-        if not self.stackable:
+        if not (self.stackable or self.stacked):
             return id(self)
         recipe = self.recipe.model_copy(update={"learning_rate": 1.0})
         return (
-            shape_of(self.network),
+            shape_of(self.network) if self.stackable else _form(self.network),
             self.batches.kind,
             (recipe, self.dtype, str(self.device)),
             (self.epoch, self.step),
@@ -138,7 +140,12 @@ class TrainingState:
         An epoch's moved images, labels and soft targets; weights, gradients and moments; a step's activations.
         """
         batches = self.batches
-        sizes = [len(p) for p in self.network.parameters() if p.dim() == 1]  # of the layers
+        # Of the layers: units, or all numbers that they put out.
+        sizes = (
+            _outputs(self.network, batches)
+            if self.stacked
+            else [len(p) for p in self.network.parameters() if p.dim() == 1]
+        )
         one_case = getattr(batches, "bytes_a_case", 8) + 4 * sizes[-1]
         a_step = 3 * 4 * sum(sizes) * getattr(batches, "batch_size", BATCH_SIZE)
         return one_case * batches.cases + 4 * 4 * self.weights + a_step
@@ -257,7 +264,8 @@ class TrainingState:
         return {
             "network": f"#{digest(shapes)}",
             "objective": f"{_name(self.objective)} #{digest(self.objective)}",
-            "teacher": f"#{digest(self.teacher)}",
+            # Of a function, by its code: as a module it holds nothing.
+            "teacher": f"#{digest(getattr(self.teacher, 'function', self.teacher))}",
             "cases, labels or soft targets": f"#{cases}",
             "steps of an epoch": len(self.batches),
             "seed": self.seed,
@@ -300,6 +308,28 @@ class TrainingState:
         self.loss_sum, self.seconds = state["loss_sum"], state["seconds"]
         self.history = list(state["history"])
         self.checkpoint.history = state["history"]
+
+
+def _form(network: nn.Module) -> Any:
+    """What networks of any kind must share to be stacked: layers with their settings, and sizes."""
+    sizes = [(name, tuple(t.shape), t.dtype) for name, t in (*network.named_parameters(), *network.named_buffers())]
+    return type(network), repr(network), tuple(sizes)
+
+
+def _outputs(network: nn.Module, batches: CaseSource) -> list[int]:
+    """How many numbers each layer puts out for a case, the last layer's last."""
+    found: list[int] = []
+    leaves = [module for module in network.modules() if not list(module.children())]
+    hooks = [
+        leaf.register_forward_hook(lambda _, __, output: found.append(getattr(output, "numel", int)()))
+        for leaf in leaves
+    ]
+    try:
+        logits(network, batches.inputs[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def _name(objective: Objective) -> str:

@@ -18,6 +18,7 @@ from kdrepro.training.objectives import loss_of, of_many
 from kdrepro.training.recipe import Recipe
 from kdrepro.training.stack import Stack
 from kdrepro.training.state import TrainingState
+from kdrepro.training.vmapped import Vmapped
 
 LANES = 16  # numbers that a processor's vector instructions take at once, at the most
 MAX_NORM_EVERY = 4  # steps between two applications of the weight constraint; it drifts by little in between
@@ -144,7 +145,7 @@ class Alone:
 
 
 class Together:
-    """The steps of several networks of one kind, as batched matrix products.
+    """The steps of several networks of one kind: `MLP`s as batched matrix products, others by `torch.func`.
 
     Members that share a learning rate have their parameters updated as whole stacks. That takes sizes that are a
     multiple of LANES: of other tensors, the optimiser computes the last few numbers in another way than the rest,
@@ -153,7 +154,9 @@ class Together:
 
     def __init__(self, trainings: Sequence[TrainingState]):
         self.trainings, self.recipe, self.dtype = list(trainings), trainings[0].recipe, trainings[0].dtype
-        self.stack = Stack([training.network for training in trainings])
+        networks = [training.network for training in trainings]
+        self.own_kind = not trainings[0].stackable
+        self.stack = Vmapped(networks, self.dtype == torch.bfloat16) if self.own_kind else Stack(networks)
         self.parameters = list(self.stack.parameters())
         self.own = [list(training.network.parameters()) for training in trainings]  # views of the stack
         indices, members = range(len(self.parameters)), range(len(trainings))
@@ -193,14 +196,15 @@ class Together:
         """One step of every network; returns their losses [M]."""
         self.stack.train()
         inputs = torch.stack([batch.inputs for batch in batches])
-        output = self.stack(as_inputs(inputs, self.dtype))
+        output = self.stack(as_inputs(inputs, torch.float32 if self.own_kind else self.dtype))
         try:
             losses = of_many([training.objective for training in self.trainings], output, batches)
         except ValueError as error:
             raise _explained(error, self.trainings, output) from None
         losses.sum().backward()
         for i, m in self.apart:
-            self.own[m][i].grad = self.parameters[i].grad[m]
+            grad = self.parameters[i].grad
+            self.own[m][i].grad = None if grad is None else grad[m]  # none: the network makes no use of it
         _descend(self.optimizer, self.trainings[:1] if self.one_rate else self.trainings, step)
         self.stack.zero_grad(set_to_none=True)
         if self.recipe.max_norm and (step + 1) % MAX_NORM_EVERY == 0:

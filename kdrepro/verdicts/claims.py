@@ -101,7 +101,8 @@ def _parsed(content: bytes) -> dict[str, Claim]:
 
 def load() -> dict[str, Claim]:
     """All claims by id, in the paper's order. Raises InputError when the file is malformed, or the book is not here."""
-    paths.need_book()
+    if not paths.CLAIMS.exists():
+        paths.need_book()
     try:
         return _parsed(paths.CLAIMS.read_bytes())
     except (OSError, TypeError, ValidationError, *NOT_YAML) as error:

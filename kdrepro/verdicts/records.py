@@ -1,6 +1,7 @@
 """Run records: what a chapter measured, for which claim, made how. One JSON file per chapter and run."""
 
 import datetime
+import hashlib
 import io
 import json
 import math
@@ -99,6 +100,7 @@ def provenance(device: "torch.device", config: Mapping[str, Any]) -> dict[str, A
         "threads": torch.get_num_threads(),
         "gflops": gflops(),
         "date": datetime.date.today().isoformat(),
+        "lock": _lock(),
         "config": dict(config),
     }
 
@@ -213,6 +215,14 @@ def git(*arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else ""
+
+
+def _lock() -> str | None:
+    """The beginning of requirements.lock's sha256: which versions the book's own runs are made with."""
+    try:
+        return hashlib.sha256(paths.LOCK.read_bytes()).hexdigest()[:16]
+    except OSError:
+        return None
 
 
 def _cpu() -> str:

@@ -196,3 +196,117 @@ def test_students_of_chapter_7_need_soft_targets():
     sizes = presets.load("smoke").chapters["07-distil-back"]
     with pytest.raises(ValidationError, match="its loss must be soft"):
         sizes.but(student=sizes.generalist.model_dump())
+
+
+# --- presets and changes of one's own -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A preset file away from the book."""
+
+    def write(text, name="mine.yaml"):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_a_file_anywhere_lists_only_what_differs(mine):
+    path = mine("base: smoke\nchapters:\n  02-mnist:\n    distilled: {temperature: 7, recipe: {epochs: 3}}\n")
+    found, smoke = presets.load(path), presets.load("smoke")
+    assert found.chapters["02-mnist"].distilled.temperature == 7
+    assert found.chapters["02-mnist"].teacher == smoke.chapters["02-mnist"].teacher
+    assert found.chapters["05-specialists"] == smoke.chapters["05-specialists"]
+    assert found.changed == {
+        "02-mnist.distilled.recipe.epochs": (20, 3),
+        "02-mnist.distilled.temperature": (20, 7),
+    }
+    assert (found.origin, found.is_own, found.name.startswith("mine-")) == ("smoke", True, True)
+
+
+def test_a_file_may_start_from_another_file(mine):
+    mine("base: smoke\nchapters:\n  02-mnist: {seeds: 1, sweep_seeds: 1}\n", "other.yaml")
+    found = presets.load(mine("base: ./other.yaml\nchapters:\n  02-mnist: {seeds: 3}\n"))
+    assert found.changed == {"02-mnist.seeds": (2, 3), "02-mnist.sweep_seeds": (2, 1)}
+    assert found.origin == "smoke"
+
+
+def test_changes_by_name_number_and_place():
+    texts = ["2.distilled.temperature=10", "02-mnist.widths.1.hidden=[4, 4]", "data=mnist"]
+    found = presets.load("smoke", texts)
+    assert found == presets.load("smoke", "; ".join(texts))
+    assert found.data == "mnist"
+    assert found.chapters["02-mnist"].widths[1].hidden == [4, 4]
+    assert found.chapters["02-mnist"].widths[0] == presets.load("smoke").chapters["02-mnist"].widths[0]
+    assert list(found.changed) == ["data", "02-mnist.distilled.temperature", "02-mnist.widths"]
+
+
+def test_runs_of_other_sizes_or_data_have_other_folders(mine):
+    text = "base: smoke\nchapters:\n  02-mnist: {{seeds: {}}}\n"
+    found = [
+        presets.load("smoke"),
+        presets.load("smoke", ["02-mnist.seeds=1"]),
+        presets.load("smoke", ["02-mnist.seeds=3"]),
+        presets.load("full", ["02-mnist.seeds=1"]),
+        presets.load(mine(text.format(1))),
+        presets.load(mine(text.format(3))),
+        presets.load("smoke", own_data="idx:/somewhere/letters"),
+        presets.load("smoke", own_data="idx:/elsewhere/letters"),
+    ]
+    assert len({preset.name for preset in found}) == len(found)
+    assert not any(set("/: ") & set(preset.name) for preset in found)
+    assert presets.load("smoke", ["02-mnist.seeds=2"]) == found[0]  # what it has already
+
+
+def test_images_of_another_kind_have_none_of_the_old_sizes(mine):
+    found = presets.load(mine("base: smoke\nchapters:\n  05-specialists: {images: {kind: tiny-imagenet, size: 64}}\n"))
+    assert found.chapters["05-specialists"].images.model_dump() == {
+        "kind": "tiny-imagenet",
+        "size": 64,
+        "per_class": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("02-mnist.distilled.temprature=10", "did you mean 'temperature'"),
+        ("02-mnist.distilled.epochs=10", "did you mean 'recipe.epochs'"),
+        ("02-mnist.widths.0.hiden=[1]", "did you mean 'hidden'"),
+        ("02-mnist.widths.9.hidden=[1]", "widths"),
+        ("02-mnist.distilled.temperature=hot", "'hot'"),
+        ("02-mnist.seeds.x=1", "seeds"),
+        ("02-minst.seeds=1", "did you mean '02-mnist'"),
+        ("seeds=1", "write CHAPTER.KEY=VALUE"),
+        ("02-mnist=1", "write CHAPTER.KEY=VALUE"),
+        ("02-mnist.seeds", "write CHAPTER.KEY=VALUE"),
+        ("02-mnist.temperatures=[1,", "not valid YAML"),
+        ("02-mnist.distilled.recipe.epochs=0", "recipe.epochs"),
+    ],
+)
+def test_bad_changes_are_named(change, said):
+    with pytest.raises(InputError, match=said):
+        presets.load("smoke", [change])
+
+
+def test_bad_files_are_named(mine, tmp_path):
+    for text, said in (
+        ("chapters: {}\n", "add a line `base: smoke`"),
+        ("base: smok\n", "did you mean 'smoke'"),
+        (f"base: {tmp_path}/mine.yaml\n", "its own base"),
+        ("base: ./nothing.yaml\n", "There is no preset file"),
+        ("base: smoke\norigin: full\n", "unknown key origin"),
+        ("base: smoke\nchapters: {02-mnist: {sedes: 1}}\n", "did you mean 'seeds'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            presets.load(mine(text))
+    with pytest.raises(InputError, match="There is no preset file"):
+        presets.load("nothing.yaml")
+
+
+@given(st.text(max_size=30), st.text(max_size=8))
+@settings(max_examples=60)
+def test_only_input_errors_come_out_of_any_change(keys, value):
+    with contextlib.suppress(InputError):
+        presets.load("smoke", [f"02-mnist.{keys}={value}"])
