@@ -334,9 +334,9 @@ def _print_reproduced(claim: "Claim", published: Mapping[str, Any], ours: Mappin
                 before = published.get(data)
                 row += [wording.written(metric, claim.paper.get(metric)) if data == claim.data else "–"]
                 row += [wording.written_mean(metric, before) if before else "–"]
-            row += [wording.written_mean(metric, entry)]
+            row += [wording.written_mean(metric, entry) if decides else wording.written_seeds(metric, entry)]
             rows.append(row + ([claim.verdict(entry, data)] if decides else []))
-    titles = ["claim", "data", "metric"] + (["paper", "published"] if decides else []) + [f"this run ({preset})"]
+    titles = ["claim", "data", "metric"] + (["paper", "published"] if decides else []) + [f"this run ({preset})" + ("" if decides else ", by seed")]
     _print_table(_console(), titles + (["verdict"] if decides else []), rows)
     if not decides:
         print(f"Everything runs. {claim.data} decides this claim: the figures above are of other data, not comparable.")

@@ -55,6 +55,13 @@ def written_mean(metric: str, entry: Mapping[str, Any]) -> str:
     return f"{text}, n = {len(values)}"
 
 
+def written_seeds(metric: str, entry: Mapping[str, Any]) -> str:
+    """A metric's value for each seed: what a handful of seeds that decide nothing can be told by."""
+    if metric in entry.get("pooled", {}):
+        return written_mean(metric, entry)
+    return ", ".join(written(metric, value) for value in entry["metrics"][metric])
+
+
 def threads(provenance: Mapping[str, Any]) -> str:
     """The threads of a run's process, for a reader."""
     return f"{provenance['threads']} thread" + ("s" if provenance["threads"] != 1 else "")
