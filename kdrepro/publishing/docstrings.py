@@ -42,9 +42,12 @@ def rewrite(lines: list[str]) -> None:
 def _literal(text: str) -> str:
     """Names in single backticks as code; what else reStructuredText would take for markup as itself."""
     parts = re.split(r"(``[^`]+``|`[^`]+`)", text)
-    return "".join(
-        (part if part.startswith("``") else f"`{part}`")
-        if part.startswith("`")
-        else re.sub(r"([*|_\\])", r"\\\1", part)
-        for part in parts
-    )
+    found = []
+    for part, after in zip(parts, [*parts[1:], ""], strict=True):
+        if part.startswith("`"):
+            found.append(part if part.startswith("``") else f"`{part}`")
+            # `MLP`s: letters that follow at once take a blank that is not shown.
+            found.append("\\ " if re.match(r"\w", after) else "")
+        else:
+            found.append(re.sub(r"([*|_\\])", r"\\\1", part))
+    return "".join(found)

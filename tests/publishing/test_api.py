@@ -25,7 +25,7 @@ def test_every_public_name_is_on_the_page(room):
 def test_docstrings_become_lists_and_examples():
     lines = ["What `it` does with a_b.", "", "    x = 1", ""]
     lines += ["teacher_logits: [N, ...], as `as_cases` has it:", "    more of it."]
-    lines += ["y, **more: two at once", "goes on.", "Raises ValueError."]
+    lines += ["y, **more: two at once", "`MLP`s go on, `a` b `c`.", "Raises ValueError."]
     docstrings.rewrite(lines)
     assert lines == [
         "What ``it`` does with a\\_b.",
@@ -39,7 +39,7 @@ def test_docstrings_become_lists_and_examples():
         "  more of it.",
         "",
         "- **y, \\*\\*more**: two at once",
-        "  goes on.",
+        "  ``MLP``\\ s go on, ``a`` b ``c``.",
         "",
         "Raises ValueError.",
         "",
