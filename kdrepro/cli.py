@@ -336,7 +336,11 @@ def _print_reproduced(claim: "Claim", published: Mapping[str, Any], ours: Mappin
                 row += [wording.written_mean(metric, before) if before else "–"]
             row += [wording.written_mean(metric, entry) if decides else wording.written_seeds(metric, entry)]
             rows.append(row + ([claim.verdict(entry, data)] if decides else []))
-    titles = ["claim", "data", "metric"] + (["paper", "published"] if decides else []) + [f"this run ({preset})" + ("" if decides else ", by seed")]
+    titles = (
+        ["claim", "data", "metric"]
+        + (["paper", "published"] if decides else [])
+        + [f"this run ({preset})" + ("" if decides else ", by seed")]
+    )
     _print_table(_console(), titles + (["verdict"] if decides else []), rows)
     if not decides:
         print(f"Everything runs. {claim.data} decides this claim: the figures above are of other data, not comparable.")

@@ -115,7 +115,9 @@ def test_claims_of_table_1(speech_chapter, speech_run, speech_members, speech_ce
     distilled, scores = scored
     names = {"np": np, "chapter": speech_chapter, "synthetic": speech_run, "display": display}
     names |= {"scores": {"synthetic": scores}, "members": {"synthetic": speech_members}}
-    names = speech_cell("03-acoustic-ensemble", "run.publish_scores(", **names, distilled={"synthetic": distilled})
+    names = speech_cell(
+        "03-acoustic-ensemble", "run.publish_scores(system", **names, distilled={"synthetic": distilled}
+    )
     speech_cell("03-acoustic-ensemble", 'run.claim("speech.baseline"', **names)
     claims = speech_run.record["claims"]
     assert set(claims) == {"speech.baseline", "speech.ensemble", "speech.distilled", "speech.recovered"}

@@ -29,7 +29,7 @@ def test_plans_at_other_shares(speech_regulariser, speech_cell, capsys):
     """The notebook's cell: as many steps with soft targets at every share, fewer passes with hard ones on more data."""
     sizes = speech_regulariser.sizes
     own = {"hard": sizes.hard, "soft": sizes.soft}
-    names = {"own": {"synthetic": own}, "synthetic": speech_regulariser, "sizes": sizes}
+    names = {"own": {"synthetic": own}, "main": "synthetic", "synthetic": speech_regulariser, "sizes": sizes}
     plans_at = speech_cell("04-soft-targets", "def plans_at(", **names)["plans_at"]
     assert plans_at(sizes.fraction) == own
     assert plans_at(1) == {"hard": speech_regulariser.plans.member}

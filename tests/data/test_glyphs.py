@@ -3,9 +3,9 @@
 import subprocess
 import sys
 
+import joblib
 import pytest
 import torch
-from joblib import Parallel
 
 from kdrepro import data
 from kdrepro.errors import InputError
@@ -71,13 +71,13 @@ def test_ink_is_bright_and_the_shape_tells_the_class(thirty):
 @pytest.mark.parametrize(("worth", "asked"), [(71, 1), (35, 2), (20, 3), (1, 7)])
 def test_processes_are_as_many_as_are_worth_it(seven, monkeypatch, worth, asked):
     """Seventy images; at most a process a class. Which of them draws a class changes nothing."""
-    seen = []
+    seen, alone = [], joblib.Parallel(n_jobs=1)
 
     def parallel(n_jobs):
         seen.append(n_jobs)
-        return Parallel(n_jobs=1)
+        return alone
 
-    monkeypatch.setattr(glyphs_module, "Parallel", parallel)
+    monkeypatch.setattr(joblib, "Parallel", parallel)
     monkeypatch.setattr(glyphs_module, "WORTH_A_WORKER", worth)
     monkeypatch.setattr(glyphs_module.os, "cpu_count", lambda: 16)
     assert data.glyphs(7, **FEW).fingerprint == seven.fingerprint

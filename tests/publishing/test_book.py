@@ -18,6 +18,7 @@ from kdrepro.publishing import book, tables
 from kdrepro.verdicts import claims, records
 
 PARAMETERS = {"preset": "smoke", "seeds": None, "first_seed": 0, "device": "cpu", "data_root": None}
+PARAMETERS |= {"changes": None, "own_data": None}
 SOURCES = [paths.NOTEBOOKS / f"{chapter}.ipynb" for chapter in presets.CHAPTERS]
 PUBLISHED = sorted(paths.PUBLISHED.glob("*.ipynb"))
 RECORDS = sorted(paths.RESULTS.glob("*.json"))

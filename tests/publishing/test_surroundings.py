@@ -126,7 +126,7 @@ def test_away_from_the_repository_a_command_says_how_to_get_it(installed, tmp_pa
     done = python(COMMAND, *arguments, cwd=tmp_path, PYTHONPATH=str(installed))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("kdrepro: The book is not beside this package")
-    assert "clone it, `pip install -e .` there" in done.stderr
+    assert "`pip install -e .` there, and give the command again" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -229,7 +229,8 @@ def shown(claim_id: str, data: str, metrics: dict[str, list[float]]) -> SimpleNa
         "claims": {claim_id: records.claim_entry(claim_id, data, 60.0, metrics)},
         "provenance": {"device": "cpu"},
     }
-    return SimpleNamespace(record=record, data=SimpleNamespace(name=data), preset=SimpleNamespace(name="full"))
+    preset = SimpleNamespace(name="full", own_data=None, is_own=False)
+    return SimpleNamespace(record=record, data=SimpleNamespace(name=data), preset=preset, left_out={})
 
 
 def test_pages_say_what_decides_and_what_was_changed_after_a_result(monkeypatch):
