@@ -23,6 +23,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from kdrepro import paths
 from kdrepro.errors import InputError
+from kdrepro.publishing.standing import slug
 from kdrepro.verdicts import claims, records
 from kdrepro.verdicts.claims import Claim
 from kdrepro.verdicts.rules import Verdict
@@ -79,7 +80,7 @@ def listed(verdict: str, found: Sequence[Mapping[str, Any]]) -> list[str]:
         claim = described[row["claim"]]
         if row["verdict"] != verdict:
             continue
-        name = f"{{ref}}`{claim.id} <{claim.figure}>`" if claim.figure and row["data"] else f"`{claim.id}`"
+        name = f"{{ref}}`{claim.id} <claim-{slug(claim.id)}>`"
         marks = row["marked"].removeprefix(verdict).strip(", ")
         paper = f"; the paper: {row['paper']}" if row["paper"] != "–" else ""
         ours = f" Here, {label(claim.metric)} {row['ours']}{paper}." if row["ours"] != "–" else ""
