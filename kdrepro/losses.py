@@ -57,8 +57,8 @@ def distillation_loss(
 ) -> torch.Tensor:
     """Section 2: soft targets at T, and hard labels at T = 1, as one weighted loss.
 
-    ``soft_weight * T^2 * mean over cases of KL(teacher_T || student_T)
-    + (1 - soft_weight) * cross-entropy at T = 1``.
+        soft_weight * T^2 * mean over cases of KL(teacher_T || student_T)
+        + (1 - soft_weight) * cross-entropy at T = 1
 
     The KL divergence differs from the paper's cross-entropy with the soft targets by the teacher's
     entropy, which does not depend on the student, so the gradient is the same (Eq. 2 times T^2).
