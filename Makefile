@@ -47,7 +47,7 @@ test: fast           ## those, nbval, the strict build of the published book, an
 	$(BIN)/python -m pytest -rs -m browser tests/publishing/test_browser.py
 
 test-all: test       ## those, and the slow rest
-	$(TWO) --dist load -m slow tests
+	$(TWO) --dist worksteal -m slow tests
 
 stress: $(INSTALLED) ## the processes that are killed at random moments in `make test-all`, 100 times instead of 5
 	KDREPRO_KILLS=100 $(BIN)/python -m pytest tests/test_processes.py
