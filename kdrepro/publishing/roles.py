@@ -83,7 +83,8 @@ def listed(verdict: str, found: Sequence[Mapping[str, Any]]) -> list[str]:
         name = f"{{ref}}`{claim.id} <claim-{slug(claim.id)}>`"
         marks = row["marked"].removeprefix(verdict).strip(", ")
         paper = f"; the paper: {row['paper']}" if row["paper"] != "–" else ""
-        ours = f" Here, {label(claim.metric)} {row['ours']}{paper}." if row["ours"] != "–" else ""
+        decided = row["ours"] != "–" and verdict != "not run"  # figures of other data do not stand beside the paper's
+        ours = f" Here, {label(claim.metric)} {row['ours']}{paper}." if decided else ""
         lines.append(f"- {name}{f' ({marks})' if marks else ''}: {claim.statement}{ours}")
     return lines or ["None."]
 
