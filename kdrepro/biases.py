@@ -41,14 +41,24 @@ def error_curve(
     Raises ValueError for labels and classes that are not there.
     """
     logits, labels = _labelled(logits, labels)
-    logits, inside = _inside(logits, classes)
-    masked = torch.finfo(logits.dtype).min
-    right_after = logits.masked_fill(~inside, masked).argmax(1) == labels
-    right_before = logits.masked_fill(inside, masked).argmax(1) == labels
+    right_before, right_after = right_on_each_side(logits, labels, classes)
     shifts, order = needed(logits, classes).sort()
     change = (right_before.long() - right_after.long())[order]
     errors = torch.cat([(~right_before).sum().view(1), change]).cumsum(0)
     return shifts, errors
+
+
+def right_on_each_side(
+    logits: torch.Tensor, labels: torch.Tensor, classes: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whether the best answer among the other classes is right, and whether the best among `classes` is, boolean [N].
+
+    logits: [N, C]; labels: [N]. Raises ValueError for classes that are not there.
+    """
+    logits, inside = _inside(logits, classes)
+    masked = torch.finfo(logits.dtype).min
+    others, own = (logits.masked_fill(left_out, masked).argmax(1) == labels for left_out in (inside, ~inside))
+    return others, own
 
 
 def best_shift(logits: torch.Tensor, labels: torch.Tensor, classes: Sequence[int]) -> float:

@@ -80,17 +80,21 @@ def soft_losses(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temp
 
 
 def gradients_of_targets(
-    network: MLP, inputs: torch.Tensor, labels: torch.Tensor, teacher_logits: torch.Tensor, temperature: float
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """`case_gradients` of "hard" and of "soft" targets at the same weights.
+    network: MLP,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    temperatures: Sequence[float],
+) -> dict[float, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """`case_gradients` of "hard" and of "soft" targets at the same weights, by the temperature of the soft ones.
 
     inputs: [B, ...] floats; labels: [B]; teacher_logits: [B, C].
     """
-    losses = {
-        "hard": lambda z: F.cross_entropy(z, labels, reduction="none"),
-        "soft": lambda z: soft_losses(z, teacher_logits, temperature),
+    hard = case_gradients(network, inputs, lambda z: F.cross_entropy(z, labels, reduction="none"))
+    return {
+        t: {"hard": hard, "soft": case_gradients(network, inputs, lambda z, t=t: soft_losses(z, teacher_logits, t))}
+        for t in temperatures
     }
-    return {kind: case_gradients(network, inputs, loss) for kind, loss in losses.items()}
 
 
 def variance_ratio(gradients: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> float:

@@ -157,23 +157,17 @@ def publish_shifts(
     For any shift: from which on the answer is an unseen class, and whether the best answer among the unseen, and among
     the seen classes, is right (see `recompute.digits.best_shift`).
     """
-    called = {"best on the test set": "best", "label-free": "label-free", "the paper's": "the paper's"}
-    for how, what in called.items():
-        shifts = of_shift(rows, how, "shift")
+    for how in ("best on the test set", "label-free", "the paper's"):
+        shifts, shift = of_shift(rows, how, "shift"), f"{how.removesuffix(' on the test set')} shift"
         by_key = dict(zip([t.key for t in students], shifts, strict=True))
         move = partial(_moved, unseen=unseen, shifts=by_key)
-        run.publish_predictions(f"{name}, {what} shift", students, move, unseen)
-        run.predictions[f"{name}, {what} shift.shift"] = shifts
-    needed, best = [], {"seen": [], "unseen": []}
-    for student in students:
-        logits, inside = run.logits(student), torch.zeros(run.data.classes, dtype=torch.bool, device=run.device)
-        inside[list(unseen)] = True
-        needed.append(biases.needed(logits, unseen).cpu().numpy())
-        for kind, left_out in (("seen", inside), ("unseen", ~inside)):
-            answers = logits.masked_fill(left_out, torch.finfo(logits.dtype).min).argmax(1)
-            best[kind].append(np.packbits((answers == run.data.test_labels).cpu().numpy()))
-    run.predictions |= {f"{name}.{kind} right": np.stack(each) for kind, each in best.items()}
-    run.predictions[f"{name}.needed"] = np.stack(needed)
+        run.publish_predictions(f"{name}, {shift}", students, move, unseen)
+        run.predictions[f"{name}, {shift}.shift"] = shifts
+    needed = [biases.needed(run.logits(student), unseen) for student in students]
+    run.predictions[f"{name}.needed"] = torch.stack(needed).cpu().numpy()
+    sides = [biases.right_on_each_side(run.logits(student), run.data.test_labels, unseen) for student in students]
+    for kind, right in zip(("seen", "unseen"), zip(*sides, strict=True), strict=True):
+        run.predictions[f"{name}.{kind} right"] = np.packbits(torch.stack(right).cpu().numpy(), axis=1)
 
 
 def by_seed(rows: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from kdrepro.chapters import figures
 from kdrepro.chapters.figures import COLOURS
 from kdrepro.chapters.speech import Folded, Score, Scores, SpeechExperiment, mean_percent, percent
-from kdrepro.verdicts import wording
+from kdrepro.verdicts import recompute, wording
 
 # Its Table 5: frame accuracy in training and on the test set.
 PAPER_SOFT = {"all, hard": (0.634, 0.589), "little, hard": (0.673, 0.445), "little, soft": (0.654, 0.570)}
@@ -50,14 +50,19 @@ def learning_curves(net: Folded) -> tuple[np.ndarray, np.ndarray]:
 
 def train_accuracy(net: Folded) -> float:
     """Frame accuracy on what a net was trained on, the mean over folds, at the epoch whose weights it has."""
-    curves, kept = learning_curves(net)
-    return float(curves[np.arange(len(kept)), kept, 0].mean())
+    return float(_kept_and_last(net)[0, 0])
 
 
 def gain_of_stopping(net: Folded) -> float:
     """Test frames that early stopping gained over the last epoch's weights, a share, the mean over folds."""
+    kept, last = _kept_and_last(net)[:, 2]
+    return float(kept - last)
+
+
+def _kept_and_last(net: Folded) -> np.ndarray:
+    """`recompute.kept_and_last` of one net, [2, 3]."""
     curves, kept = learning_curves(net)
-    return float((curves[np.arange(len(kept)), kept, 2] - curves[:, -1, 2]).mean())
+    return recompute.kept_and_last(curves[None], kept[None])[:, 0]
 
 
 def publish_curves(run: SpeechExperiment, name: str, nets: Sequence[Folded]) -> None:

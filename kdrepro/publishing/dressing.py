@@ -99,10 +99,10 @@ def _with_anchors(cells: Sequence[dict[str, Any]], mine: Mapping[str, Standing])
     placed = []
     for i, cell in enumerate(cells):
         here = [mine[claim_id] for claim_id, at in shown.items() if at == i]
+        anchors = "".join(f'<span id="at-{slug(one.claim.id)}"></span>' for one in here)
         if here and i:
-            placed.append(_markdown("".join(f'<span id="at-{slug(one.claim.id)}"></span>' for one in here), f"at-{i}"))
+            placed.append(_markdown(anchors, f"at-{i}"))
         elif here:
-            anchors = "".join(f'<span id="at-{slug(one.claim.id)}"></span>' for one in here)
             cell["source"] = f"{_text(cell['source'])}\n\n{anchors}"
         placed.append(cell)
         if here and i:

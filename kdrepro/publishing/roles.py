@@ -23,7 +23,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from kdrepro import paths
 from kdrepro.errors import InputError
-from kdrepro.publishing.standing import slug
+from kdrepro.publishing.standing import Standing, standings
 from kdrepro.verdicts import claims, records
 from kdrepro.verdicts.claims import Claim
 from kdrepro.verdicts.rules import Verdict
@@ -68,23 +68,23 @@ def _read_by(claim: Claim) -> set[str]:
     return {condition.metric for condition in conditions} | control | set(claim.paper)
 
 
-def listed(verdict: str, found: Sequence[Mapping[str, Any]]) -> list[str]:
+def listed(verdict: str, these: Sequence[Standing]) -> list[str]:
     """The claims of a verdict, a Markdown line each, with the paper's figure and ours; one line where there are none.
 
     Raises InputError for a word that is no verdict.
     """
     if verdict not in get_args(Verdict):
         raise InputError(f"{verdict!r} is no verdict: they are {', '.join(get_args(Verdict))}.")
-    described, lines = claims.load(), []
-    for row in claims.verdict_rows(described.values(), found):
-        claim = described[row["claim"]]
-        if row["verdict"] != verdict:
+    lines = []
+    for one in these:
+        claim, row = one.claim, one.row
+        if one.verdict != verdict:
             continue
-        name = f"{{ref}}`{claim.id} <claim-{slug(claim.id)}>`"
+        name = f"{{ref}}`{claim.id} <{one.anchor}>`"
         marks = row["marked"].removeprefix(verdict).strip(", ")
         paper = f"; the paper: {row['paper']}" if row["paper"] != "–" else ""
-        decided = row["ours"] != "–" and verdict != "not run"  # figures of other data do not stand beside the paper's
-        ours = f" Here, {label(claim.metric)} {row['ours']}{paper}." if decided else ""
+        shown = one.decided and row["ours"] != "–"
+        ours = f" Here, {label(claim.metric)} {row['ours']}{paper}." if shown else ""
         lines.append(f"- {name}{f' ({marks})' if marks else ''}: {claim.statement}{ours}")
     return lines or ["None."]
 
@@ -111,7 +111,7 @@ class ClaimsDirective(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """The list, parsed as the page is."""
         try:
-            lines = listed(self.arguments[0], _records(self.env.srcdir))
+            lines = listed(self.arguments[0], standings(_results(self.env.srcdir)))
         except InputError as error:
             _log.warning("%s", error, location=self.get_location())
             return []
@@ -123,7 +123,11 @@ class ClaimsDirective(SphinxDirective):
 @functools.cache
 def _records(source: str | Path) -> list[dict[str, Any]]:
     """The records of the book that is being built, read once."""
-    return records.read_all(Path(source) / paths.RESULTS.relative_to(paths.ROOT))
+    return records.read_all(_results(source))
+
+
+def _results(source: str | Path) -> Path:
+    return Path(source) / paths.RESULTS.relative_to(paths.ROOT)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

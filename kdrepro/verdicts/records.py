@@ -1,6 +1,7 @@
 """Run records: what a chapter measured, for which claim, made how. One JSON file per chapter and run."""
 
 import datetime
+import functools
 import hashlib
 import io
 import json
@@ -105,6 +106,7 @@ def provenance(device: "torch.device", config: Mapping[str, Any]) -> dict[str, A
     }
 
 
+@functools.cache  # every experiment of a process asks
 def gflops(size: int = 768, times: int = 5) -> float:
     """Billions of operations a second of one of the processor's threads in a float32 matrix product, at its best."""
     import torch

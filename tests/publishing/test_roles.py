@@ -7,6 +7,7 @@ import pytest
 from kdrepro import paths
 from kdrepro.errors import InputError
 from kdrepro.publishing import roles
+from kdrepro.publishing.standing import standings
 from kdrepro.verdicts import claims, records
 from kdrepro.verdicts.wording import written, written_mean
 
@@ -48,8 +49,8 @@ def test_what_is_no_claim_and_no_figure_of_one_is_refused(asked):
         roles.said(asked, [record(errors=[80, 84], recovered=[0.8, 0.9])])
 
 
-def test_lists_hold_each_claim_once_under_its_verdict():
-    found = records.read_all()
+def test_lists_hold_each_claim_once_under_its_verdict(tmp_path):
+    found = standings(paths.RESULTS)
     lists = {
         verdict: roles.listed(verdict, found)
         for verdict in ("reproduced", "partly", "not reproduced", "not decided", "not run")
@@ -58,7 +59,7 @@ def test_lists_hold_each_claim_once_under_its_verdict():
         re.match(r"- (?:\{ref\})?`([\w.]+)", line)[1] for lines in lists.values() for line in lines if line != "None."
     ]
     assert sorted(listed) == sorted(claims.load())
-    assert roles.listed("reproduced", []) == ["None."]
+    assert roles.listed("reproduced", standings(tmp_path)) == ["None."]
     with pytest.raises(InputError, match="no verdict"):
         roles.listed("refuted", found)
 

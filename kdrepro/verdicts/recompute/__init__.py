@@ -12,6 +12,7 @@ from kdrepro.verdicts.recompute import digits, specialists, speech, theory
 from kdrepro.verdicts.recompute.arrays import Arrays, Metrics, load
 from kdrepro.verdicts.recompute.digits import narrow_temperatures, wide_temperatures
 from kdrepro.verdicts.recompute.specialists import class_correlation, overfit, rank_correlation, within_over_between
+from kdrepro.verdicts.recompute.speech import kept_and_last
 from kdrepro.verdicts.recompute.theory import data_ratio, highest_rates, means, relative_variance, small_student
 
 WAYS: dict[str, Callable[[Arrays], Metrics]] = theory.WAYS | digits.WAYS | speech.WAYS | specialists.WAYS
@@ -23,6 +24,7 @@ __all__ = [
     "data_ratio",
     "figures",
     "highest_rates",
+    "kept_and_last",
     "load",
     "means",
     "narrow_temperatures",

@@ -46,15 +46,18 @@ def _recovered(arrays: Arrays) -> Metrics:
     return {"recovered": share(student - one, ten - one)}
 
 
-def _of_curve(arrays: Arrays, system: str) -> np.ndarray:
+def kept_and_last(curve: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Accuracy on some training, validation and test frames of the epoch whose weights were kept, and of the last.
 
-    `system.curve`: [seeds, folds, epochs looked at, 3]. `system.kept`: which of these epochs, [seeds, folds]. Returns
-    the means over folds, [2, seeds, 3].
+    curve: [seeds, folds, epochs looked at, 3]. kept: which of these epochs, [seeds, folds]. Returns the means over
+    folds, [2, seeds, 3].
     """
-    curve, kept = arrays[f"{system}.curve"], arrays[f"{system}.kept"]
     at = np.take_along_axis(curve, kept[:, :, None, None], axis=2)[:, :, 0]
     return np.stack([at.mean(1), curve[:, :, -1].mean(1)])
+
+
+def _of_curve(arrays: Arrays, system: str) -> np.ndarray:
+    return kept_and_last(arrays[f"{system}.curve"], arrays[f"{system}.kept"])
 
 
 def _row(arrays: Arrays, system: str) -> Metrics:
