@@ -227,11 +227,11 @@ def check_temperature(temperature: Any) -> float:
     return number
 
 
-def check_soft_weight(soft_weight: Any) -> float:
+def check_soft_weight(soft_weight: Any, name: str = "soft_weight") -> float:
     """A number from 0 to 1. Raises ValueError."""
-    number = _number(soft_weight, "soft_weight", "a number between 0 and 1")
+    number = _number(soft_weight, name, "a number between 0 and 1")
     if not 0 <= number <= 1:
-        raise ValueError(f"soft_weight must lie between 0 and 1, not {soft_weight}.")
+        raise ValueError(f"{name} must lie between 0 and 1, not {soft_weight}.")
     return number
 
 

@@ -47,6 +47,26 @@ def soften(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     return torch.softmax(_scaled(wide(logits), temperature), dim=-1)
 
 
+def with_label(teacher_logits: torch.Tensor, labels: torch.Tensor, temperature: float, weight: float) -> torch.Tensor:
+    """Section 2, the other way to use labels: soft targets that the correct label modifies.
+
+    The targets are ``(1 - weight) * soften(teacher_logits, T) + weight * y`` with y the label as a one-hot vector; a
+    case whose label is -100 keeps its own. The paper found a weighted average of two losses better
+    (`distillation_loss`).
+
+    teacher_logits: [B, C]. labels: [B] class indices. weight: in [0, 1]. Returns logits [B, C] that give these targets
+    at T, infinite where a target is 0.
+    Raises ValueError, naming the argument, for what does not fit.
+    """
+    temperature, weight = check_temperature(temperature), check_soft_weight(weight, "weight")
+    targets = soften(as_logits(teacher_logits, "teacher_logits", dims=2), temperature)
+    labels = as_labels(labels, *targets.shape).to(targets.device)
+    labelled = labels >= 0
+    modified = (1 - weight) * targets
+    modified[labelled, labels[labelled]] += weight
+    return temperature * torch.where(labelled[:, None], modified, targets).log()
+
+
 def distillation_loss(
     student_logits: torch.Tensor,
     teacher_logits: torch.Tensor,

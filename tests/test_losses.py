@@ -18,6 +18,7 @@ from kdrepro.losses import (
     logit_matching_loss,
     soft_target_gradient,
     soften,
+    with_label,
 )
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -182,6 +183,24 @@ def test_a_case_without_a_label_counts_in_the_soft_loss_alone():
     assert mixed.item() == pytest.approx((0.3 * soft + 0.7 * hard).item(), rel=1e-12)
     many = distillation_losses(z[None], v[None], labels[None], temperatures=[4.0], soft_weights=[0.3])
     assert many.item() == pytest.approx(mixed.item(), rel=1e-12)
+
+
+@given(SEEDS, TEMPERATURES, st.floats(0, 1))
+def test_labels_within_the_targets(seed, temperature, weight):
+    generator = torch.Generator().manual_seed(seed)
+    teacher = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 3, -100])
+    targets = soften(with_label(teacher, labels, temperature, weight), temperature)
+    p = soften(teacher, temperature)
+    torch.testing.assert_close(targets[:4], (1 - weight) * p[:4] + weight * torch.eye(4, dtype=torch.float64))
+    torch.testing.assert_close(targets[4], p[4])
+
+
+def test_labels_within_the_targets_refuse_what_does_not_fit():
+    with pytest.raises(ValueError, match="weight must lie between 0 and 1, not 2"):
+        with_label(torch.zeros(2, 3), torch.tensor([0, 1]), 1.0, 2)
+    with pytest.raises(ValueError, match="labels"):
+        with_label(torch.zeros(2, 3), torch.tensor([0, 3]), 1.0, 0.5)
 
 
 def test_logit_matching_reference():

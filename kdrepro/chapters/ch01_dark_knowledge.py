@@ -116,29 +116,20 @@ def ensembles_without_one(teachers: Sequence[Trained]) -> list[list[Trained]]:
 # --- learning rates and training cases ------------------------------------------------------------------------------
 
 
-def rate_within(errors: pd.Series, factor: float) -> float:
-    """The rate at which errors pass `factor` (at least 1) times the best, by log-log interpolation.
-
-    errors: test errors over the learning rate, the index, ascending. Censored at the highest rate. No error counts as
-    half of one, which has a logarithm.
-    """
-    errors = errors.clip(lower=0.5)
-    excess = np.log(errors / (factor * errors.min()))
-    last = np.flatnonzero(excess <= 0)[-1]
-    return float(np.exp(np.interp(0, excess[last : last + 2], np.log(errors.index[last : last + 2]))))
-
-
 def rate_ratios(rates: pd.DataFrame, factors: Sequence[float]) -> pd.DataFrame:
-    """How many times the learning rate soft targets bear, a row a factor of `rate_within`: geometric mean over seeds.
+    """How many times the learning rate soft targets bear, a row a factor of `recompute.highest_rates`.
+
+    Geometric means over seeds, with their interval.
 
     rates: a row a network, with its seed, targets ("hard targets" or "soft targets"), rate and errors.
     """
-    curves = rates.pivot(index=["seed", "targets"], columns="rate", values="errors")
+    curves = rates.pivot(index=["targets", "seed"], columns="rate", values="errors")
+    tables = {kind: {rate: part[rate].to_numpy() for rate in part} for kind, part in curves.groupby("targets")}
     rows = []
     for factor in factors:
-        passed = curves.apply(rate_within, axis=1, factor=factor).unstack()
+        passed = {kind: recompute.highest_rates(table, factor) for kind, table in tables.items()}
         mean, ends = stats.mean_ci(np.log(passed["soft targets"] / passed["hard targets"]))
-        row = {"times the best": factor, **{f"rate, {kind}": f"{rate:.4f}" for kind, rate in passed.mean().items()}}
+        row = {"times the best": factor, **{f"rate, {kind}": f"{rate.mean():.4f}" for kind, rate in passed.items()}}
         spread = "–" if ends is None else "{:.2f} to {:.2f}".format(*np.exp(ends))
         rows.append({**row, "ratio": round(np.exp(mean), 2), "95 % over seeds": spread})
     return pd.DataFrame(rows).set_index("times the best")

@@ -157,7 +157,7 @@ def publish_shifts(
     For any shift: from which on the answer is an unseen class, and whether the best answer among the unseen, and among
     the seen classes, is right (see `recompute.digits.best_shift`).
     """
-    for how in ("best on the test set", "label-free", "the paper's"):
+    for how in ("best on the test set", "label-free", "equal shares", "the paper's"):
         shifts, shift = of_shift(rows, how, "shift"), f"{how.removesuffix(' on the test set')} shift"
         by_key = dict(zip([t.key for t in students], shifts, strict=True))
         move = partial(_moved, unseen=unseen, shifts=by_key)
@@ -206,19 +206,6 @@ def temperature_figure(rows: pd.DataFrame, shaded: Mapping[int, tuple[float, flo
         ax.set(title=f"{units} units a layer", ylabel="test errors" if ax is axes[0, 0] else "")
         ax.minorticks_off()
         ax.set_xticks([1, 3, 10, 40], ["1", "3", "10", "40"])
-    return figure
-
-
-def length_figure(rows: pd.DataFrame, paper: float | None) -> Figure:
-    """Test errors over the epochs, rows with "epochs" and "test errors"; the paper's as a line, None for no line."""
-    figure, ax = plt.subplots(figsize=(7.2, 3))
-    ax.plot(rows["epochs"], rows["test errors"], "o-")
-    if paper is not None:
-        ax.axhline(paper, color="black", ls=":", label="paper")
-        ax.legend()
-    ax.set(xscale="log", xlabel="epochs", ylabel="test errors")
-    ax.minorticks_off()
-    ax.set_xticks(rows["epochs"], rows["epochs"])
     return figure
 
 

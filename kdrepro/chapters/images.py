@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdrepro import ensembles, training
+from kdrepro import ensembles, losses, training
 from kdrepro.chapters.experiment import Experiment, Request, Trained
 from kdrepro.chapters.sizes import ConvTraining, Training
+from kdrepro.checks import NO_LABEL
 from kdrepro.store import build
 
 OBJECTIVES: dict[str, Callable[[Training], training.Objective]] = {
@@ -131,6 +132,12 @@ class ImageExperiment(Experiment):
         teacher = teachers[0].network if any(moved.values()) and len(teachers) == 1 else None
         soft = self._soft_logits(plan, teachers) if teachers and teacher is None else None
         images, labels = self.data.train_images, self.data.train_labels
+        if plan.label_in_targets:
+            soft = losses.with_label(soft, labels, plan.temperature, plan.label_in_targets)
+        if plan.labelled < 1:
+            labels = torch.full_like(labels, NO_LABEL)
+            known = self.subset(plan.labelled, seed)
+            labels[known] = self.data.train_labels[known]
         if plan.fraction < 1 or plan.classes is not None:
             which = self.transfer_set(plan, seed)
             images, labels = self._chosen(plan, seed, which), labels[which]

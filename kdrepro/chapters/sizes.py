@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from kdrepro.training import Recipe
 
@@ -46,6 +46,8 @@ class Training(Sizes):
     teachers: Literal["arithmetic", "geometric"] = "arithmetic"  # how several teachers are averaged
     fraction: Fraction = 1.0  # share of the training cases
     classes: list[Annotated[int, Field(ge=0)]] | None = None  # whose cases are trained on; None for all
+    labelled: Fraction = 1.0  # share of the cases whose label is known
+    label_in_targets: float = Field(0.0, ge=0, le=1)  # weight of the correct label within the soft targets
     curve: int = Field(0, ge=0)  # note test errors every so many epochs; never used to choose anything
 
     def but(self, *, hidden: list[int] | None = None, **changes: Any) -> "Training":
@@ -62,7 +64,15 @@ class Training(Sizes):
     def _hard_targets_have_no_temperature(self) -> Self:
         if self.loss == "hard" and (self.soft_weight != 1.0 or self.temperature != 1.0):
             raise ValueError("temperature and soft_weight mean nothing when loss is hard")
+        if self.label_in_targets and (self.loss != "soft" or self.jitter or self.labelled < 1):
+            raise ValueError("label_in_targets needs loss soft, all labels, and images that are not moved")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: Any) -> dict[str, Any]:
+        """Without what came after the first stored networks, where it is not used: their names are made of the rest."""
+        later = {"labelled": 1.0, "label_in_targets": 0.0}
+        return {k: v for k, v in dump(self).items() if k not in later or v != later[k]}
 
 
 class SpeechTraining(Training):
@@ -295,7 +305,16 @@ class DarkKnowledge(Sizes):
     learning_rate_epochs: int = Field(ge=1)
     fractions: list[Fraction]
     fraction_steps: int = Field(ge=1)  # of every network of the data-size sweep, whatever its fraction
+    hard_recipe: dict[str, Any]  # what differs where hard targets of that sweep have a recipe of their own
     gradient_cases: int = Field(ge=2)
+    searches: dict[str, "Search"] = {}
+
+    @model_validator(mode="after")
+    def _changes_name_fields_of_plans(self) -> Self:
+        changes = [self.hard_recipe, *(c for search in self.searches.values() for c in search.students.values())]
+        for change in changes:
+            self.student.but(**change)
+        return self
 
 
 class Width(Sizes):
@@ -310,7 +329,8 @@ class Width(Sizes):
 class Search(Sizes):
     """A search on training images alone: every student of every teacher, with the same seeds.
 
-    teachers, students: by name, what differs from the chapter's `teacher` and `distilled`.
+    teachers, students: by name, what differs from Section 3's teacher, and from the student that the chapter tunes.
+    Students of hard targets have no teacher; where all are, there need be none.
     """
 
     held_out: int = Field(ge=1)  # training images in the place of the test set
@@ -328,8 +348,9 @@ class Mnist(Sizes):
     plain: Training
     distilled: Training
     students_each: int = Field(1, ge=1)  # distilled nets of each teacher; a seed's figure is their mean
-    teacher_epochs: list[Annotated[int, Field(ge=1)]]  # lengths at which the teacher is trained anew, one seed
     soft_weights: list[Annotated[float, Field(ge=0, le=1)]]
+    labelled: Fraction  # share of the transfer set's labels that are known, where not all are
+    label_in_targets: list[Annotated[float, Field(gt=0, lt=1)]]  # weights of a label within the soft targets
     sweep_epochs: int = Field(ge=1)
     sweep_seeds: int = Field(ge=1)
     temperatures: list[Temperature]

@@ -94,14 +94,6 @@ def test_against_limit_of_opposite_directions():
     assert ch01_dark_knowledge.against_limit(gradient, difference, 1.0) == pytest.approx((180.0, 1.0))
 
 
-def test_rate_within_interpolates_and_is_censored():
-    errors = pd.Series({0.001: 12.0, 0.01: 10.0, 0.1: 40.0})
-    # From 10 to 40 errors over one decade, log-log: twice the best is half of the way.
-    assert ch01_dark_knowledge.rate_within(errors, 2) == pytest.approx(10**-1.5)
-    assert ch01_dark_knowledge.rate_within(errors, 5) == pytest.approx(0.1)
-    assert ch01_dark_knowledge.rate_within(errors * 0, 2) == pytest.approx(0.1)  # no error at any rate
-
-
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_rate_ratios(seeds):
     curves = {"hard targets": [10, 10, 40], "soft targets": [10, 10, 10]}

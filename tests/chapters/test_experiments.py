@@ -11,6 +11,7 @@ from kdrepro.chapters import experiment
 from kdrepro.chapters.sizes import Network, Training
 from kdrepro.chapters.start import check_device
 from kdrepro.errors import InputError
+from kdrepro.losses import soften
 from kdrepro.training import Recipe
 
 PLAN = Training(
@@ -147,6 +148,28 @@ def test_averaged_teachers_enter_as_their_soft_targets(run):
         entering = run._soft_logits(plan, teachers)
         members = torch.stack([run.logits(t, "train") for t in teachers])
         torch.testing.assert_close(torch.softmax(entering / 4.0, -1), ensembles.average(members, how, 4.0))
+
+
+def test_a_transfer_set_whose_labels_are_partly_known(run):
+    teacher = run.train(PLAN, 0)
+    soft = PLAN.but(loss="soft", temperature=4.0, soft_weight=0.5)
+    batches = run._batches(soft.but(labelled=0.1), 3, [teacher])
+    known = run.subset(0.1, seed=3)
+    assert torch.equal(batches.labels[known], run.data.train_labels[known])
+    assert int((batches.labels >= 0).sum()) == len(known)
+    assert "labelled" not in run.request(soft, 0, teacher).config  # the names of networks of before stay
+    assert run.request(soft.but(labelled=0.1), 0, teacher).config["labelled"] == 0.1
+
+
+def test_labels_enter_the_soft_targets(run):
+    teacher = run.train(PLAN, 0)
+    plan = PLAN.but(loss="soft", temperature=4.0, label_in_targets=0.25)
+    targets = soften(run._batches(plan, 0, [teacher]).teacher_logits, 4.0)
+    labels = torch.nn.functional.one_hot(run.data.train_labels, 10)
+    torch.testing.assert_close(targets, 0.75 * soften(run.logits(teacher, "train"), 4.0) + 0.25 * labels)
+    for wrong in ({"jitter": 1}, {"loss": "hard", "temperature": 1.0}, {"labelled": 0.5}):
+        with pytest.raises(ValueError, match="label_in_targets needs"):
+            plan.but(**wrong)
 
 
 def test_subsets_of_one_seed_are_nested(run):

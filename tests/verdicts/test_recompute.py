@@ -70,7 +70,16 @@ def test_relative_variance_is_of_the_gradients_themselves(generator):
 
 def test_highest_rates_stay_within_half_more_than_the_best():
     table = {0.1: np.array([30, 10]), 0.001: np.array([10, 12]), 0.01: np.array([15, 20])}
-    assert recompute.highest_rates(table).tolist() == [0.01, 0.1]
+    assert recompute.highest_rates(table) == pytest.approx([0.01, 0.1])
+
+
+def test_highest_rates_interpolate_and_are_censored():
+    table = {0.001: np.array([12.0]), 0.01: np.array([10.0]), 0.1: np.array([40.0])}
+    # From 10 to 40 errors over one decade, log-log: twice the best is half of the way.
+    assert recompute.highest_rates(table, 2) == pytest.approx([10**-1.5])
+    assert recompute.highest_rates(table, 5) == pytest.approx([0.1])
+    none = {rate: errors * 0 for rate, errors in table.items()}
+    assert recompute.highest_rates(none, 2) == pytest.approx([0.1])
 
 
 def test_data_ratio_interpolates_and_is_censored():

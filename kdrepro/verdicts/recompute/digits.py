@@ -67,6 +67,7 @@ def _without_3_shifted(arrays: Arrays) -> Metrics:
         found |= {"errors": errors(arrays, best), "errors_on_3": _errors_inside(arrays, best)}
         found |= {"right_on_3": 1 - found["errors_on_3"] / threes, "errors_at_paper_shift": errors(arrays, same)}
         found["errors_on_3_at_paper_shift"] = _errors_inside(arrays, same)
+        found["errors_equal_shares"] = errors(arrays, "without 3, equal shares shift")
     return found | _shifts(arrays, "without 3")
 
 
@@ -83,6 +84,7 @@ def _only_78_shifted(arrays: Arrays) -> Metrics:
     if "only 7 and 8, best shift.right" in arrays:
         found["error_rate"] = _error_share(arrays, "only 7 and 8, best shift")
         found["error_rate_at_paper_shift"] = _error_share(arrays, "only 7 and 8, the paper's shift")
+        found["error_rate_equal_shares"] = _error_share(arrays, "only 7 and 8, equal shares shift")
     return found | _shifts(arrays, "only 7 and 8")
 
 

@@ -79,14 +79,20 @@ def relative_variance(squares: np.ndarray, along: np.ndarray) -> np.ndarray:
     return (np.asarray(squares, float).mean(-1) - squared_mean) / squared_mean
 
 
-def highest_rates(table: Errors) -> np.ndarray:
-    """The highest learning rate whose errors stay within 1.5 times the best, [seeds].
+def highest_rates(table: Errors, factor: float = 1.5) -> np.ndarray:
+    """The highest learning rate whose errors stay within `factor` (at least 1) times the best, [seeds].
 
-    table: errors [seeds] by rate.
+    table: errors [seeds] by rate. Between two rates by log-log interpolation; censored at the highest. No error counts
+    as half of one, which has a logarithm.
     """
-    rates, counts = np.array(sorted(table)), np.stack([table[rate] for rate in sorted(table)], axis=1)
-    within = counts <= 1.5 * counts.min(1, keepdims=True)
-    return np.where(within, rates, 0).max(1)
+    rates = np.array(sorted(table))
+    curves = np.stack([np.clip(table[rate], 0.5, None) for rate in rates], axis=1)
+    excess = np.log(curves / (factor * curves.min(1, keepdims=True)))
+    found = []
+    for row in excess:
+        last = np.flatnonzero(row <= 0)[-1]
+        found.append(np.exp(np.interp(0, row[last : last + 2], np.log(rates[last : last + 2]))))
+    return np.array(found)
 
 
 def data_ratio(hard: Errors, soft: np.ndarray, share: float) -> np.ndarray:
@@ -130,8 +136,10 @@ def _learning_rate(arrays: Arrays) -> Metrics:
 
 def _less_data(arrays: Arrays) -> Metrics:
     hard, soft = (errors_by(arrays, f"{kind} targets, share ") for kind in ("hard", "soft"))
+    tuned = errors_by(arrays, "hard targets, own recipe, share ")
     second = sorted(hard)[1]
-    return {"data_ratio": data_ratio(hard, soft[second], second)}
+    names = {"data_ratio_tuned": tuned, "data_ratio": hard}
+    return {name: data_ratio(table, soft[second], second) for name, table in names.items()}
 
 
 WAYS: dict[str, Callable[[Arrays], Metrics]] = {
