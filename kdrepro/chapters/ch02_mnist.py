@@ -84,6 +84,21 @@ def with_most(counts: np.ndarray, most: int) -> np.ndarray:
     return order[counts[order] > 0]
 
 
+def publish_images(run: ImageExperiment, times_wrong: np.ndarray, each: int = 10) -> None:
+    """Keep some test images beside the record, for the playground: of each class half the hardest, half the first ones.
+
+    times_wrong: by how many nets, for each test image, [cases]. each: how many of a class.
+    """
+    labels, chosen = run.data.test_labels.cpu().numpy(), []
+    for digit in range(run.data.classes):
+        own = np.flatnonzero(labels == digit)
+        hard = own[np.argsort(-times_wrong[own], kind="stable")][: each // 2]
+        chosen += [*hard, *own[~np.isin(own, hard)][: each - len(hard)]]
+    run.predictions["shown.images"] = run.data.test_images.cpu().numpy()[chosen]
+    run.predictions["shown.labels"] = labels[chosen]
+    run.predictions["shown.cases"] = np.array(chosen)
+
+
 def shared_errors(wrong: Mapping[str, np.ndarray], teacher: str = "teacher") -> pd.DataFrame:
     """Test errors that nets share with the teacher of their seed and with those of other seeds, a row a kind of net.
 

@@ -5,12 +5,15 @@ The published notebooks stay as their runs left them; all of this happens while 
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bs4 import BeautifulSoup, Tag
 
+from kdrepro.publishing import explore
 from kdrepro.publishing.front import in_short
 from kdrepro.publishing.standing import Standing, slug
+from kdrepro.verdicts import recompute
 
 CLAIMED = re.compile(r"""["']([a-z0-9]+\.[a-z0-9_.]+)["']""")
 SMALL = re.compile(r"(-?\d(?:\.\d+)?)e([+-]\d+)")  # 2.7e-08
@@ -18,9 +21,9 @@ WHOLE = re.compile(r"-?\d+\.0")
 WHITE = 'style="fill: #ffffff"'  # how matplotlib fills what lies behind figure and axes, and nothing else of ours
 
 
-def dress(notebook: dict[str, Any], chapter: str, these: Sequence[Standing]) -> dict[str, Any]:
-    """The notebook, as parsed JSON, with all that a page needs; changed in place."""
-    cells = notebook["cells"]
+def dress(notebook: dict[str, Any], chapter: str, these: Sequence[Standing], results: Path) -> dict[str, Any]:
+    """The notebook, as parsed JSON, with all that a page needs; changed in place. results: the folder of records."""
+    cells = notebook["cells"] = explore.place(notebook["cells"], chapter, recompute.load(results / f"{chapter}.json"))
     _show_real_parameters(cells)
     for cell in cells:
         if cell["cell_type"] == "code":

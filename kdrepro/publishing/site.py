@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
 
-from kdrepro.publishing import boxes, card, carried, dressing, front
+from kdrepro.publishing import boxes, card, carried, dressing, front, play, weights
 from kdrepro.publishing.standing import standings
+from kdrepro.verdicts import recompute
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -41,14 +42,18 @@ def setup(app: "Sphinx") -> dict[str, Any]:
 
 
 def _read_records(app: "Sphinx") -> None:
-    app.kdrepro_standings = standings(Path(app.srcdir) / "book" / "results")
+    app.kdrepro_standings = standings(_results(app))
+
+
+def _results(app: "Sphinx") -> Path:
+    return Path(app.srcdir) / "book" / "results"
 
 
 def _fill(app: "Sphinx", name: str, source: list[str]) -> None:
     """Put what is generated into a page's source, and dress a chapter."""
     these = app.kdrepro_standings
     if name.startswith("book/chapters/") and source[0].lstrip().startswith("{"):
-        dressed = dressing.dress(json.loads(source[0]), name.removeprefix("book/chapters/"), these)
+        dressed = dressing.dress(json.loads(source[0]), name.removeprefix("book/chapters/"), these, _results(app))
         source[0] = json.dumps(dressed, ensure_ascii=False)
     elif ASKED.search(source[0]):
         source[0] = ASKED.sub(lambda found: _part(app, found[1]), source[0])
@@ -57,13 +62,17 @@ def _fill(app: "Sphinx", name: str, source: list[str]) -> None:
 def _part(app: "Sphinx", name: str) -> str:
     """A generated part, by its name. Raises KeyError for one that there is not."""
     these, repository = app.kdrepro_standings, repository_of(app.config.html_theme_options)
-    weights = Path(app.srcdir) / "book" / "results" / "weights"
+    results = _results(app)
+    folder, of_mnist = results / "weights", recompute.load(results / "02-mnist.json")
     parts: dict[str, Callable[[], str]] = {
         "finding": lambda: front.finding(these),
         "claims-picture": lambda: front.claims_picture(these),
         "verdict-table": lambda: front.verdict_table(these),
-        "claim-boxes": lambda: boxes.boxes(these, weights, repository),
+        "claim-boxes": lambda: boxes.boxes(these, folder, repository),
         "files": lambda: front.files(repository),
+        "play-nets": lambda: play.nets(weights.read_index(folder), these),
+        "play-images": lambda: play.gallery(of_mnist),
+        "play-twos": lambda: play.twos(weights.read_index(folder), of_mnist),
         "wheel": lambda: carried.WHEEL,
         "source": lambda: carried.SOURCE,
         "folder": lambda: carried.SOURCE.removesuffix("-source.tar.gz"),
@@ -120,3 +129,6 @@ def _finish(app: "Sphinx", problem: Exception | None) -> None:
             page.write_text(lean, encoding="utf-8")
     (site / "_static" / "card.png").write_bytes(card.draw(app.kdrepro_standings))
     carried.carry(site, book)
+    play.carry(
+        site / "_static" / "play", book / "results" / "weights", recompute.load(book / "results" / "02-mnist.json")
+    )

@@ -43,14 +43,17 @@ def publish(store: Path, folder: Path) -> list[str]:
     return index["left_out"]
 
 
-def load(claim_id: str) -> nn.Module:
+def load(claim_id: str, folder: Path | None = None) -> nn.Module:
     """The network that a claim is about, of its first seed: float32 on the CPU, in eval mode.
 
     Its weights were rounded to float16, which moves a logit by about a thousandth of itself.
+    folder: of published weights; the book's where none is given.
     Raises InputError when the claim has no published weights, or the book is not here.
     """
-    paths.need_book()
-    index = read_index(paths.WEIGHTS)
+    if folder is None:
+        paths.need_book()
+        folder = paths.WEIGHTS
+    index = read_index(folder)
     if claim_id not in index["claims"]:
         there = ", ".join(index["claims"]) or "none yet"
         raise InputError(
@@ -59,7 +62,7 @@ def load(claim_id: str) -> nn.Module:
         )
     key = index["claims"][claim_id][-1]
     network = build(index["networks"][key]["config"])
-    network.load_state_dict(_joined(key, index["networks"][key]["parts"], paths.WEIGHTS))
+    network.load_state_dict(_joined(key, index["networks"][key]["parts"], folder))
     return network.eval()
 
 

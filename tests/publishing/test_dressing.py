@@ -20,7 +20,9 @@ def these():
 
 @pytest.fixture(params=PUBLISHED, ids=lambda path: path.stem)
 def chapter(request, these):
-    return request.param.stem, dressing.dress(json.loads(request.param.read_bytes()), request.param.stem, these)
+    return request.param.stem, dressing.dress(
+        json.loads(request.param.read_bytes()), request.param.stem, these, paths.RESULTS
+    )
 
 
 def test_every_claim_of_a_chapter_has_one_anchor(chapter, these):
@@ -63,7 +65,7 @@ def test_only_figures_of_lines_lose_their_ground(chapter):
 
 def test_a_claim_that_no_cell_shows_is_anchored_at_the_top(these):
     title = {"cell_type": "markdown", "id": "a", "metadata": {}, "source": ["(label)=\n", "# Title\n", "Text"]}
-    text = dressing.dress({"cells": [title]}, "07-distil-back", these)["cells"][0]["source"]
+    text = dressing.dress({"cells": [title]}, "07-distil-back", these, paths.RESULTS)["cells"][0]["source"]
     assert text.startswith("(label)=\n# Title\n\n:::{admonition} In short")
     assert 'id="at-beyond-distil-back"' in text
 
