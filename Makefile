@@ -44,7 +44,7 @@ fast: $(INSTALLED)   ## unit and property tests
 test: fast           ## those, nbval, the strict build of the published book, and the site in a browser
 	$(TWO) --dist loadscope --nbval-lax --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
 	$(BIN)/kdrepro book --published
-	$(BIN)/python -m pytest -rs -m browser tests/publishing/test_browser.py
+	$(BIN)/python -m pytest -rs -m browser tests/publishing
 
 test-all: test       ## those, and the slow rest
 	$(TWO) --dist worksteal -m slow tests

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from kdrepro.specialists import combine
-from kdrepro.verdicts.recompute.arrays import Arrays
+from kdrepro.verdicts import recompute
+from kdrepro.verdicts.recompute import Arrays
 
 CORNERS = [(230.0, 20.0), (50.0, 250.0), (410.0, 250.0)]  # of the classes A, B and C, in the drawing's units
 SCRIPTS = (
@@ -42,19 +43,21 @@ def place(cells: list[dict[str, Any]], chapter: str, arrays: Arrays) -> list[dic
 
 
 def softening(arrays: Arrays) -> str:
-    """Eq. 1 and the 1/T^2 law on one test image, the one whose teacher is least sure; "" without its logits."""
+    """Eq. 1 and the 1/T^2 law on the test image that a teacher is most nearly 99 % sure of; "" without its logits."""
     if "teacher.logits" not in arrays or "plain.logits" not in arrays:
         return ""
     teacher, student = (arrays[f"{net}.logits"][0].astype(float) for net in ("teacher", "plain"))
-    least = int((teacher.max(1) - np.sort(teacher, 1)[:, -2]).argmin())
+    sure = recompute.softened(teacher, 1).max(1)
+    chosen = int(np.abs(sure - 0.99).argmin())
+    label = f"Temperature, on a test image that a teacher is {100 * sure[chosen]:.0f} % sure of"
     bars = "".join(f"<span><i></i><b>{digit}</b></span>" for digit in range(teacher.shape[1]))
     return _explorable(
         "softening",
         "Try it: the temperature",
         '<div class="bars control" role="img" aria-label="A teacher\'s soft targets, a bar a class" hidden>'
         f"{bars}</div>"
-        f"{_slider('Temperature, of the test image of which a teacher is least sure', -0.3, 2, 0.01, 0)}",
-        {"teacher": teacher[least].round(4).tolist(), "student": student[least].round(4).tolist()},
+        f"{_slider(label, -0.3, 2, 0.01, 0)}",
+        {"teacher": teacher[chosen].round(4).tolist(), "student": student[chosen].round(4).tolist()},
     )
 
 

@@ -1,30 +1,21 @@
 """The built site in a browser: filters, hints, widths, requests, accessibility; and every link without one."""
 
-import functools
 import gzip
-import hashlib
-import http.server
 import json
-import os
-import shutil
-import threading
-from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
 from bs4 import BeautifulSoup
+from site_in_a_browser import PATIENCE
 
 from kdrepro import paths
-from kdrepro.publishing import book, carried
+from kdrepro.publishing import book
 
 pytestmark = pytest.mark.browser
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 PAGES = [page for page in dict.fromkeys(book._pages(paths.ROOT)) if page != "index"]
 CHAPTERS = [page for page in PAGES if "/chapters/" in page]
 WIDTHS = (1280, 390)
-PATIENCE = 180_000  # milliseconds, for a busy machine: nothing is timed
 MOST_BYTES = 1_500_000  # of a page with all that it loads, as servers send it: compressed
 # What reaches beyond the article's column and is in no box that scrolls.
 TOO_WIDE = """() => {
@@ -40,55 +31,6 @@ TOO_WIDE = """() => {
   const page = document.documentElement;
   return page.scrollWidth > page.clientWidth ? ["the page itself", ...found] : found;
 }"""
-
-
-def chromium() -> str | None:
-    """A Chromium or Chrome on this machine."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    return found or (MAC if os.path.exists(MAC) else None)
-
-
-@pytest.fixture(scope="session")
-def site(tmp_path_factory) -> Path:
-    """The site of this source: the one in _build if it is that, otherwise a new one."""
-    names = carried.source_files(paths.ROOT)
-    there, sums = paths.ROOT / "_build" / "html", paths.ROOT / "_build" / "html" / "files" / "SHA256SUMS"
-    digest = hashlib.sha256(carried.archive(paths.ROOT, names, f"kdrepro-{carried.__version__}")).hexdigest()
-    if sums.exists() and digest in sums.read_text() and (there / "index.html").exists():
-        return there
-    copy = tmp_path_factory.mktemp("site")
-    for name in names:
-        if name.startswith(("book/", "_")):
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(paths.ROOT / name, copy / name)
-    return book._build(copy).parent
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        """Say nothing."""
-
-
-@pytest.fixture(scope="session")
-def address(site):
-    """The site, served as on the web."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    executable = chromium()
-    if executable is None:
-        pytest.skip("There is no Chromium or Chrome here: install one (apt-get install chromium), and this is tested.")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -196,7 +138,7 @@ def test_pages_fit_are_quiet_light_and_ask_nobody_else(browser, address, name):
 @pytest.mark.parametrize(
     ("name", "scheme"),
     [("book/index", "light"), ("book/index", "dark"), ("book/run", "light"), ("book/claims", "dark"),
-     (CHAPTERS[1], "light"), (CHAPTERS[-1], "dark")],
+     (CHAPTERS[1], "light"), (CHAPTERS[-1], "dark"), ("book/play", "light"), ("book/play", "dark"), (CHAPTERS[4], "light")],
 )  # fmt: skip
 def test_axe_finds_no_serious_fault(browser, address, name, scheme):
     from axe_playwright_python.sync_playwright import Axe

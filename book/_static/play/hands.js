@@ -60,6 +60,10 @@
 
   window.kdrepro.takeHands(() => {
     const still = (x, y) => [x, y], slanted = (x, y) => [x + 0.45 * (50 - y), y], wide = (x, y) => [1.7 * x, y];
+    const turned = (degrees) => (x, y) => {
+      const [c, s] = [Math.cos, Math.sin].map((f) => f(degrees * Math.PI / 180));
+      return [50 + c * (x - 50) - s * (y - 50), 50 + s * (x - 50) + c * (y - 50)];
+    };
     const of = (style, smooth, move) => STYLES[style].map((text, digit) => ({ digit, strokes: parse(text, smooth, move) }));
     return {
       round: of("round", true, still),
@@ -67,6 +71,8 @@
       "continental (1 and 7 with a bar)": of("continental", true, still),
       "round, slanted": of("round", true, slanted),
       "round, wide": of("round", true, wide),
+      "round, turned by 30° to the right": of("round", true, turned(30)),
+      "round, turned by 45° to the left": of("round", true, turned(-45)),
     };
   });
 })();

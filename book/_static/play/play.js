@@ -5,7 +5,8 @@
   const { net, testImages, logits, soften, gradient } = window.kdrepro;
   const BOX = 20, FIELD = 28, CENTRE = 14.5, PEN = 2.3; /* pixels: as MNIST's digits lie in their images */
   const percent = (p) => (p > 0.9995 ? "99.9+ %" : p < 0.0005 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
-  const plain = (x) => (x >= 0.001 ? x.toPrecision(2) : x.toExponential(1).replace("e-", " × 10^−"));
+  const raised = (digits) => [...digits].map((digit) => (digit === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit])).join("");
+  const plain = (x) => (x >= 0.001 || x === 0 ? x.toPrecision(2) : x.toExponential(1).replace(/e(.*)/, (_, power) => ` × 10${raised(power)}`));
 
   function make(tag, attributes = {}, ...inside) {
     const element = document.createElement(tag);

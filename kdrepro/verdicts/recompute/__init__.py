@@ -13,7 +13,14 @@ from kdrepro.verdicts.recompute.arrays import Arrays, Metrics, load
 from kdrepro.verdicts.recompute.digits import narrow_temperatures, wide_temperatures
 from kdrepro.verdicts.recompute.specialists import class_correlation, overfit, rank_correlation, within_over_between
 from kdrepro.verdicts.recompute.speech import kept_and_last
-from kdrepro.verdicts.recompute.theory import data_ratio, highest_rates, means, relative_variance, small_student
+from kdrepro.verdicts.recompute.theory import (
+    data_ratio,
+    highest_rates,
+    means,
+    relative_variance,
+    small_student,
+    softened,
+)
 
 WAYS: dict[str, Callable[[Arrays], Metrics]] = theory.WAYS | digits.WAYS | speech.WAYS | specialists.WAYS
 
@@ -32,6 +39,7 @@ __all__ = [
     "rank_correlation",
     "relative_variance",
     "small_student",
+    "softened",
     "wide_temperatures",
     "within_over_between",
 ]
