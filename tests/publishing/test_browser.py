@@ -138,7 +138,8 @@ def test_pages_fit_are_quiet_light_and_ask_nobody_else(browser, address, name):
 @pytest.mark.parametrize(
     ("name", "scheme"),
     [("book/index", "light"), ("book/index", "dark"), ("book/run", "light"), ("book/claims", "dark"),
-     (CHAPTERS[1], "light"), (CHAPTERS[-1], "dark"), ("book/play", "light"), ("book/play", "dark"), (CHAPTERS[4], "light")],
+     (CHAPTERS[1], "light"), (CHAPTERS[-1], "dark"), (CHAPTERS[4], "light"), ("book/play", "light"),
+     ("book/play", "dark")],
 )  # fmt: skip
 def test_axe_finds_no_serious_fault(browser, address, name, scheme):
     from axe_playwright_python.sync_playwright import Axe

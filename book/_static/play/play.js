@@ -144,6 +144,11 @@
         return `${title} says ${best} with ${percent(p[best])}`;
       },
       fail(text) { answer.textContent = text; },
+      empty() {
+        answer.textContent = "–";
+        columns.forEach((bar) => { bar.style.height = "0"; bar.parentElement.classList.remove("best"); });
+        bars.setAttribute("aria-label", `${title}: no digit yet`);
+      },
     };
   }
 
@@ -177,6 +182,7 @@
     const cards = find(".play-cards"), live = find(".play-live"), preview = find(".play-preview");
     for (const one of nets) {
       one.card = card(one.name, one.title, colours[one.name]);
+      one.card.empty();
       cards.append(one.card.element);
       const box = make("input", { type: "checkbox", checked: true });
       box.addEventListener("change", () => { one.wanted = box.checked; one.card.element.hidden = !box.checked; update(); });
@@ -241,7 +247,7 @@
       pad.clear();
       pixels = null;
       asked++;
-      nets.forEach((one) => { one.z = null; one.card.fail("–"); one.card.say(Array(10).fill(0)); one.card.fail("–"); });
+      nets.forEach((one) => { one.z = null; one.card.empty(); });
       find(".play-gradient").hidden = true;
       paint(preview, new Uint8Array(784));
       note("");
