@@ -1,14 +1,18 @@
 """Searches for recipes: students of several teachers, judged on training images that were held out."""
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 from kdrepro import paths
+from kdrepro.chapters import figures
 from kdrepro.chapters.experiment import Trained
 from kdrepro.chapters.images import ImageExperiment
 from kdrepro.chapters.sizes import DarkKnowledge
@@ -22,8 +26,7 @@ def search(run: ImageExperiment, name: str) -> list[Row]:
     """Train every student of every teacher of a search, teacher by teacher; a row a network.
 
     run: of `start.start_search`. A row: teacher, student ("" for the teacher itself), seed, errors on the held-out
-    images, gap (the root mean square by which the student's centred logits miss the teacher's there, over that of the
-    teacher's own), and seconds of training.
+    images, what `_fidelity` says of it, and seconds of training.
     """
     plans, rows = run.sizes.searches[name], []
     tuned = run.sizes.student if isinstance(run.sizes, DarkKnowledge) else run.sizes.distilled
@@ -37,16 +40,20 @@ def search(run: ImageExperiment, name: str) -> list[Row]:
             plan = tuned.but(curve=0, **change)
             taught = None if plan.loss == "hard" else [teacher] * len(run.seeds)
             for net in run.train_seeds(plan, taught, name=f"{name}: {student}"):
-                gap = {"gap": round(_gap(run, net, teacher), 4)} if teacher else {}
-                rows.append(_row(run, net, teacher_name, student) | gap)
+                rows.append(_row(run, net, teacher_name, student) | (_fidelity(run, net, teacher) if teacher else {}))
             write(run, name, rows)  # what there is so far: a search may take days
     return rows
 
 
-def _gap(run: ImageExperiment, student: Trained, teacher: Trained) -> float:
-    """Root mean square of what is between their centred logits on the held-out images, over that of the teacher's."""
+def _fidelity(run: ImageExperiment, student: Trained, teacher: Trained) -> Row:
+    """How near a student is to its teacher on the held-out images.
+
+    gap: root mean square of what is between their centred logits, over that of the teacher's. agrees: the share of
+    images with the same answer.
+    """
     own, wide = (centred(run.logits(net)) for net in (student, teacher))
-    return float((own - wide).square().mean().sqrt() / wide.square().mean().sqrt())
+    gap = (own - wide).square().mean().sqrt() / wide.square().mean().sqrt()
+    return {"gap": round(float(gap), 4), "agrees": round((own.argmax(1) == wide.argmax(1)).float().mean().item(), 4)}
 
 
 def centred(logits: torch.Tensor) -> torch.Tensor:
@@ -78,25 +85,89 @@ def write(run: ImageExperiment, name: str, rows: Sequence[Row]) -> Path:
 
 
 def table(record: Mapping[str, Any]) -> pd.DataFrame:
-    """A search's rows, the seeds of each student together: mean errors, their interval, and what it saves.
+    """A search's rows, the seeds of each student together: mean errors, and what it saves.
 
-    saved: errors less than the first student of the first teacher makes, paired by seed, with its interval.
+    saved: errors less than the first student of the first teacher makes, paired by seed, with an interval. A few seeds
+    say little of a spread, so all students of the search say it together (`stats.pooled_half_width`).
     """
-    rows = pd.DataFrame(record["rows"])
-    first = None
-    found = []
+    rows, found = pd.DataFrame(record["rows"]), []
+    saved, half = savings(record)
     for (teacher, student), group in rows.groupby(["teacher", "student"], sort=False):
-        errors = group.sort_values("seed")["errors"].to_numpy()
-        mean, ends = stats.mean_ci(errors)
-        row = {"teacher": teacher, "student": student or "(the teacher itself)", "seeds": len(errors)}
-        row |= {"errors": round(mean, 1), "95 %": _ends(ends)}
+        row = {"teacher": teacher, "student": student or "(the teacher itself)", "seeds": len(group)}
+        row |= {"errors": round(group["errors"].mean(), 1)}
         if student:
-            first = errors if first is None else first
-            saved, ends, _ = stats.paired(first[: len(errors)], errors[: len(first)])
-            row |= {"saved": f"{saved:+.1f}", "95 % of it": _ends(ends)}
-            row |= {"gap": f"{group['gap'].mean():.3f}"} if "gap" in group else {}
+            mean = saved[teacher, student]
+            row |= {"saved": f"{mean:+.1f}", "95 % of it": _ends((mean - half, mean + half) if half else None)}
+            of_teacher = {"gap": "{:.3f}", "agrees": "{:.2%}"}
+            row |= {name: text.format(group[name].mean()) for name, text in of_teacher.items() if name in group}
         found.append(row | {"minutes": round(group["seconds"].mean() / 60, 1)})
     return pd.DataFrame(found).fillna("")
+
+
+def savings(record: Mapping[str, Any]) -> tuple[dict[tuple[str, str], float], float | None]:
+    """What each student saves, by teacher and student, and half the width of all their intervals; None for one seed."""
+    rows = pd.DataFrame(record["rows"])
+    students = rows[rows["student"] != ""]
+    errors = students.pivot_table(index=["teacher", "student"], columns="seed", values="errors", sort=False)
+    less = errors.iloc[0] - errors
+    return less.mean(axis=1).to_dict(), stats.pooled_half_width(less.iloc[1:].to_numpy())
+
+
+def figure(record: Mapping[str, Any]) -> Figure:
+    """Errors over the length of training, where a search has several of several kinds; else what each student saves."""
+    plans = {
+        name: tuple(sorted((k, str(v)) for k, v in plan.items() if k != "epochs"))
+        for name, plan in record["plans"]["students"].items()
+    }
+    lengths = len(set(plans.values())) < len(plans) / 2
+    return _over_epochs(record, plans) if lengths else _saved(record)
+
+
+def draw(path: Path, to: Path) -> None:
+    """Draw what a search's record holds, as SVG."""
+    figures.use_style()
+    drawn, content = figure(json.loads(path.read_bytes())), io.BytesIO()
+    drawn.savefig(content, format="svg", metadata={"Date": None}, transparent=True)
+    plt.close(drawn)
+    atomic_write(to, content.getvalue())
+
+
+def _over_epochs(record: Mapping[str, Any], plans: Mapping[str, tuple]) -> Figure:
+    rows = pd.DataFrame(record["rows"])
+    students = rows[rows["student"] != ""]
+    drawn, ax = plt.subplots(figsize=(7.2, 3.6))
+    for kind in dict.fromkeys(plans.values()):
+        names = [name for name in plans if plans[name] == kind]
+        part = students[students["student"].isin(names)]
+        if part.empty:
+            continue
+        epochs = part["student"].str.extract(r"(\d+) epochs")[0].astype(int)
+        means = part["errors"].groupby(epochs).mean()
+        label = names[0].rsplit(",", 1)[0]
+        (line,) = ax.plot(means.index, means, label=label)
+        ax.plot(epochs, part["errors"], "o", ms=4, color=line.get_color(), alpha=0.6)
+    for teacher in rows.loc[rows["student"] == "", "errors"]:
+        ax.axhline(teacher, color="black", ls=":", label="the teacher")
+    ax.set(xscale="log", xlabel="epochs", ylabel="errors on held-out images")
+    ax.minorticks_off()
+    ax.set_xticks(sorted({int(e) for e in students["student"].str.extract(r"(\d+) epochs")[0].dropna()}))
+    ax.xaxis.set_major_formatter("{x:.0f}")
+    ax.legend(fontsize=9)
+    return drawn
+
+
+def _saved(record: Mapping[str, Any]) -> Figure:
+    saved, half = savings(record)
+    teachers = {teacher for teacher, _ in saved}
+    names = [student if len(teachers) == 1 else f"{teacher}: {student}" for teacher, student in saved]
+    drawn, ax = plt.subplots(figsize=(7.2, 0.9 + 0.33 * len(names)))
+    heights = range(len(names))
+    ax.errorbar(list(saved.values()), heights, xerr=None if half is None else [0, *[half] * (len(names) - 1)], fmt="o")
+    ax.axvline(0, color="black", ls=":")
+    ax.set_yticks(heights, names)
+    ax.invert_yaxis()
+    ax.set(xlabel="errors saved on held-out images")
+    return drawn
 
 
 def _ends(ends: tuple[float, float] | None) -> str:

@@ -14,7 +14,7 @@ import nbformat
 import yaml
 
 from kdrepro import paths
-from kdrepro.chapters import presets
+from kdrepro.chapters import presets, searches
 from kdrepro.errors import InputError
 from kdrepro.files import atomic_write, try_folder
 from kdrepro.publishing import aloud, weights
@@ -80,6 +80,7 @@ def publish(preset: str) -> list[Path]:
     for path in sorted((paths.runs(preset) / "searches").glob("*.json")):
         paths.SEARCHES.mkdir(parents=True, exist_ok=True)
         copied.append(Path(shutil.copy(path, paths.SEARCHES / path.name)))
+        searches.draw(path, paths.SEARCHES / f"{path.stem}.svg")
     weights.publish(paths.runs(preset) / "store", paths.WEIGHTS)
     refresh()
     return copied

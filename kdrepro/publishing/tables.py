@@ -92,5 +92,9 @@ def search_tables() -> str:
             f"**{record['search']}**, chapter {record['chapter']} at {record['preset']}: errors on "
             f"{record['held_out']:,} training images that were held out ({p['date']}, {p['git']})."
         )
-        parts.append("\n".join([about, "", *head, *rows]))
+        picture = (
+            f"```{{image}} results/searches/{path.stem}.svg\n:alt: What the search {record['search']} found\n"
+            ":class: line-figure dark-light\n```"
+        )
+        parts.append("\n".join([about, "", *head, *rows, "", picture]))
     return "\n\n".join(parts) or "No search has been published yet."

@@ -49,6 +49,18 @@ def paired(
     return mean, interval, p
 
 
+def pooled_half_width(differences: np.ndarray, level: float = 0.95) -> float | None:
+    """Half the width of the interval of each row's mean, where all rows have one spread.
+
+    differences: [conditions, seeds], each condition less the same first one. Returns None for a single seed or no row.
+    """
+    conditions, seeds = differences.shape
+    if seeds < 2 or not conditions:
+        return None
+    spread = np.sqrt(differences.var(axis=1, ddof=1).mean())
+    return float(stats.t.ppf(0.5 + level / 2, conditions * (seeds - 1)) * spread / np.sqrt(seeds))
+
+
 def friedman(table: np.ndarray) -> float | None:
     """The p-value of Friedman's test that all conditions do equally well.
 

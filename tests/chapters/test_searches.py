@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from kdrepro import data, paths
@@ -49,6 +51,8 @@ def test_every_student_of_every_teacher_has_the_same_seeds(run):
         row["errors"] for row in rows if (row["teacher"], row["student"]) == ("as published", "lower temperature")
     ]
     assert table["errors"].tolist()[2] == round(sum(errors) / 2, 1)
+    assert 0 < table["agrees"].str.rstrip("%").replace("", "100").astype(float).min() <= 100
+    assert [ax.get_xlabel() for ax in searches.figure(record).axes] == ["errors saved on held-out images"]
     again = searches.search(run, "teachers")  # from the store
     assert [row["errors"] for row in again] == [row["errors"] for row in rows]
 
@@ -66,3 +70,35 @@ def test_a_search_that_names_no_field_of_a_plan_is_refused_with_the_preset(tmp_p
     monkeypatch.setattr(paths, "PRESETS", tmp_path)
     with pytest.raises(InputError, match="hiden_dropout"):
         presets.load("smoke")
+
+
+def test_what_students_save_has_one_spread():
+    errors = {"a": [10, 12], "b": [8, 11], "c": [13, 14]}
+    rows = [
+        {"teacher": "t", "student": name, "seed": seed, "errors": e, "seconds": 60.0}
+        for name, each in errors.items()
+        for seed, e in enumerate(each)
+    ]
+    saved, half = searches.savings({"rows": rows})
+    assert saved == {("t", "a"): 0, ("t", "b"): 1.5, ("t", "c"): -2.5}
+    spread = np.sqrt(((2 - 1) ** 2 / 2 + (-2 + 3) ** 2 / 2) / 2)  # variances of [2, 1] and [-3, -2], their mean
+    assert half == pytest.approx(scipy.stats.t.ppf(0.975, 2) * spread / np.sqrt(2))
+    assert searches.savings({"rows": rows[::2]})[1] is None
+    assert searches.table({"rows": rows[::2]})["95 % of it"].tolist() == ["–"] * 3
+
+
+def test_lengths_of_several_kinds_are_curves(tmp_path):
+    students = {f"{kind}, {n} epochs": {"epochs": n, "loss": kind} for kind in ("hard", "soft") for n in (3, 9, 27)}
+    rows = [
+        {"teacher": "t", "student": name, "seed": seed, "errors": 100 - plan["epochs"] + seed, "seconds": 1.0}
+        for name, plan in students.items()
+        for seed in (0, 1)
+    ]
+    rows.append({"teacher": "t", "student": "", "seed": 0, "errors": 50, "seconds": 1.0})
+    record = {"rows": rows, "plans": {"students": students}}
+    (ax,) = searches.figure(record).axes
+    curves = {line.get_label(): line.get_ydata().tolist() for line in ax.lines if len(line.get_xdata()) == 3}
+    assert curves == {"hard": [97.5, 91.5, 73.5], "soft": [97.5, 91.5, 73.5]}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    searches.draw(tmp_path / "record.json", tmp_path / "drawn.svg")
+    assert (tmp_path / "drawn.svg").read_text().startswith("<?xml")
