@@ -19,17 +19,19 @@ Row = dict[str, Any]
 def search(run: ImageExperiment, name: str) -> list[Row]:
     """Train every student of every teacher of a search, teacher by teacher; a row a network.
 
-    run: of `start.start_search`. A row: teacher, student ("" for the teacher itself), seed, errors on the held-out
-    images, gap (the root mean square by which the student's centred logits miss the teacher's there, over that of the
-    teacher's own), and seconds of training.
+    run: of `start.start_search`. What is changed are the chapter's own teacher and distilled net, or chapter 2's.
+    A row: teacher, student ("" for the teacher itself), seed, errors on the held-out images, gap (the root mean square
+    by which the student's centred logits miss the teacher's there, over that of the teacher's own), and seconds of
+    training.
     """
     plans, rows = run.sizes.searches[name], []
+    changed = run.sizes if hasattr(run.sizes, "distilled") else run.preset.chapters["02-mnist"]
     for teacher_name, changes in plans.teachers.items():
-        teacher = run.train(run.sizes.teacher.but(curve=0, **changes), run.seeds[0], name=f"{name}: {teacher_name}")
+        teacher = run.train(changed.teacher.but(curve=0, **changes), run.seeds[0], name=f"{name}: {teacher_name}")
         rows.append(_row(run, teacher, teacher_name, ""))
         wide = centred(run.logits(teacher))
         for student, change in plans.students.items():
-            plan = run.sizes.distilled.but(curve=0, **change)
+            plan = changed.distilled.but(curve=0, **change)
             for net in run.train_seeds(plan, [teacher] * len(run.seeds), name=f"{name}: {student}"):
                 missed = (centred(run.logits(net)) - wide).square().mean().sqrt() / wide.square().mean().sqrt()
                 rows.append(_row(run, net, teacher_name, student) | {"gap": round(float(missed), 4)})

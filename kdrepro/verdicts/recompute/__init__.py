@@ -8,14 +8,14 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kdrepro.verdicts.recompute import digits, specialists, speech, theory
+from kdrepro.verdicts.recompute import digits, later, specialists, speech, theory
 from kdrepro.verdicts.recompute.arrays import Arrays, Metrics, load
 from kdrepro.verdicts.recompute.digits import narrow_temperatures, wide_temperatures
 from kdrepro.verdicts.recompute.specialists import class_correlation, overfit, rank_correlation, within_over_between
 from kdrepro.verdicts.recompute.speech import kept_and_last
 from kdrepro.verdicts.recompute.theory import data_ratio, highest_rates, means, relative_variance, small_student
 
-WAYS: dict[str, Callable[[Arrays], Metrics]] = theory.WAYS | digits.WAYS | speech.WAYS | specialists.WAYS
+WAYS: dict[str, Callable[[Arrays], Metrics]] = theory.WAYS | digits.WAYS | speech.WAYS | specialists.WAYS | later.WAYS
 
 __all__ = [
     "Arrays",
