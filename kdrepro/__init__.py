@@ -7,7 +7,11 @@ import tempfile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # takes seconds, and not every command needs it
+    from collections.abc import Sequence
+    from typing import Any
+
     from torch import nn
+
 
 __version__ = "0.1.0"
 
@@ -21,6 +25,14 @@ def load(claim_id: str) -> "nn.Module":
     """
     # By name: the package's root imports no room, since rooms import the root.
     return importlib.import_module("kdrepro.publishing.weights").load(claim_id)
+
+
+def doctor(teacher: "nn.Module", student: "nn.Module", batch: "Sequence[Any]", **given: "Any") -> "list[Any]":
+    """What is wrong with a distillation: `kdrepro.doctor(teacher, student, (inputs, labels), loss=loss)`.
+
+    Arguments, findings and errors are those of `kdrepro.diagnosis.doctor`; no finding where nothing is wrong.
+    """
+    return importlib.import_module("kdrepro.diagnosis").doctor(teacher, student, batch, **given)
 
 
 def _cache_of_nameless_users() -> None:

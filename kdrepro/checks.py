@@ -235,6 +235,14 @@ def check_soft_weight(soft_weight: Any, name: str = "soft_weight") -> float:
     return number
 
 
+def check_not_negative(value: Any, name: str) -> float:
+    """A finite number of at least 0. Raises ValueError."""
+    number = _number(value, name, "a number of at least 0")
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"{name} must be a number of at least 0, not {value}.")
+    return number
+
+
 def _number(value: Any, name: str, what: str) -> float:
     """A float from any kind of number; text, booleans and tensors of several, or with a gradient, are none."""
     if isinstance(value, torch.Tensor) and value.requires_grad:

@@ -1,4 +1,4 @@
-"""Soft targets and the losses of Section 2 (Eq. 1-4).
+"""Soft targets and the losses of Section 2 (Eq. 1-4); below them, losses that others proposed since.
 
 Every function takes logits, never probabilities: the soft targets are formed in log space, so
 nothing overflows or turns NaN at a logit of 1e4 or a temperature of 0.01. A teacher that only has
@@ -24,6 +24,7 @@ from kdrepro.checks import (
     as_labels,
     as_logits,
     as_tensor,
+    check_not_negative,
     check_numbers,
     check_soft_weight,
     check_temperature,
@@ -200,6 +201,124 @@ def soft_target_gradient(
     """
     student, teacher = _pair(student_logits, teacher_logits)
     return (soften(student, temperature) - soften(teacher, temperature)) / check_temperature(temperature)
+
+
+# --- after 2015: each in the place of the soft term, with the same arguments -----------------------------------------
+
+
+def decoupled_loss(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    temperature: float,
+    soft_weight: float = 1.0,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+) -> torch.Tensor:
+    """DKD, decoupled knowledge distillation (Zhao et al., CVPR 2022, and the code of megvii-research/mdistiller).
+
+        soft_weight * T^2 * mean over cases of [alpha * KL(b_teacher || b_student) + beta * KL(r_teacher || r_student)]
+        + (1 - soft_weight) * cross-entropy at T = 1
+
+    b: the softened probabilities of the label and of all else together; r: those of the other classes alone, so that
+    they sum to one. With alpha 1, and 1 - b_teacher of the label as each case's beta, this is `distillation_loss`.
+    The source has alpha 1, beta 8, T 4 and a cross-entropy of weight 1 beside it: soft_weight 1/2, but for the scale.
+    Its warm-up, min(epoch / 20, 1) on the first line, is left to the training.
+
+    student_logits, teacher_logits: [B, C], C at least 2; no gradient flows into the teacher. labels: [B] class indices;
+    a case of -100 has no target class and is left out of both terms.
+    Returns a scalar in nats, 0 where no case has a label.
+    Raises ValueError as `distillation_loss` does, and for an alpha or beta that is negative.
+    """
+    temperature, soft_weight = check_temperature(temperature), check_soft_weight(soft_weight)
+    alpha, beta = check_not_negative(alpha, "alpha"), check_not_negative(beta, "beta")
+    student, teacher = _pair(student_logits, teacher_logits)
+    if labels is None:
+        raise ValueError("labels is missing: this loss splits the soft targets at each case's label.")
+    labels = as_labels(labels, len(student), student.shape[1]).to(student.device)
+    kept = labels >= 0
+    if not bool(kept.any()):
+        return student.sum() * 0
+    z, v, y = student[kept], teacher[kept], labels[kept]
+    (z_rest, z_pair), (v_rest, v_pair) = (_decoupled(logits, y, temperature) for logits in (z, v))
+    soft = alpha * _SoftTargets.apply(z_pair, v_pair, 1.0) + beta * _SoftTargets.apply(z_rest, v_rest, temperature)
+    return soft_weight * temperature**2 * soft + (1 - soft_weight) * cross_entropy(z, y)
+
+
+def _decoupled(logits: torch.Tensor, labels: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the classes that are not the label [B, C - 1], and of the label and all else together at T [B, 2]."""
+    others = torch.ones_like(logits, dtype=torch.bool).scatter_(1, labels[:, None], False)
+    rest = logits[others].view(len(logits), -1)
+    label = logits.gather(1, labels[:, None]) / temperature
+    return rest, torch.cat([label, (rest / temperature).logsumexp(1, keepdim=True)], 1)
+
+
+def standardised_loss(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    labels: torch.Tensor | None = None,
+    *,
+    temperature: float,
+    soft_weight: float = 1.0,
+) -> torch.Tensor:
+    """Logit standardisation (Sun et al., CVPR 2024, and the code of sunshangquan/logit-standardization-KD).
+
+    `distillation_loss`, whose soft term gets each case's logits less their mean and over their standard deviation
+    (n - 1 in the denominator, as PyTorch has it, and 1e-7 added), teacher and student alike: so the student need not
+    match how large its teacher's logits are. The cross-entropy is that of the logits themselves.
+    The source has T 2, weight 9 on the soft term and 0.1 on the cross-entropy: soft_weight 0.989, but for the scale.
+
+    Arguments, result and errors are those of `distillation_loss`; logits of -inf, which have no deviation, are refused.
+    """
+    temperature, soft_weight = check_temperature(temperature), check_soft_weight(soft_weight)
+    student, teacher = _pair(student_logits, teacher_logits, infinite=False)
+    _check_labels_given(soft_weight, labels)
+    soft = _SoftTargets.apply(_standardised(student), _standardised(teacher), temperature)
+    loss = soft_weight * temperature**2 * soft
+    return loss if soft_weight == 1 else loss + (1 - soft_weight) * cross_entropy(student, labels)
+
+
+def _standardised(logits: torch.Tensor) -> torch.Tensor:
+    return (logits - logits.mean(-1, keepdim=True)) / (logits.std(-1, keepdim=True) + 1e-7)
+
+
+def correlation_loss(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    labels: torch.Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    soft_weight: float = 1.0,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+) -> torch.Tensor:
+    """DIST (Huang et al., NeurIPS 2022, and the code of hunto/DIST_KD; its T as torchdistill has it).
+
+        soft_weight * T^2 * [beta * (1 - mean over cases of r(case)) + gamma * (1 - mean over classes of r(class))]
+        + (1 - soft_weight) * cross-entropy at T = 1
+
+    r: Pearson's correlation of student's and teacher's softened probabilities, of one case over the classes, or of one
+    class over the batch. It asks for the teacher's order and proportions, not for its probabilities.
+
+    student_logits, teacher_logits: [B, C], B at least 2. Other arguments, result and errors are those of
+    `distillation_loss`.
+    """
+    temperature, soft_weight = check_temperature(temperature), check_soft_weight(soft_weight)
+    student, teacher = _pair(student_logits, teacher_logits)
+    _check_labels_given(soft_weight, labels)
+    q, p = (torch.softmax(_scaled(logits, temperature), -1) for logits in (student, teacher))
+    soft = beta * (1 - _pearson(q, p).mean()) + gamma * (1 - _pearson(q.T, p.T).mean())
+    loss = soft_weight * temperature**2 * soft
+    return loss if soft_weight == 1 else loss + (1 - soft_weight) * cross_entropy(student, labels)
+
+
+def _pearson(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The correlation of each row [n, m] to [n]; 0 where one of the two does not vary."""
+    return F.cosine_similarity(x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True), eps=1e-8)
+
+
+# --- what they are made of --------------------------------------------------------------------------------------------
 
 
 class _SoftTargets(torch.autograd.Function):

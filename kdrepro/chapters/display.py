@@ -60,13 +60,14 @@ def plans(**named: Training | Specialist) -> pd.DataFrame:
 def _described(plan: Training | Specialist) -> dict[str, str]:
     recipe, settings = plan.recipe, plan.model_dump()
     network, by = settings.get("network", {}), settings.get("soft", "none")
-    soft = settings.get("loss") == "soft" or by != "none"
+    soft = settings.get("loss") not in (None, "hard", "logits") or by != "none"
     others = {
         settings.get("output", ""): "output" in settings,
         "dropout": max(network.get("input_dropout", 0), network.get("hidden_dropout", 0), network.get("dropout", 0)),
         "max-norm": recipe.max_norm,
         "weight decay": recipe.weight_decay,
         "jitter": settings.get("jitter"),
+        "β": settings.get("beta"),
         "early stopping": settings.get("early_stopping"),
     }
     return {

@@ -21,7 +21,13 @@ OBJECTIVES: dict[str, Callable[[Training], training.Objective]] = {
     "hard": lambda plan: training.hard_targets,
     "soft": lambda plan: training.soft_targets(plan.temperature, plan.soft_weight),
     "logits": lambda plan: training.matched_logits,
+    "dkd": lambda plan: training.taught(losses.decoupled_loss, **_softness(plan), beta=plan.beta),
+    "standardised": lambda plan: training.taught(losses.standardised_loss, **_softness(plan)),
 }
+
+
+def _softness(plan: Training) -> dict[str, float]:
+    return {"temperature": plan.temperature, "soft_weight": plan.soft_weight}
 
 
 @dataclass
@@ -49,7 +55,7 @@ class ImageExperiment(Experiment):
     ) -> Request:
         """Ask for the network of this plan and seed, with others: see `train_many`.
 
-        teacher: whose logits are matched when plan.loss is "soft" or "logits"; several are averaged as plan.teachers
+        teacher: whose logits are matched when plan.loss is not "hard"; several are averaged as plan.teachers
         says. name: how the run's log calls the network. start: a network of the same layers whose weights training
         starts from, instead of random ones.
         Raises ValueError when there are teachers and plan.loss is "hard", and when there are none and it is not.

@@ -17,10 +17,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kdrepro import paths
 from kdrepro.chapters.sizes import (
     AcousticEnsemble,
+    After2015,
     DarkKnowledge,
     DistilBack,
     Mixtures,
     Mnist,
+    Pitfalls,
     Sizes,
     SoftTargetsSizes,
     Specialists,
@@ -37,6 +39,8 @@ CHAPTERS: dict[str, type[Sizes]] = {
     "05-specialists": Specialists,
     "06-mixtures": Mixtures,
     "07-distil-back": DistilBack,
+    "08-pitfalls": Pitfalls,
+    "09-after-2015": After2015,
 }
 
 

@@ -25,16 +25,17 @@ Row = dict[str, Any]
 def search(run: ImageExperiment, name: str) -> list[Row]:
     """Train every student of every teacher of a search, teacher by teacher; a row a network.
 
-    run: of `start.start_search`. A row: teacher, student ("" for the teacher itself), seed, errors on the held-out
-    images, what `_fidelity` says of it, and seconds of training.
+    run: of `start.start_search`. What is changed are the chapter's own teacher and student, or chapter 2's. A row:
+    teacher, student ("" for the teacher itself), seed, errors on the held-out images, what `_fidelity` says of it, and
+    seconds of training.
     """
     plans, rows = run.sizes.searches[name], []
-    tuned = run.sizes.student if isinstance(run.sizes, DarkKnowledge) else run.sizes.distilled
+    changed = run.sizes if hasattr(run.sizes, "distilled") else run.preset.chapters["02-mnist"]
+    tuned = run.sizes.student if isinstance(run.sizes, DarkKnowledge) else changed.distilled
     for teacher_name, changes in (plans.teachers or {"": {}}).items():
         teacher = None
         if plans.teachers:
-            plan = run.preset.chapters["02-mnist"].teacher.but(curve=0, **changes)
-            teacher = run.train(plan, run.seeds[0], name=f"{name}: {teacher_name}")
+            teacher = run.train(changed.teacher.but(curve=0, **changes), run.seeds[0], name=f"{name}: {teacher_name}")
             rows.append(_row(run, teacher, teacher_name, ""))
         for student, change in plans.students.items():
             plan = tuned.but(curve=0, **change)

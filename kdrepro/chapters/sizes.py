@@ -40,9 +40,10 @@ class Training(Sizes):
     network: Network
     recipe: Recipe
     jitter: int = Field(0, ge=0)  # pixels, each way
-    loss: Literal["hard", "soft", "logits"] = "hard"
+    loss: Literal["hard", "soft", "logits", "dkd", "standardised"] = "hard"
     temperature: Temperature = 1.0
     soft_weight: float = Field(1.0, ge=0, le=1)
+    beta: float | None = Field(None, ge=0, allow_inf_nan=False)  # dkd's, of the classes that are not the label
     teachers: Literal["arithmetic", "geometric"] = "arithmetic"  # how several teachers are averaged
     fraction: Fraction = 1.0  # share of the training cases
     classes: list[Annotated[int, Field(ge=0)]] | None = None  # whose cases are trained on; None for all
@@ -61,6 +62,12 @@ class Training(Sizes):
         return type(self)(**merged)
 
     @model_validator(mode="after")
+    def _beta_is_dkds(self) -> Self:
+        if (self.loss == "dkd") != (self.beta is not None):
+            raise ValueError("loss dkd needs beta, and no other loss has one")
+        return self
+
+    @model_validator(mode="after")
     def _hard_targets_have_no_temperature(self) -> Self:
         if self.loss == "hard" and (self.soft_weight != 1.0 or self.temperature != 1.0):
             raise ValueError("temperature and soft_weight mean nothing when loss is hard")
@@ -71,13 +78,14 @@ class Training(Sizes):
     @model_serializer(mode="wrap")
     def _as_before(self, dump: Any) -> dict[str, Any]:
         """Without what came after the first stored networks, where it is not used: their names are made of the rest."""
-        later = {"labelled": 1.0, "label_in_targets": 0.0}
+        later = {"labelled": 1.0, "label_in_targets": 0.0, "beta": None}
         return {k: v for k, v in dump(self).items() if k not in later or v != later[k]}
 
 
 class SpeechTraining(Training):
     """One kind of acoustic model, trained on frames of speech."""
 
+    loss: Literal["hard", "soft", "logits"] = "hard"
     sampling: Literal["utterances", "frames"] = "utterances"  # what `fraction` is a share of; by speaker
     early_stopping: bool = False  # keep the weights of the epoch that was best on validation frames; needs a curve
 
@@ -365,4 +373,55 @@ class Mnist(Sizes):
             for plan, changes in ((self.teacher, search.teachers), (self.distilled, search.students)):
                 for change in changes.values():
                     plan.but(**change)
+        return self
+
+
+class Pitfalls(Sizes):
+    """Chapter 8: teachers and students are chapter 2's, the teachers trained less long and the students narrower."""
+
+    seeds: int = Field(ge=1)  # teachers
+    minutes: float
+    teacher_epochs: int = Field(ge=1)
+    students_each: int = Field(1, ge=1)  # of each teacher, with a fault and without; a seed's figure is their mean
+    hidden: list[Annotated[int, Field(ge=1)]]
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    alpha: float = Field(0.9, gt=0, lt=1)  # soft weight where it is turned round; the others have that of chapter 2
+    smoothing: float = Field(0.1, gt=0, lt=1)  # of a teacher's labels
+
+
+Changes = dict[str, Any]  # of a plan's fields, those of its network and its recipe too
+
+
+class After2015(Sizes):
+    """Chapter 9: teachers, plain nets and students are chapter 2's; here is what differs, and what is compared.
+
+    wide, narrow: by method, what differs from chapter 2's distilled net; "hinton" is the paper's loss.
+    """
+
+    seeds: int = Field(ge=1)
+    minutes: float
+    wide: dict[str, Changes]
+    narrow: dict[str, Changes]
+    epochs: int = Field(ge=1)  # of the wide students
+    long_epochs: int = Field(ge=1)  # of those that are patient
+    members: int = Field(ge=2)  # teachers of an ensemble's student
+    smoothed_epochs: int = Field(ge=1)  # of the teachers on smoothed labels, and on labels as they are
+    smoothing: float = Field(0.1, gt=0, lt=1)
+    fidelity_cases: int = Field(ge=2)  # images of each kind whose divergence is kept
+    searches: dict[str, Search] = {}
+
+    @model_validator(mode="after")
+    def _methods_are_plans(self) -> Self:
+        soft = Training(network=Network(hidden=[1]), recipe=Recipe(epochs=1), loss="soft")
+        searched = [change for search in self.searches.values() for change in search.students.values()]
+        for change in (*self.wide.values(), *self.narrow.values(), *searched):
+            soft.but(**change)
+        return self
+
+    @model_validator(mode="after")
+    def _all_methods_are_there(self) -> Self:
+        for name in ("wide", "narrow"):
+            if set(getattr(self, name)) != {"hinton", "dkd", "standardised"}:
+                raise ValueError(f"{name} must have hinton, dkd and standardised")
         return self

@@ -10,6 +10,7 @@ import yaml
 
 from kdrepro.publishing.standing import TITLES, Standing, by_section, slug
 from kdrepro.verdicts import wording
+from kdrepro.verdicts.claims import BEYOND, Claim
 from kdrepro.verdicts.rules import Condition, Reason
 
 FILES = "../files"  # from a page in `book/` to what the site carries beside its pages
@@ -20,7 +21,8 @@ def boxes(these: Sequence[Standing], weights: Path, repository: str) -> str:
     index = json.loads((weights / "index.json").read_bytes()) if (weights / "index.json").exists() else {}
     parts = []
     for section, members in by_section(these).items():
-        parts.append(f"## Section {section}: {TITLES.get(section, 'more')}")
+        title = TITLES.get(section, "more")
+        parts.append(f"## {title}" if section == BEYOND else f"## Section {section}: {title}")
         parts += [_box(one, index, repository) for one in members]
     return "\n\n".join(parts)
 
@@ -30,7 +32,7 @@ def _box(one: Standing, index: dict[str, Any], repository: str) -> str:
     lines = [
         f"({one.anchor})=\n### {claim.id}",
         f"::::{{div}} claim-box {one.style}",
-        f"**{claim.statement}** (Section {claim.section})",
+        f"**{claim.statement}** ({_where(claim)})",
         f"{one.badge} {_headline(one)}",
         *_figures(one),
         *([f"**Control.** {one.row['control']}."] if one.row["control"] else []),
@@ -105,6 +107,10 @@ def _reason(reason: Reason, entry: dict[str, Any]) -> str:
     metric = reason.condition.metric
     ours = f": {wording.written_mean(metric, entry)}" if reason.measured else ""
     return f"{in_words(reason.condition)} ({found[reason.holds]}{ours})"
+
+
+def _where(claim: Claim) -> str:
+    return "not the paper's" if claim.beyond else f"Section {claim.section}"
 
 
 def in_words(condition: Condition) -> str:

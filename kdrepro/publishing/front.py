@@ -6,7 +6,7 @@ from html import escape
 from typing import get_args
 
 from kdrepro.publishing import carried, picture
-from kdrepro.publishing.standing import MARKS, TITLES, Standing, by_section, tally
+from kdrepro.publishing.standing import MARKS, Standing, by_section, heading, tally
 from kdrepro.verdicts import wording
 from kdrepro.verdicts.rules import Verdict
 
@@ -65,7 +65,7 @@ def claims_picture(these: Sequence[Standing]) -> str:
 
 def _filters(these: Sequence[Standing]) -> str:
     """Filters by section and verdict and an order; hidden until the script is there."""
-    sections = [(s, f"§ {s} {TITLES.get(s, '')}") for s in by_section(these)]
+    sections = [(s, heading(s)) for s in by_section(these)]
     verdicts = [(v, f"{MARKS[v]} {v}") for v in VERDICTS if any(one.verdict == v for one in these)]
     orders = [("order", "as in the paper"), ("verdict", "by verdict"), ("claim", "by name")]
     return (

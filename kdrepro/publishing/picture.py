@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from kdrepro.publishing.standing import TITLES, Standing, by_section
+from kdrepro.publishing.standing import Standing, by_section, heading
 from kdrepro.verdicts import wording
 from kdrepro.verdicts.rules import Condition
 
@@ -69,7 +69,7 @@ def draw(these: Sequence[Standing], layout: Layout) -> str:
     """The picture as SVG, for a page in `book/`: each row is a link to its claim's box."""
     parts, y = [], HEAD
     for section, members in by_section(with_number(these)).items():
-        title = f"§ {section} {TITLES.get(section, '')}"
+        title = heading(section)
         parts.append(
             f'<g class="claim-head" data-section="{section}" data-height="{HEAD}" transform="translate(0,{y})">'
             f'<text x="4" y="18">{escape(title)}</text></g>'

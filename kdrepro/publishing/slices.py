@@ -15,7 +15,11 @@ import nbformat
 from kdrepro.errors import InputError
 
 CHANGING = {"append", "extend", "insert", "update", "add", "setdefault", "pop", "remove", "sort", "clear"}  # methods
-KEEPERS = {"publish_predictions", "publish_scores"}  # of an experiment: kept where all that they read is there
+KEEPERS = {
+    "publish_predictions",
+    "publish_right",
+    "publish_scores",
+}  # of an experiment: kept where all that they read is there
 IGNORED = {"run", "chapter"}  # every statement asks the experiment for something; that changes no other's answer
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrepro.verdicts import claims, records, wording
-from kdrepro.verdicts.claims import Claim
+from kdrepro.verdicts.claims import BEYOND, Claim
 
 TITLES = {
     "2": "Distillation",
@@ -17,6 +17,7 @@ TITLES = {
     "6": "Soft targets as regularisers",
     "7": "Mixtures of experts",
     "8": "What the paper leaves open",
+    BEYOND: "Beyond the paper",
 }
 # The mark of each verdict stands beside its colour, so that it is told without colour too.
 MARKS = {"reproduced": "●", "partly": "▲", "not reproduced": "✕", "not decided": "□", "not run": "–"}
@@ -108,6 +109,12 @@ def by_section(all_of_them: Iterable[Standing]) -> dict[str, list[Standing]]:
     for one in all_of_them:
         parts.setdefault(one.section, []).append(one)
     return dict(sorted(parts.items()))
+
+
+def heading(section: str) -> str:
+    """A section of the paper by its number and title, or what lies beyond it."""
+    title = TITLES.get(section, "")
+    return title if section == BEYOND else f"§ {section} {title}"
 
 
 def tally(these: Sequence[Standing]) -> str:

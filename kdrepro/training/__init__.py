@@ -5,7 +5,7 @@ from kdrepro.training.checkpoint import Checkpoint
 from kdrepro.training.identity import digest
 from kdrepro.training.inference import as_inputs, logits
 from kdrepro.training.loop import fit, fit_many
-from kdrepro.training.objectives import Objective, hard_targets, matched_logits, soft_targets
+from kdrepro.training.objectives import Objective, hard_targets, matched_logits, soft_targets, taught
 from kdrepro.training.recipe import Recipe, gains_from_bf16
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "matched_logits",
     "shift_images",
     "soft_targets",
+    "taught",
 ]

@@ -1,5 +1,6 @@
 """What a training minimises: an objective takes a batch's logits to a loss, for one network or for many at once."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -59,6 +60,19 @@ def matched_logits(student_logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     student_logits: [B, C]. Returns a scalar. Raises ValueError for a batch without a teacher.
     """
     return logit_matching_loss(student_logits, _teacher_logits(batch))
+
+
+def taught(loss: Callable[..., torch.Tensor], **settings: float) -> Objective:
+    """A loss of `kdrepro.losses` as an objective, of the batch's teacher logits and labels, with these settings.
+
+    loss: (student_logits [B, C], teacher_logits [B, C], labels [B], **settings) to a scalar, `losses.decoupled_loss`
+    say. Raises ValueError for a batch without a teacher.
+    """
+    return functools.partial(_taught, loss, settings)
+
+
+def _taught(loss: Callable, settings: dict[str, float], logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    return loss(logits, _teacher_logits(batch), batch.labels, **settings)
 
 
 def _labels(batch: Batch) -> torch.Tensor:

@@ -19,6 +19,8 @@ from kdrepro.verdicts.wording import label, written, written_mean
 # anything that Python's conversions raise.
 NOT_YAML = (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError, OverflowError)
 
+BEYOND = "beyond"  # in the place of a section's number: a claim that is not the paper's
+
 
 class Control(BaseModel):
     """What must be beaten for the claim to mean anything: its figure stands in the verdict's row.
@@ -79,6 +81,11 @@ class Claim(BaseModel):
         if self.metric not in {condition.metric for condition in self.rule.reproduced}:
             raise ValueError(f"{self.id} shows {self.metric}, which its rule does not read")
         return self
+
+    @property
+    def beyond(self) -> bool:
+        """Whether it is not the paper's, but of what came later."""
+        return self.section == BEYOND
 
     def verdict(self, entry: Mapping[str, Any], data: str) -> Verdict:
         """The verdict that a run on `data` gives. entry: its claim entry, with metrics, mean and ci95."""
@@ -158,20 +165,35 @@ def _control(claim: Claim, deciding: Mapping[str, Any] | None) -> str:
 
 
 def tally(claims: Iterable[Claim], records: Iterable[Mapping[str, Any]]) -> str:
-    """How many claims have which verdict, in a sentence; what holds by construction is not counted among them."""
+    """How many claims have which verdict, in a sentence; what holds by construction is not counted among them.
+
+    Claims that are not the paper's are counted apart.
+    """
     claims = list(claims)
     found = {e["claim"]: e["verdict"] for e in verdict_entries(claims, records)}
     counted = [claim for claim in claims if not claim.by_construction]
+    parts = {"": [c for c in counted if not c.beyond], " beyond the paper": [c for c in counted if c.beyond]}
+    rest = len(claims) - len(counted)
+    sentences = [
+        f"Of {len(these)} claims{which}, {_counts(these, found)}"
+        + (f"; {rest} more hold by construction." if rest and not which else ".")
+        for which, these in parts.items()
+        if these or not (which or counted)
+    ]
+    return " ".join(sentences)
+
+
+def _counts(these: Iterable[Claim], found: Mapping[str, str]) -> str:
+    """How many of them have which verdict."""
     parts = []
     for verdict in get_args(Verdict):
-        these = [claim for claim in counted if found[claim.id] == verdict]
-        daggers = sum(bool(claim.amended) for claim in these)
-        if these:
+        such = [claim for claim in these if found[claim.id] == verdict]
+        daggers = sum(bool(claim.amended) for claim in such)
+        if such:
             parts.append(
-                f"{len(these)} {verdict}" + (f" ({daggers} of them †)" if daggers and verdict != "not run" else "")
+                f"{len(such)} {verdict}" + (f" ({daggers} of them †)" if daggers and verdict != "not run" else "")
             )
-    rest = len(claims) - len(counted)
-    return f"Of {len(counted)} claims, {', '.join(parts)}" + (f"; {rest} more hold by construction." if rest else ".")
+    return ", ".join(parts)
 
 
 def verdict_entries(claims: Iterable[Claim], records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

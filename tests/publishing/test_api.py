@@ -9,7 +9,18 @@ from kdrepro import paths
 from kdrepro.publishing import docstrings
 
 PAGE = (paths.BOOK / "api.md").read_text()
-ROOMS = ("losses", "ensembles", "biases", "networks", "training", "specialists", "store", "data", "acoustic")
+ROOMS = (
+    "losses",
+    "ensembles",
+    "biases",
+    "diagnosis",
+    "networks",
+    "training",
+    "specialists",
+    "store",
+    "data",
+    "acoustic",
+)
 
 
 @pytest.mark.parametrize("room", ROOMS)

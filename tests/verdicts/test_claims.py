@@ -13,7 +13,7 @@ from kdrepro.errors import InputError
 from kdrepro.verdicts import claims, records, wording
 from kdrepro.verdicts.claims import Claim
 
-# The ids of the paper's claims.
+# The ids of the paper's claims, and of those beyond it.
 IDS = [
     "theory.t2_law",
     "theory.logit_limit",
@@ -46,6 +46,15 @@ IDS = [
     "soft.specialists",
     "moe.parallel",
     "beyond.distil_back",
+    "pitfalls.scale",
+    "pitfalls.pairing",
+    "pitfalls.choice",
+    "after.patient",
+    "after.fidelity",
+    "after.smoothing",
+    "after.ensemble",
+    "after.dkd",
+    "after.standardised",
 ]
 
 

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kdrepro.verdicts.recompute import digits, specialists, speech, theory
+from kdrepro.verdicts.recompute import digits, later, specialists, speech, theory
 from kdrepro.verdicts.recompute.arrays import Arrays, Metrics, load
 from kdrepro.verdicts.recompute.digits import narrow_temperatures, wide_temperatures
 from kdrepro.verdicts.recompute.specialists import class_correlation, overfit, rank_correlation, within_over_between
@@ -22,7 +22,7 @@ from kdrepro.verdicts.recompute.theory import (
     softened,
 )
 
-WAYS: dict[str, Callable[[Arrays], Metrics]] = theory.WAYS | digits.WAYS | speech.WAYS | specialists.WAYS
+WAYS: dict[str, Callable[[Arrays], Metrics]] = theory.WAYS | digits.WAYS | speech.WAYS | specialists.WAYS | later.WAYS
 
 __all__ = [
     "Arrays",

@@ -1,0 +1,150 @@
+"""Chapter 9: equal trials, students by loss, fidelity, and the figures that its arrays give again."""
+
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from kdrepro import chapters, losses, training
+from kdrepro.chapters import ch09_after_2015 as ch09
+from kdrepro.chapters import presets
+from kdrepro.chapters.images import OBJECTIVES
+from kdrepro.chapters.sizes import Network, Training
+from kdrepro.errors import InputError
+from kdrepro.verdicts.recompute import later
+
+LOSSES = {"dkd": {"loss": "dkd", "beta": 2.0}, "standardised": {"loss": "standardised"}}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDREPRO_RUNS", str(tmp_path_factory.mktemp("runs")))
+        yield chapters.start("09-after-2015", preset="smoke", changes=["09-after-2015.fidelity_cases=50"])
+
+
+@pytest.fixture(scope="module")
+def teachers(run):
+    return run.train_seeds(run.preset.chapters["02-mnist"].teacher.but(epochs=3, curve=0), name="teacher")
+
+
+@pytest.fixture(scope="module")
+def base(run):
+    return run.preset.chapters["02-mnist"].distilled.but(epochs=2, curve=0, temperature=3.0, soft_weight=0.5)
+
+
+@pytest.mark.parametrize("name", ["smoke", "full"])
+def test_every_method_has_as_many_trials(name):
+    for search in presets.load(name).chapters["09-after-2015"].searches.values():
+        trials = Counter(re.split("[, ]", student)[0] for student in search.students)
+        assert set(trials) == {"hinton", "dkd", "standardised"}
+        assert len(set(trials.values())) == 1
+        of_losses = Counter(change.get("loss", "soft") for change in search.students.values())
+        assert of_losses == {"soft": trials["hinton"], "dkd": trials["dkd"], "standardised": trials["standardised"]}
+
+
+@pytest.mark.parametrize("method", LOSSES)
+def test_a_plans_loss_is_the_packages(base, method, generator):
+    plan = base.but(**LOSSES[method])
+    z, v = torch.randn(2, 12, 10, generator=generator)
+    batch = training.Batch(torch.zeros(12), torch.arange(12) % 10, v)
+    given = {"temperature": 3.0, "soft_weight": 0.5}
+    expected = {
+        "dkd": lambda: losses.decoupled_loss(z, v, batch.labels, beta=2.0, **given),
+        "standardised": lambda: losses.standardised_loss(z, v, batch.labels, **given),
+    }[method]()
+    assert OBJECTIVES[plan.loss](plan)(z, batch).item() == expected.item()
+
+
+def test_plans_without_what_came_later_keep_their_names(base):
+    assert "beta" not in base.model_dump()
+    assert base.but(**LOSSES["dkd"]).model_dump()["beta"] == 2
+    recipe = base.recipe
+    for wrong in ({"loss": "dkd"}, {"loss": "soft", "beta": 1.0}):
+        with pytest.raises(ValueError, match="loss dkd needs beta"):
+            Training(network=Network(hidden=[3]), recipe=recipe, **wrong)
+
+
+def test_what_is_wrong_in_the_preset_is_said_before_anything_trains():
+    with pytest.raises(InputError, match="hinton, dkd and standardised"):
+        presets.load("smoke", ["09-after-2015.wide={hinton: {}}"])
+    with pytest.raises(InputError, match="temperatur"):
+        presets.load("smoke", ["09-after-2015.wide.hinton={temperatur: 4}"])
+
+
+@pytest.mark.parametrize("method", LOSSES)
+def test_students_train_by_each_loss_and_are_told_apart(run, base, teachers, method):
+    hinton, other = (run.train_seeds(plan, teachers) for plan in (base, base.but(**LOSSES[method])))
+    assert {net.key for net in hinton}.isdisjoint({net.key for net in other})
+    assert run.logits(hinton[0]).shape == run.logits(other[0]).shape
+
+
+def test_fidelity(run, base, teachers):
+    students = run.train_seeds(base, teachers)
+    means = ch09.publish_fidelity(run, "hinton", students, teachers)
+    kept = run.predictions["hinton.divergence"]
+    assert kept.shape == (2, 50)
+    expected = losses.distillation_loss(run.logits(students[0])[:50], run.logits(teachers[0])[:50], temperature=1.0)
+    assert means[0] == pytest.approx(expected.item(), rel=1e-4)
+    assert later.divergence(run.predictions, "hinton") == pytest.approx(means)
+    assert ch09.agreement(run, teachers[0], teachers[0], "test") == 1
+    assert 0 <= ch09.agreement(run, students[0], teachers[0], "train") <= 1
+
+
+def test_each_seeds_ensemble_begins_with_its_own_teacher(teachers):
+    assert ch09.ensembles_of([0, 1, 2, 3], 3) == [[0, 1, 2], [1, 2, 3], [2, 3, 0], [3, 0, 1]]
+    assert ch09.ensembles_of([0], 3) == [[0]]
+
+
+def test_all_comparisons_are_corrected_together():
+    table = ch09.compared({"a": ([10, 12, 11], [8, 9, 9.5]), "b": ([10, 12, 11], [10, 12.5, 11.5])})
+    assert table.loc["a", "saved [95 %]"].startswith("+2.2 [")
+    assert float(table.loc["b", "p, by Holm"]) >= float(table.loc["a", "p, by Holm"])
+    assert ch09.compared({"a": ([10], [8])}).loc["a", "p, by Holm"] == "–"
+
+
+# --- the figures again -----------------------------------------------------------------------------------------------
+
+
+def arrays_of(errors, cases=80, **also):
+    """As a record's: by name, errors of each seed as packed bits of what is right."""
+    found = {"cases": np.array(cases)}
+    for name, counts in errors.items():
+        found[f"{name}.right"] = np.packbits([[i >= count for i in range(cases)] for count in counts], axis=1)
+    return found | also
+
+
+def test_what_arrays_give_of_the_claims():
+    names = ["hinton", "hinton, narrow", "dkd", "dkd, narrow", "stored, long", "patient", "patient, long"]
+    names += ["short teacher", "smoothed teacher", "of short teachers", "of smoothed teachers", "labels alone"]
+    names += ["of several", "of its like", "hinton, as standardised", "hinton, published", "standardised, published"]
+    errors = {name: [10 + i, 12 + i, 11 + 2 * i] for i, name in enumerate(names)}
+    arrays = arrays_of(errors)
+    found = {
+        claim: way(arrays)
+        for claim, way in later.WAYS.items()
+        if claim.startswith("after.") and claim != "after.fidelity"
+    }
+    assert found["after.dkd"]["errors_saved"].tolist() == [-2, -2, -4]
+    assert found["after.dkd"]["largest_p"] > 0.5
+    assert found["after.patient"]["errors_saved"].tolist() == [-2, -2, -4]
+    assert found["after.patient"]["errors_of_stored"].tolist() == errors["stored, long"]
+    assert found["after.smoothing"]["errors_added_to_student"].tolist() == [1, 1, 2]
+    assert found["after.ensemble"]["errors_saved_by_self"].tolist() == [-2, -2, -4]
+    assert found["after.standardised"]["errors_saved_equal"].tolist() == [-2, -2, -4]
+
+
+def test_fidelity_from_arrays():
+    kinds = {"hinton": [3, 5], "a": [2, 6], "b": [1, 7]}
+    divergences = {
+        f"{kind}.divergence": np.full((2, 4), apart) for kind, apart in (("hinton", 3.0), ("a", 2), ("b", 1))
+    }
+    arrays = arrays_of(kinds, **divergences, **{"hinton.divergence in training": np.full((2, 4), 0.5)})
+    found = later.WAYS["after.fidelity"](arrays)
+    assert found["divergence_ratio"].tolist() == [6, 6]
+    assert found["fidelity_correlation"] == pytest.approx([1, -1])
+    two = {"a": np.array([1.0]), "b": np.array([2.0])}
+    assert later.fidelity_correlation(two, two).tolist() == [0]
+    assert later.largest_p([np.array([1.0])]) is None
