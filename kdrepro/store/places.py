@@ -270,8 +270,8 @@ class Bucket:
 
 def _uncached(fsspec: Any, kind: str) -> dict[str, Any]:
     """Options by which a file system asks its storage each time, as far as its kind has them."""
-    asynchronous = issubclass(fsspec.get_filesystem_class(kind), fsspec.asyn.AsyncFileSystem)
-    return {"use_listings_cache": False, "skip_instance_cache": True} if asynchronous else {}
+    remote = fsspec.get_filesystem_class(kind).async_impl  # as those of all clouds
+    return {"use_listings_cache": False, "skip_instance_cache": True} if remote else {}
 
 
 def _is_folder(entry: dict[str, Any]) -> bool:
