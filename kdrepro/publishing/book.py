@@ -80,7 +80,7 @@ def publish(preset: str) -> list[Path]:
     for path in sorted((paths.runs(preset) / "searches").glob("*.json")):
         paths.SEARCHES.mkdir(parents=True, exist_ok=True)
         copied.append(Path(shutil.copy(path, paths.SEARCHES / path.name)))
-    weights.publish(paths.runs(preset) / "store", paths.WEIGHTS)
+    weights.publish(paths.store(preset), paths.WEIGHTS)
     refresh()
     return copied
 

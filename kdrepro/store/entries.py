@@ -217,7 +217,7 @@ class Store:
         arrays = {name: np.asarray(array) for name, array in compute().items()}
         content = io.BytesIO()
         np.savez_compressed(content, **arrays)
-        about = {"config": dict(config), "sha256": _sha(content.getvalue())}
+        about = {"config": dict(config), "sha256": sha(content.getvalue())}
         found = self._read_arrays(config)
         if found is not None:  # another run was faster
             return found
@@ -232,7 +232,7 @@ class Store:
         if about is None or content is None:
             return None
         try:
-            if _sha(content) != json.loads(about)["sha256"]:
+            if sha(content) != json.loads(about)["sha256"]:
                 raise ValueError("its checksum is wrong")
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 return dict(arrays)
@@ -262,7 +262,7 @@ class Store:
             return None
         try:
             entry = json.loads(content)
-            if _is_entry(entry):
+            if is_entry(entry):
                 return entry
             reason = "keys or values are missing"
         except (ValueError, RecursionError) as error:
@@ -283,7 +283,7 @@ class Store:
         if content is None:
             return False
         try:
-            if _sha(content) != entry["sha256"]:
+            if sha(content) != entry["sha256"]:
                 raise ValueError("its checksum is wrong")
             network.load_state_dict(load(content))
         except (SafetensorError, ValueError, RuntimeError) as error:
@@ -307,7 +307,7 @@ class Store:
             content = save(owned(network.state_dict()))
             entry = {
                 "config": {"recipe_version": RECIPE_VERSION, **config},
-                "sha256": _sha(content),
+                "sha256": sha(content),
                 "history": checkpoint.history,
                 "made": dict(made),
             }
@@ -371,12 +371,13 @@ def made_by(network: nn.Module) -> dict[str, Any]:
     }
 
 
-def _sha(content: bytes) -> str:
+def sha(content: bytes) -> str:
+    """The checksum that stands in entries."""
     return hashlib.sha256(content).hexdigest()
 
 
-def _is_entry(found: Any) -> bool:
-    """Whether this is what `Store._save` writes."""
+def is_entry(found: Any) -> bool:
+    """Whether this is what a store writes of a network."""
     if not isinstance(found, dict) or not {"sha256", "history", "config"} <= found.keys():
         return False
     return isinstance(found["history"], list) and all(isinstance(row, dict) for row in found["history"])
