@@ -96,15 +96,18 @@ class Workers:
             return key in self._open or key in self._failed
 
     def add(self, tasks: Sequence[Task]) -> None:
-        """Have tasks carried out. Raises InputError where the cluster does not start or a task cannot be sent."""
+        """Have tasks carried out, each after those among them, and among earlier ones, that give what it needs.
+
+        Raises InputError where the cluster does not start or a task cannot be sent.
+        """
         cluster = self._started() if tasks else None
-        for task in tasks:
-            packed = pack(task, f"run {self._run}, task {next(self._numbers)}", self.options.threads)
-            with self._changed:
-                self._waiting.append((task, packed))
+        packed = [pack(task, f"run {self._run}, task {next(self._numbers)}", self.options.threads) for task in tasks]
+        with self._changed:
+            self._waiting += zip(tasks, packed, strict=True)
+            for task in tasks:
                 self._open |= dict.fromkeys(task.gives, task)
-                self._news = True
-                self._changed.notify_all()
+            self._news = True
+            self._changed.notify_all()
         if cluster is not None and self._thread is None:
             self._thread = threading.Thread(target=self._work, args=(cluster,), name="workers", daemon=True)
             self._thread.start()
