@@ -61,13 +61,19 @@ def test_what_a_process_says_and_how_it_fails(jobs):
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_replaced_and_the_record_is_the_same(monkeypatch, run_chapter_2, in_this_process):
-    """`kill -9` as soon as a training has saved its state: another process goes on with it, to the same bits."""
+def test_a_killed_process_is_replaced_and_the_numbers_are_the_same(monkeypatch, run_chapter_2, in_this_process):
+    """`kill -9` as soon as a training has saved its state: another process goes on with it, to the same bits.
+
+    Of one seed, since each job is a process that starts anew.
+    """
     monkeypatch.setenv(options.NAME, "submitit-local")
     killed = []
     killer = threading.Thread(target=kill_one, args=(killed,), daemon=True)
     killer.start()
-    assert run_chapter_2() == in_this_process
+    found = run_chapter_2(seeds=1)
+    assert found["networks"].items() <= in_this_process["networks"].items()
+    for claim, entry in found["claims"].items():
+        assert entry["metrics"]["errors"] == in_this_process["claims"][claim]["metrics"]["errors"][:1]
     killer.join(60)
     assert killed
     log = (paths.runs("smoke") / "logs" / "02-mnist.log").read_text()
