@@ -1,6 +1,7 @@
 """The command line: run chapters, look at claims, build and publish the book, fetch data."""
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ VERDICT_COLUMNS = {
     "data": "data, preset",
 }
 NARROW_COLUMNS = ("claim", "paper", "ours", "marked")
+WORKERS_SHOWN = 12  # of those that train at once, as many as a terminal has room for
 WIDE = 150  # columns of a terminal that has room for them all
 FETCHED = ("mnist", "tiny-imagenet")
 # Not needed to import the package.
@@ -44,6 +46,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
 app.add_typer(data_app, name="data")
+store_app = typer.Typer(no_args_is_help=True, help="The trained networks that are kept.")
+app.add_typer(store_app, name="store")
 presets_app = typer.Typer(no_args_is_help=True, help="The sizes of every chapter.")
 app.add_typer(presets_app, name="presets")
 
@@ -86,6 +90,20 @@ DataOption = Annotated[str | None, typer.Option(help="Folder of the data sets; K
 ConfirmOption = Annotated[
     bool, typer.Option("--confirm", help="With fresh seeds, once, after rules and recipes were committed.")
 ]
+ExecutorOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Who trains: local (this process), ray, slurm or submitit-local.",
+        autocompletion=lambda: ["local", "ray", "slurm", "submitit-local"],
+    ),
+]
+ExecutorOptionsOption = Annotated[
+    str | None, typer.Option(metavar="FILE.yaml", help="The executor's options: threads, gpus, workers, submitit, ...")
+]
+AddressOption = Annotated[str | None, typer.Option(help="Of a Ray cluster; without it one is started here.")]
+StoreOption = Annotated[
+    str | None, typer.Option("--at", metavar="FOLDER|ADDRESS", help="The store; the preset's own if not given.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print only the result.")]
 
 
@@ -117,10 +135,14 @@ def run(
     device: DeviceOption = "cpu",
     data_root: DataOption = None,
     confirm: ConfirmOption = False,
+    executor: ExecutorOption = None,
+    executor_options: ExecutorOptionsOption = None,
+    address: AddressOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Run a chapter with papermill; networks that the store holds are loaded instead of trained."""
     paths.need_book()
+    _train_with(executor, executor_options, address)
     from kdrepro.chapters import presets
     from kdrepro.publishing import runner
 
@@ -254,10 +276,14 @@ def reproduce(
     device: DeviceOption = "cpu",
     data_root: DataOption = None,
     confirm: ConfirmOption = False,
+    executor: ExecutorOption = None,
+    executor_options: ExecutorOptionsOption = None,
+    address: AddressOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Run what a claim needs of its chapter, nothing else, and print one row: paper, published, this run, verdict."""
     paths.need_book()
+    _train_with(executor, executor_options, address)
     from kdrepro.publishing import runner
     from kdrepro.verdicts import claims, records
 
@@ -277,6 +303,16 @@ def reproduce(
 
         loaded = runner.of_parameters(asked)
         print(f"Changed from {loaded.origin}: {display.changes(loaded) or 'nothing'}.")
+
+
+def _train_with(executor: str | None, file: str | None, address: str | None) -> None:
+    """Have notebooks train elsewhere, which they read in the environment. Raises InputError for what is none."""
+    from kdrepro.executors import options
+
+    if executor is None and (file or address):
+        raise InputError("--executor-options and --address are of an executor: name it, --executor ray or slurm.")
+    options.read(executor, file, address)
+    os.environ |= options.as_environment(executor, file, address)
 
 
 def _own(preset: str, changes: list[str] | None, own_data: str | None, confirm: bool) -> dict[str, Any]:
@@ -429,6 +465,110 @@ def show(
     print(yaml.safe_dump(sizes, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100), end="")
 
 
+@store_app.command(name="ls")
+def list_store(
+    preset: PresetOption = "smoke",
+    at: StoreOption = None,
+    begun: Annotated[bool, typer.Option("--begun", help="Only what has not finished.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
+) -> None:
+    """Print what a store holds, a row a network."""
+    from kdrepro.store import upkeep
+
+    rows = [upkeep.described(item) for item in upkeep.items(_store(preset, at)) if not begun or item.kind == "begun"]
+    if as_json:
+        for row in rows:
+            print(json.dumps(row))
+    elif rows:
+        _print_table(_console(), list(rows[0]), [list(row.values()) for row in rows])
+    else:
+        print(f"Nothing {'begun ' if begun else ''}is in {_store(preset, at).root}.")
+
+
+@store_app.command(name="show")
+def show_entry(
+    key: Annotated[str, typer.Argument(help="A network's name in the store, or how it begins.")],
+    preset: PresetOption = "smoke",
+    at: StoreOption = None,
+) -> None:
+    """Print what is known of a network: configuration, history, and what trained it; as JSON."""
+    from kdrepro.store import upkeep
+
+    item = upkeep.one(_store(preset, at), key)
+    about = {"key": item.key, "what": item.kind, "files": dict(item.sizes)} | item.entry
+    print(json.dumps(about | ({"trained by": item.holder} if item.holder else {}), indent=1))
+
+
+@store_app.command(name="du")
+def usage_of_store(preset: PresetOption = "smoke", at: StoreOption = None) -> None:
+    """Print how many files a store has, and what they take."""
+    from kdrepro.store import upkeep
+
+    found = upkeep.usage(_store(preset, at))
+    rows = [[kind, f"{count:,}", f"{size / 1e6:,.1f}"] for kind, (count, size) in sorted(found.items())]
+    total = [f"{sum(count for count, _ in found.values()):,}", f"{sum(size for _, size in found.values()) / 1e6:,.1f}"]
+    _print_table(_console(), ["files", "number", "MB"], [*rows, ["all", *total]])
+
+
+@store_app.command(name="rm")
+def remove_from_store(
+    keys: Annotated[list[str] | None, typer.Argument(help="Names in the store, or how they begin.")] = None,
+    begun: Annotated[bool, typer.Option("--begun", help="All that has not finished and nobody trains.")] = False,
+    damaged: Annotated[bool, typer.Option("--damaged", help="All files that were set aside as damaged.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, print what would be.")] = False,
+    preset: PresetOption = "smoke",
+    at: StoreOption = None,
+) -> None:
+    """Delete networks, what was begun, or damaged files; says what it would delete unless --yes is given."""
+    from kdrepro.store import upkeep
+
+    if bool(keys) + begun + damaged != 1:
+        raise InputError("Say what to delete: names as `kdrepro store ls` prints them, --begun or --damaged.")
+    store = _store(preset, at)
+    if keys:
+        chosen = [upkeep.one(store, key) for key in keys]
+    else:
+        chosen = [
+            item
+            for item in upkeep.items(store)
+            if (item.damaged if damaged else item.kind == "begun" and not item.holder)
+        ]
+    freed = 0
+    for item in chosen:
+        freed += upkeep.remove(store, item, damaged) if yes else item.bytes
+        print(f"{'deleted' if yes else 'would delete'} {item.key} ({item.kind}, {item.bytes / 1000:,.0f} KB)")
+    print(f"{freed / 1e6:,.1f} MB{'' if yes else '; give --yes to delete them'}.")
+
+
+@store_app.command(name="export")
+def export_from_store(
+    to: Annotated[str, typer.Argument(metavar="FOLDER|ADDRESS", help="Another store, made where there is none.")],
+    keys: Annotated[list[str] | None, typer.Argument(help="Names in the store; everything if none is given.")] = None,
+    preset: PresetOption = "smoke",
+    at: StoreOption = None,
+) -> None:
+    """Copy networks and computed arrays into another store, checked; what that one has stays."""
+    from kdrepro.store import Store, upkeep
+
+    store, target = _store(preset, at), Store(to, folders=".")
+    chosen = [upkeep.one(store, key) for key in keys or ()] if keys else upkeep.items(store)
+    whole = [item for item in chosen if item.kind in ("network", "arrays")]
+    copied = sum(upkeep.export(store, item, target) for item in whole)
+    print(f"{copied} copied to {target.root}, {len(whole) - copied} were there.")
+
+
+def _store(preset: str, at: str | None) -> Any:
+    """The store of a preset, or the one that was named. Raises InputError where it is no folder."""
+    from kdrepro.chapters import presets
+    from kdrepro.store import Store
+
+    root = at or paths.store(presets.load(preset).origin)
+    store = Store(root)
+    if isinstance(store.root, Path) and not store.root.is_dir():
+        raise InputError(f"There is no store {store.root}: it is made when the first network is trained; see --at.")
+    return store
+
+
 @data_app.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="mnist or tiny-imagenet", autocompletion=lambda: list(FETCHED))],
@@ -496,7 +636,9 @@ def _shown(chapter: str, preset: str, quiet: bool, work: Callable[[], Any], orig
 
 def _kept(chapter: str, preset: str) -> str:
     """What a chapter that was interrupted leaves."""
-    store = paths.runs(preset) / "store"
+    store = paths.store(preset)
+    if not isinstance(store, Path):
+        return f"Stopped in {chapter}: what was trained is kept in {store}, and the same command goes on from there."
     finished, begun = (len(list(store.glob(f"*/{name}"))) for name in ("entry.json", "checkpoint.safetensors"))
     return (
         f"Stopped in {chapter}: networks finished: {finished}, begun: {begun}, each with its last checkpoint; all are "
@@ -508,7 +650,7 @@ def _with_status(chapter: str, preset: str, work: Callable[[], Any]) -> Any:
     from kdrepro.publishing import runner
 
     console, done = _console(stderr=True), threading.Event()
-    log = runner.Log(chapter, preset)
+    log, steps = runner.Log(chapter, preset), {}  # the last line of each worker
     with console.status(f"{chapter}: starting") as status:
 
         def show() -> None:
@@ -517,7 +659,9 @@ def _with_status(chapter: str, preset: str, work: Callable[[], Any]) -> Any:
                 finished = done.wait(0.3)  # looked at before the log, so that its last lines are shown too
                 for line in log.new_lines():
                     if runner.is_step(line) and console.is_terminal:
-                        status.update(f"{chapter}  {line}")
+                        steps[runner.worker(line)] = line
+                        shown = list(steps.values())[-WORKERS_SHOWN:]
+                        status.update("\n  ".join(f"{chapter}  {step}" for step in shown))
                     elif not runner.is_step(line):
                         console.print(f"{chapter}  {line}", markup=False, highlight=False)
 

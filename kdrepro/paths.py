@@ -39,6 +39,17 @@ def runs(preset: str) -> Path:
     return _expanded(os.environ.get("KDREPRO_RUNS") or _home() / "runs") / preset
 
 
+def store(preset: str) -> Path | str:
+    """Where the networks of a preset are kept: a folder of its runs, unless KDREPRO_STORE names a folder or an address.
+
+    Several runs, each with a KDREPRO_RUNS of its own, may share that one. Raises InputError.
+    """
+    given = os.environ.get("KDREPRO_STORE")
+    if not given:
+        return runs(preset) / "store"
+    return f"{given.rstrip('/')}/{preset}" if "://" in given else _expanded(given) / preset
+
+
 def data_root(given: str | None = None) -> Path:
     """The folder of the data sets: the argument, else KDREPRO_DATA, else `data/` in the project.
 

@@ -22,7 +22,7 @@ from kdrepro.training.checkpoint import Checkpoint
 from kdrepro.verdicts import records
 
 KILLS = int(os.environ.get("KDREPRO_KILLS", "5"))
-STORED = {"network.safetensors", "entry.json", "checkpoint.safetensors", "arrays.npz", "arrays.json"}
+STORED = {"network.safetensors", "entry.json", "checkpoint.safetensors", "arrays.npz", "arrays.json", "lease.json"}
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 

@@ -37,7 +37,8 @@ def config(seed: int) -> dict:
 def work(root: Path, seeds: Iterable[int]) -> None:
     """For every seed a training, arrays and a record: all the kinds of files that a run writes."""
     torch.set_num_threads(1)
-    store = Store(root / "store")
+    address = os.environ.get("WORKING_STORE")  # an S3's, in the place of a folder
+    store = Store(f"{address}/{root.name}" if address else root / "store")
     for seed in seeds:
         network = store.train_or_load(config(seed), train_with(seed))
         found = store.compute_or_load(scores(seed), lambda network=network: {"logits": logits(network)})

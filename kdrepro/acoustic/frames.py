@@ -37,6 +37,13 @@ class Frames:
         self._pooling = threading.Lock()  # networks may train side by side
         self.targets = torch.from_numpy(np.concatenate([shard.targets(states) for shard in self.shards]))  # int32
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: without what is in memory of the shards, and without the lock."""
+        return {name: value for name, value in vars(self).items() if name not in ("_pooled", "_pooling")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _pooled={}, _pooling=threading.Lock())
+
     def __len__(self) -> int:
         return len(self.targets)
 

@@ -84,7 +84,7 @@ class SpecialistExperiment(ImageExperiment):
         return Committee(generalist, self.train_many(requests), list(subsets))
 
     def _specialist(self, plan: Specialist, generalist: Trained, subset: torch.Tensor, name: str) -> Request:
-        views = {"jitter": generalist.plan.jitter, "flip": generalist.plan.flip}
+        plan, views = self.settled(plan), {"jitter": generalist.plan.jitter, "flip": generalist.plan.flip}
         config = {
             "specialist": {**plan.model_dump(), **views, "classes": subset.tolist()},
             "generalist": generalist.key,
@@ -103,6 +103,7 @@ class SpecialistExperiment(ImageExperiment):
             self._validation(plan, subset) if plan.curve else None,
             max(1, plan.curve),
             ON_VALIDATION if plan.early_stopping else None,
+            (generalist,),
         )
 
     def _outputs(self, plan: Specialist, subset: torch.Tensor) -> int:
@@ -142,12 +143,13 @@ class SpecialistExperiment(ImageExperiment):
 
     def _validation(self, plan: Specialist, subset: torch.Tensor) -> Callable[[nn.Module], dict[str, float]]:
         """A specialist's accuracy on validation images of its special classes, among those."""
-        labels = specialists.specialist_labels(self.data.validation_labels, subset, self.data.classes)
-        special = labels < len(subset)
-        images, labels = self.data.validation_images[special], labels[special]
         columns = subset if plan.output == "full" else torch.arange(len(subset))
 
         def evaluate(network: nn.Module) -> dict[str, float]:
+            # Chosen here: a worker has the images, and needs not be sent them with every specialist.
+            labels = specialists.specialist_labels(self.data.validation_labels, subset, self.data.classes)
+            special = labels < len(subset)
+            images, labels = self.data.validation_images[special], labels[special]
             found = training.logits(network, images)[:, columns.to(self.device)].argmax(1)
             return {ON_VALIDATION: round((found == labels).float().mean().item(), 6)}
 

@@ -63,6 +63,7 @@ class ImageExperiment(Experiment):
         teachers = [] if teacher is None else [teacher] if isinstance(teacher, Trained) else list(teacher)
         if (plan.loss == "hard") != (not teachers):
             raise ValueError(f"A plan with loss {plan.loss!r} was given {len(teachers)} teachers.")
+        plan = self.settled(plan)
         return Request(
             self._config(plan, seed, teachers, start),
             plan,
@@ -73,6 +74,7 @@ class ImageExperiment(Experiment):
             build if start is None else begun_from(start),
             self._curve if plan.curve else None,
             max(1, plan.curve),
+            needs=tuple(teachers) if start is None else (*teachers, start),
         )
 
     def train(self, *asked: Any, **also: Any) -> Trained:

@@ -131,6 +131,7 @@ class SpeechExperiment(Experiment):
         """
         if (plan.loss == "hard") == bool(teachers):
             raise ValueError(f"A plan with loss {plan.loss!r} needs teachers if and only if its loss is soft.")
+        plan = self.settled(plan)
         soft = training.soft_targets(plan.temperature, plan.soft_weight)
         return Request(
             self._config(plan, seed, teachers, fold),
@@ -142,6 +143,7 @@ class SpeechExperiment(Experiment):
             evaluate=self._curve(plan, seed, fold) if plan.curve else None,
             evaluate_every=max(1, plan.curve),
             keep_best="validation_frame_accuracy" if plan.early_stopping else None,
+            needs=tuple(teachers),
         )
 
     def _config(self, plan: SpeechTraining, seed: int, teachers: Sequence[Trained], fold: int) -> dict[str, Any]:
@@ -222,14 +224,11 @@ class SpeechExperiment(Experiment):
 
     def _curve(self, plan: SpeechTraining, seed: int, fold: int) -> Callable[[nn.Module], dict[str, float]]:
         """What a learning curve notes of a network: its accuracy on some frames of each split."""
-        speech = self.data.parts[fold]
-        looked_at = {
-            "train_frame_accuracy": (speech.train, evenly(self.transfer_set(plan, seed, fold), CURVE_FRAMES)),
-            "validation_frame_accuracy": (speech.validation, evenly(len(speech.validation), CURVE_FRAMES)),
-            "test_frame_accuracy": (speech.test, evenly(len(speech.test), CURVE_FRAMES)),
-        }
+        looked_at: dict[str, tuple[frames.Frames, torch.Tensor]] = {}
 
         def evaluate(network: nn.Module) -> dict[str, float]:
+            if not looked_at:  # not before: a worker has the frames, and needs not be sent them
+                looked_at.update(self._looked_at(plan, seed, fold))
             network.eval()
             return {
                 name: round(posteriors.accuracy(network, split, some, self.device), 6)
@@ -237,6 +236,14 @@ class SpeechExperiment(Experiment):
             }
 
         return evaluate
+
+    def _looked_at(self, plan: SpeechTraining, seed: int, fold: int) -> dict[str, tuple[frames.Frames, torch.Tensor]]:
+        speech = self.data.parts[fold]
+        return {
+            "train_frame_accuracy": (speech.train, evenly(self.transfer_set(plan, seed, fold), CURVE_FRAMES)),
+            "validation_frame_accuracy": (speech.validation, evenly(len(speech.validation), CURVE_FRAMES)),
+            "test_frame_accuracy": (speech.test, evenly(len(speech.test), CURVE_FRAMES)),
+        }
 
     def score(
         self, system: Folded | Sequence[Folded], *, how: str = "arithmetic", decode: bool = False, split: str = "test"

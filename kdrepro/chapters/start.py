@@ -4,15 +4,16 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kdrepro import data, paths
+from kdrepro import data, executors, paths
 from kdrepro.acoustic import frames
+from kdrepro.chapters import experiment, presets
 from kdrepro.chapters import own_data as own_data_of
-from kdrepro.chapters import presets
 from kdrepro.chapters.committees import SpecialistExperiment
 from kdrepro.chapters.images import ImageExperiment
 from kdrepro.chapters.presets import Preset
@@ -102,9 +103,8 @@ def start(
     chapter, loaded, seed_list, where, found = check(
         chapter, preset, seeds, first_seed, device, data_root, changes, own_data
     )
-    store = Store(paths.runs(loaded.origin) / "store", warn=lambda line: print(line, file=sys.stderr))
-    remove_stale(store.root, ".*")  # what killed runs left half written
-    common = {"chapter": chapter, "preset": loaded, "seeds": seed_list, "device": where, "store": store}
+    common = {"chapter": chapter, "preset": loaded, "seeds": seed_list, "device": where}
+    common |= _storing_and_training(chapter, loaded)
     common |= {"into": into, "left_out": own_data_of.left_out(chapter) if loaded.own_data else {}}
     if presets.is_speech(chapter):
         return SpeechChapter.of(found, **common)
@@ -138,9 +138,27 @@ def start_search(
     chapter, loaded, seeds, where, found = check(chapter, preset, searches[name].seeds, 0, device, data_root, changes)
     if not searches[name].held_out < len(found.train_images):
         raise InputError(f"The search {name} holds out {searches[name].held_out:,} images, all that there are.")
-    store = Store(paths.runs(loaded.origin) / "store", warn=lambda line: print(line, file=sys.stderr))
     data = found.with_validation(searches[name].held_out).to(where)
-    return ImageExperiment(chapter=chapter, preset=loaded, seeds=seeds, device=where, data=data, store=store)
+    common = _storing_and_training(chapter, loaded)
+    return ImageExperiment(chapter=chapter, preset=loaded, seeds=seeds, device=where, data=data, **common)
+
+
+def _storing_and_training(chapter: str, preset: Preset) -> dict[str, Any]:
+    """Where a run's networks are kept, and who trains them: this process, or what KDREPRO_EXECUTOR names."""
+    run = paths.runs(preset.origin)
+    store = Store(paths.store(preset.origin), warn=_on_stderr, folders=run / "store")
+    if isinstance(store.root, Path):
+        store.folders = None
+        remove_stale(store.root, ".*")  # what killed runs left half written
+    options = executors.from_environment()
+    if options.executor == "local":
+        return {"store": store, "precision": options.precision}
+    workers = executors.Workers(options, run, partial(experiment.write_log, chapter, preset.name))
+    return {"store": store, "precision": options.precision, "workers": workers}
+
+
+def _on_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def check(

@@ -81,7 +81,7 @@ def publish(preset: str) -> list[Path]:
         paths.SEARCHES.mkdir(parents=True, exist_ok=True)
         copied.append(Path(shutil.copy(path, paths.SEARCHES / path.name)))
         searches.draw(path, paths.SEARCHES / f"{path.stem}.svg")
-    weights.publish(paths.runs(preset) / "store", paths.WEIGHTS)
+    weights.publish(paths.store(preset), paths.WEIGHTS)
     refresh()
     return copied
 

@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -313,3 +314,9 @@ class Log:
 def is_step(line: str) -> bool:
     """Whether a log line tells of one epoch among several."""
     return ": epoch " in line
+
+
+def worker(line: str) -> str:
+    """Who has written a log line: a worker's name, or "" for the run itself."""
+    found = re.match(r"[\d:]+ \[(\S+/\d+)\] ", line)
+    return found[1] if found else ""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as parse
 from safetensors.torch import save
 from torch import nn
@@ -19,24 +20,25 @@ from kdrepro import paths
 from kdrepro.errors import InputError, nearest
 from kdrepro.files import atomic_write, writing
 from kdrepro.store import build
+from kdrepro.store.places import Place, place
 from kdrepro.verdicts import records
 
 PART_BYTES, ALL_BYTES = 2_000_000, 30_000_000
 
 
-def publish(store: Path, folder: Path) -> list[str]:
-    """Copy from a store the weights of the published claims' networks; returns the names of those that are left out.
+def publish(store: Path | str, folder: Path) -> list[str]:
+    """Copy the published claims' networks from a store, by its folder or address; returns the names of those left out.
 
     What is in the folder and not in the store stays. Raises InputError when it cannot be written.
     """
-    index = read_index(folder)
+    index, files = read_index(folder), place(store)
     with writing(f"the weights {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         for record in records.read_all():
             for claim_id, entry in record["claims"].items():
                 nets = (entry.get("confirm") or entry).get("nets")
                 if nets:
-                    _add(index, claim_id, record, nets, store, folder)
+                    _add(index, claim_id, record, nets, files, folder)
         _remove_others(index, folder)
         atomic_write(folder / "index.json", (json.dumps(index, indent=1) + "\n").encode())
         atomic_write(folder / "README.md", (_card(index) + "\n").encode())
@@ -72,7 +74,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_bytes()) if path.exists() else {"claims": {}, "networks": {}, "left_out": []}
 
 
-def _add(index: dict, claim_id: str, record: Mapping, nets: Mapping, store: Path, folder: Path) -> None:
+def _add(index: dict, claim_id: str, record: Mapping, nets: Mapping, store: Place, folder: Path) -> None:
     """Put a claim's networks beside the record, as far as they are in the store and fit."""
     kept = []
     for key in nets["keys"]:
@@ -89,13 +91,13 @@ def _add(index: dict, claim_id: str, record: Mapping, nets: Mapping, store: Path
             index["networks"][key] |= about
 
 
-def _copied(index: dict, key: str, store: Path, folder: Path) -> bool:
+def _copied(index: dict, key: str, store: Place, folder: Path) -> bool:
     """Write a network's parts; whether it is there, can be built from its configuration alone, and fits."""
+    entry, content = (store.read(f"{key}/{name}") for name in ("entry.json", "network.safetensors"))
     try:
-        entry = json.loads((store / key / "entry.json").read_bytes())
-        tensors = parse((store / key / "network.safetensors").read_bytes())
+        entry, tensors = json.loads(entry or b""), parse(content or b"")
         build(entry["config"]).load_state_dict(tensors)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError):
         return False
     parts = [save(part) for part in _parts({name: t.half().contiguous() for name, t in tensors.items()})]
     size = sum(map(len, parts))

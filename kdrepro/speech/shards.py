@@ -49,6 +49,12 @@ class Shard:
     segments: np.ndarray
     utterances: list[dict[str, Any]]
 
+    def __reduce__(self) -> tuple:
+        """To other processes that see the same folder, its path: an array that is mapped would be copied whole."""
+        if isinstance(self.features, np.memmap):
+            return load, (Path(self.features.filename).parent,)
+        return Shard, (self.features, self.segments, self.utterances)
+
     @property
     def frames(self) -> int:
         """Frames of all its utterances."""

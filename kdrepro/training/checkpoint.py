@@ -3,8 +3,9 @@
 import hashlib
 import json
 import struct
+import time
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -22,8 +23,8 @@ class Checkpoint:
     history: the rows of the training that last saved or finished here (see `training.fit`).
     """
 
-    def __init__(self, path: Path, warn=print):
-        self.path = Path(path)
+    def __init__(self, path: PurePath | str, warn=print):
+        self.path = path if isinstance(path, PurePath) else Path(path)
         self.warn = warn
         self.history: list[dict[str, Any]] = []
 
@@ -32,17 +33,19 @@ class Checkpoint:
 
         Raises InputError when it cannot be written; the file is then what it was.
         """
+        if not self._due(time.monotonic()):
+            return
         tensors = owned({name: t.detach().cpu() for name, t in tensors.items()})
         text = json.dumps(state)
         with writing(f"the checkpoint {self.path}"):
-            atomic_write(self.path, save(tensors, {"state": text, "sha256": _digest(tensors, text)}))
+            self._write(save(tensors, {"state": text, "sha256": _digest(tensors, text)}))
 
     def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """The last state, on the CPU, or None if there is none that can be trusted.
 
         Raises InputError when the file cannot be read, and when a damaged one cannot be set aside.
         """
-        content = read_if_there(self.path)  # all of it at once: another process may replace the file meanwhile
+        content = self._read()  # all of it at once: another process may replace the file meanwhile
         if content is None:
             return None
         try:
@@ -57,10 +60,10 @@ class Checkpoint:
         Raises InputError when that is not possible.
         """
         with writing(f"the checkpoint {self.path}"):
-            aside = set_aside(self.path)
+            aside = self._set_aside()
         if aside is not None:
             self.warn(
-                f"The checkpoint {self.path.name} {what}: set aside as {aside.name}, and this network is trained from "
+                f"The checkpoint {self.path.name} {what}: set aside as {aside}, and this network is trained from "
                 "its start."
             )
 
@@ -68,6 +71,22 @@ class Checkpoint:
         """Delete the file, and what killed processes left of it; a finished training needs it no more."""
         self.path.unlink(missing_ok=True)
         remove_stale(self.path.parent, f".{self.path.name}.*.part")
+
+    # What a checkpoint that is no file does otherwise (see `kdrepro.store.places`).
+
+    def _due(self, now: float) -> bool:
+        """Whether a state is worth saving at this moment, in seconds of `time.monotonic`."""
+        return True
+
+    def _read(self) -> bytes | None:
+        return read_if_there(self.path)
+
+    def _write(self, content: bytes) -> None:
+        atomic_write(self.path, content)
+
+    def _set_aside(self) -> str | None:
+        aside = set_aside(self.path)
+        return None if aside is None else aside.name
 
 
 def owned(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

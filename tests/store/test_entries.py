@@ -14,9 +14,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kdrepro import store, training
+from kdrepro import training
 from kdrepro.errors import InputError
-from kdrepro.store import Store
+from kdrepro.store import Store, entries
 from kdrepro.training import Batches, Recipe, objectives
 
 CONFIG = {"network": {"widths": [64, 8, 10]}, "seed": 3, "data": "digits"}
@@ -64,7 +64,7 @@ def test_another_configuration_is_another_network(tmp_path, trainer):
 
 def test_recipe_version_is_part_of_the_key(tmp_path, monkeypatch):
     before = Store(tmp_path).key(CONFIG)
-    monkeypatch.setattr(store, "RECIPE_VERSION", store.RECIPE_VERSION + 1)
+    monkeypatch.setattr(entries, "RECIPE_VERSION", entries.RECIPE_VERSION + 1)
     assert Store(tmp_path).key(CONFIG) != before
 
 
