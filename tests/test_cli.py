@@ -315,7 +315,7 @@ import errno, os
 from kdrepro.store import Store
 def full(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-os.replace = full
+os.replace = os.link = full
 Store(paths.runs("smoke") / "store").compute_or_load({"a": 1}, lambda: {"x": [1]})
 """
 DYING = """
