@@ -17,6 +17,10 @@ class InputError(ValueError):
         super().__init__(*(_on_one_line(part) if isinstance(part, str) else part for part in said))
 
 
+class DivergedError(InputError):
+    """A training's numbers are no longer numbers: its recipe, or its data, is wrong."""
+
+
 def printable(name: str) -> str:
     r"""A file's name as UTF-8 can hold it: bytes that are not UTF-8, as unzip leaves them, are written `\xe9`."""
     try:

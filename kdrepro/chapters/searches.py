@@ -15,7 +15,8 @@ from kdrepro import paths
 from kdrepro.chapters import figures
 from kdrepro.chapters.experiment import Trained
 from kdrepro.chapters.images import ImageExperiment
-from kdrepro.chapters.sizes import DarkKnowledge
+from kdrepro.chapters.sizes import DarkKnowledge, Training
+from kdrepro.errors import DivergedError
 from kdrepro.files import atomic_write, writing
 from kdrepro.verdicts import stats
 
@@ -27,7 +28,7 @@ def search(run: ImageExperiment, name: str) -> list[Row]:
 
     run: of `start.start_search`. What is changed are the chapter's own teacher and student, or chapter 2's. A row:
     teacher, student ("" for the teacher itself), seed, errors on the held-out images, what `_fidelity` says of it, and
-    seconds of training.
+    seconds of training; errors are None where the recipe diverges.
     """
     plans, rows = run.sizes.searches[name], []
     changed = run.sizes if hasattr(run.sizes, "distilled") else run.preset.chapters["02-mnist"]
@@ -40,10 +41,21 @@ def search(run: ImageExperiment, name: str) -> list[Row]:
         for student, change in plans.students.items():
             plan = tuned.but(curve=0, **change)
             taught = None if plan.loss == "hard" else [teacher] * len(run.seeds)
-            for net in run.train_seeds(plan, taught, name=f"{name}: {student}"):
-                rows.append(_row(run, net, teacher_name, student) | (_fidelity(run, net, teacher) if teacher else {}))
+            about = {"teacher": teacher_name, "student": student}
+            rows += _tried(run, plan, taught, about, f"{name}: {student}")
             write(run, name, rows)  # what there is so far: a search may take days
     return rows
+
+
+def _tried(run: ImageExperiment, plan: Training, taught: list[Trained] | None, about: Row, name: str) -> list[Row]:
+    """The rows of a student, one a seed; without errors where it diverges, which ends no search."""
+    try:
+        nets = run.train_seeds(plan, taught, name=name)
+    except DivergedError as error:
+        run.log(f"{name}: {error}")
+        return [about | {"seed": seed, "errors": None, "seconds": 0.0} for seed in run.seeds]
+    teacher = taught[0] if taught else None
+    return [_row(run, net, **about) | (_fidelity(run, net, teacher) if teacher else {}) for net in nets]
 
 
 def _fidelity(run: ImageExperiment, student: Trained, teacher: Trained) -> Row:
@@ -95,8 +107,9 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
     saved, half = savings(record)
     for (teacher, student), group in rows.groupby(["teacher", "student"], sort=False):
         row = {"teacher": teacher, "student": student or "(the teacher itself)", "seeds": len(group)}
-        row |= {"errors": round(group["errors"].mean(), 1)}
-        if student:
+        diverged = bool(group["errors"].isna().any())
+        row |= {"errors": "diverges" if diverged else round(group["errors"].mean(), 1)}
+        if student and not diverged:
             mean = saved[teacher, student]
             row |= {"saved": f"{mean:+.1f}", "95 % of it": _ends((mean - half, mean + half) if half else None)}
             of_teacher = {"gap": "{:.3f}", "agrees": "{:.2%}"}
@@ -109,6 +122,7 @@ def savings(record: Mapping[str, Any]) -> tuple[dict[tuple[str, str], float], fl
     """What each student saves, by teacher and student, and half the width of all their intervals; None for one seed."""
     rows = pd.DataFrame(record["rows"])
     students = rows[rows["student"] != ""]
+    students = students[students["errors"].notna()]
     errors = students.pivot_table(index=["teacher", "student"], columns="seed", values="errors", sort=False)
     less = errors.iloc[0] - errors
     return less.mean(axis=1).to_dict(), stats.pooled_half_width(less.iloc[1:].to_numpy())
@@ -137,6 +151,7 @@ def _over_epochs(record: Mapping[str, Any], plans: Mapping[str, tuple]) -> Figur
     rows = pd.DataFrame(record["rows"])
     students = rows[rows["student"] != ""]
     drawn, ax = plt.subplots(figsize=(7.2, 3.6))
+    students = students[students["errors"].notna()]
     for kind in dict.fromkeys(plans.values()):
         names = [name for name in plans if plans[name] == kind]
         part = students[students["student"].isin(names)]

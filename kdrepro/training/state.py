@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kdrepro.checks import check_device, check_network, network_dtype, unwrapped
-from kdrepro.errors import InputError
+from kdrepro.errors import DivergedError, InputError
 from kdrepro.networks import MLP, clip_max_norm, parameter_count, use_generator
 from kdrepro.training.batches import BATCH_SIZE, CaseSource, check_source
 from kdrepro.training.checkpoint import Checkpoint
@@ -236,9 +236,9 @@ class TrainingState:
         if not all(p.isfinite().all() for p in self.network.parameters()):
             raise self.diverged("network has weights that are not finite")
 
-    def diverged(self, what: str) -> InputError:
+    def diverged(self, what: str) -> DivergedError:
         """What to raise when a number is no longer one."""
-        return InputError(
+        return DivergedError(
             f"The {what} in epoch {self.epoch + 1}: "
             f"lower the learning rate ({self.recipe.learning_rate}) or check the data for NaN."
         )

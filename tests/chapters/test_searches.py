@@ -87,6 +87,19 @@ def test_what_students_save_has_one_spread():
     assert searches.table({"rows": rows[::2]})["95 % of it"].tolist() == ["–"] * 3
 
 
+def test_a_recipe_that_diverges_ends_no_search(run):
+    plan = run.sizes.distilled.but(learning_rate=1e30, curve=0)
+    teacher = run.train(run.sizes.teacher.but(epochs=1, curve=0), 0)
+    about = {"teacher": "t", "student": "wild"}
+    rows = searches._tried(run, plan, [teacher, teacher], about, "search: wild")
+    assert rows == [about | {"seed": seed, "errors": None, "seconds": 0.0} for seed in run.seeds]
+    tame = [about | {"student": "tame", "seed": seed, "errors": 9, "seconds": 1.0} for seed in run.seeds]
+    record = {"rows": tame + rows, "plans": {"students": {"tame": {}, "wild": {}}}}
+    assert searches.table(record)["errors"].tolist() == [9.0, "diverges"]
+    assert searches.savings(record)[0] == {("t", "tame"): 0}
+    assert len(searches.figure(record).axes) == 1
+
+
 def test_lengths_of_several_kinds_are_curves(tmp_path):
     students = {f"{kind}, {n} epochs": {"epochs": n, "loss": kind} for kind in ("hard", "soft") for n in (3, 9, 27)}
     rows = [
