@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import torch
 from IPython.display import Markdown
 from torch import nn
@@ -37,9 +38,9 @@ SEEN = {
     finding.CLASS_MEAN: Sighting(
         "knowledge-distillation-pytorch; asked about DeiT's",
         f"{_KD_PYTORCH}/blob/862fcd8/model/net.py",
-        "`soft(z, v, T).allclose(soft(z.repeat(1, 2), v.repeat(1, 2), T))`",
+        "`soft(z, v)` is that of `z.repeat(1, 2), v.repeat(1, 2)`",
     ),
-    finding.NO_T2: Sighting("Keras' first example", _KERAS, "`soft(z, v, 1000) > soft(z, v, 100) / 2`"),
+    finding.NO_T2: Sighting("Keras' first example", _KERAS, "`soft` at T = 1000 is about that at 100"),
     finding.TRAIN_MODE: Sighting(
         "asked about overhaul-distillation",
         "https://github.com/clovaai/overhaul-distillation/issues/37",
@@ -51,13 +52,13 @@ SEEN = {
     finding.SHUFFLED: Sighting(
         "knowledge-distillation-pytorch",
         f"{_KD_PYTORCH}/issues/4",
-        "`(stored.argmax(1) == labels).float().mean()`",
+        "`stored.argmax(1) == labels` nearly always",
     ),
-    finding.ONE_LOG: Sighting("ProDA", "https://github.com/microsoft/ProDA/issues/20", "`soft(v, v, T) == 0`"),
+    finding.ONE_LOG: Sighting("ProDA", "https://github.com/microsoft/ProDA/issues/20", "`soft(v, v) == 0`"),
     finding.ALPHA: Sighting(
         "labels' weight in torchdistill, soft targets' in knowledge-distillation-pytorch",
         "https://github.com/yoshitomo-matsubara/torchdistill/blob/main/torchdistill/losses/mid_level.py",
-        "`loss(v, v, T)`: the labels' part alone",
+        "`loss(v, v)` is `(1 - w) * F.cross_entropy(v, labels)`",
     ),
     finding.HALF: Sighting(
         "any loss under autocast", "https://docs.pytorch.org/docs/stable/amp.html", "`assert z.dtype == torch.float32`"
@@ -70,14 +71,16 @@ SEEN = {
     finding.SWAPPED: Sighting(
         "Keras' first example, which swaps the nets",
         _KERAS,
-        "`soft(z, v, T).allclose(losses.distillation_loss(z, v, temperature=T))`",
+        "`soft(z, v)` is `losses.distillation_loss(z, v, temperature=T)`",
     ),
     EPOCH: Sighting(
-        "mdistiller's reports", "https://github.com/megvii-research/mdistiller/issues/30", "grep for `test_acc > best`"
+        "mdistiller's reports",
+        "https://github.com/megvii-research/mdistiller/issues/30",
+        "no `test_acc > best` in the code",
     ),
-    SHIFT: Sighting("the paper's Section 3", "https://arxiv.org/abs/1503.02531", "whose labels does the fit read?"),
+    SHIFT: Sighting("the paper's Section 3", "https://arxiv.org/abs/1503.02531", "it reads no test label"),
     finding.SMOOTHED: Sighting(
-        "warned of by Müller et al.", "https://arxiv.org/abs/1906.02629", "`teacher(images).softmax(1).max()`"
+        "warned of by Müller et al.", "https://arxiv.org/abs/1906.02629", "`teacher(images).softmax(1).max()` is near 1"
     ),
 }
 
@@ -185,30 +188,26 @@ def publish_sides(
     return found
 
 
-def price_table(prices: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Markdown:
-    """A row a mistake: where it was seen, errors without it and with it, what it adds, and how to notice it.
+def price_table(prices: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
+    """A row a mistake: errors without it and with it, and what it adds.
 
     prices: by its name, errors [seeds] without and with it. p-values are of paired t tests over the seeds, by Holm.
     """
     tests = {name: stats.paired(wrong, right) for name, (right, wrong) in prices.items()}
-    corrected = dict(
-        zip(tests, stats.holm([test[2] if test[2] is not None else 1.0 for test in tests.values()]), strict=True)
-    )
-    lines = [
-        "| mistake | seen in | errors without | with | added [95 %] | p, by Holm | one line that notices it |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, (right, wrong) in prices.items():
-        added, ends, p = tests[name]
-        seen = SEEN[name]
-        cells = [
-            name,
-            f"[{seen.where}]({seen.address})",
-            f"{right.mean():.1f}",
-            f"{wrong.mean():.1f}",
-            f"{added:+.1f} [{interval(ends)}]",
-            "–" if p is None else f"{corrected[name]:.2g}",
-            seen.notice,
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return Markdown("\n".join(lines))
+    corrected = stats.holm([1.0 if p is None else p for *_, p in tests.values()])
+    rows = {}
+    for (name, (right, wrong)), p in zip(prices.items(), corrected, strict=True):
+        added, ends, found = tests[name]
+        rows[name] = {
+            "errors without": f"{right.mean():.1f}",
+            "with": f"{wrong.mean():.1f}",
+            "added [95 %]": f"{added:+.1f} [{interval(ends)}]",
+            "p, by Holm": "–" if found is None else f"{p:.2g}",
+        }
+    return pd.DataFrame(rows).T
+
+
+def sightings() -> Markdown:
+    """A row a mistake: where it was seen, and how to notice it."""
+    rows = [f"| {name} | [{seen.where}]({seen.address}) | {seen.notice} |" for name, seen in SEEN.items()]
+    return Markdown("\n".join(["| mistake | seen in | one line that notices it |", "|---|---|---|", *rows]))

@@ -1,7 +1,7 @@
 """What the front page shows of the records: the finding, the picture with its filters, and the table of verdicts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 from typing import get_args
 
@@ -134,6 +134,24 @@ def in_short(these: Sequence[Standing], chapter: str) -> str:
         )
         lines.append(f'- {one.badge} <a href="../claims.html#{one.anchor}">{one.claim.id}</a>: {ours}')
     return "\n".join([*lines, ":::"])
+
+
+LATER = {
+    "08-pitfalls": "what goes wrong in published code, each mistake a line and its price measured, and the doctor.",
+    "09-after-2015": "what was proposed since, beside the paper's loss at equal weight, temperature and trials.",
+}
+
+
+def later_chapters(published: Collection[str]) -> str:
+    """The chapters beyond the paper, for the list of what is in the book; those that are not published by command."""
+    entries = []
+    for name, what in LATER.items():
+        there = name in published
+        title = f"{{doc}}`chapters/{name}`" if there else f"Chapter {int(name[:2])}, not published yet"
+        entries.append(
+            f"{title}\n: Beyond the paper: {what}" + ("" if there else f" `kdrepro run {name} --preset full`")
+        )
+    return "\n\n".join(entries)
 
 
 def files(repository: str) -> str:

@@ -70,6 +70,7 @@ def _part(app: "Sphinx", name: str) -> str:
         "verdict-table": lambda: front.verdict_table(these),
         "claim-boxes": lambda: boxes.boxes(these, folder, repository),
         "files": lambda: front.files(repository),
+        "later-chapters": lambda: front.later_chapters({page.stem for page in results.with_name("chapters").glob("*")}),
         "play-nets": lambda: play.nets(weights.read_index(folder), these),
         "play-images": lambda: play.gallery(of_mnist),
         "play-twos": lambda: play.twos(weights.read_index(folder), of_mnist),

@@ -152,11 +152,13 @@ def test_the_table_of_prices():
         finding.NO_T2: (np.array([10.0, 11, 12]), np.array([20.0, 22, 21])),
         ch08.EPOCH: (np.array([10.0, 11, 12]), np.array([9.0, 11, 11])),
     }
-    text = ch08.price_table(prices).data
-    assert "| 11.0 | 21.0 | +10.0 [" in text
-    assert text.count("\n") == 3
-    single = ch08.price_table({finding.NO_T2: (np.array([10.0]), np.array([20.0]))}).data
-    assert "+10.0 [–] | – |" in single
+    table = ch08.price_table(prices)
+    assert table.loc[finding.NO_T2, ["errors without", "with"]].tolist() == ["11.0", "21.0"]
+    assert table.loc[finding.NO_T2, "added [95 %]"].startswith("+10.0 [")
+    assert len(table) == 2
+    single = ch08.price_table({finding.NO_T2: (np.array([10.0]), np.array([20.0]))}).iloc[0]
+    assert single.tolist() == ["10.0", "20.0", "+10.0 [–]", "–"]
+    assert ch08.sightings().data.count("\n") == 1 + len(ch08.SEEN)
 
 
 def test_the_preset_names_what_a_user_may_change():

@@ -1,8 +1,10 @@
 """What a training minimises."""
 
+import pytest
+import torch
 from training_cases import RECIPE, fit, network
 
-from kdrepro import training
+from kdrepro import losses, training
 from kdrepro.training import Batches, Recipe
 
 
@@ -15,3 +17,15 @@ def test_distillation_agrees_with_the_teacher(digits):
     training.fit(student, batches, training.soft_targets(temperature=20), recipe)
     answers = [training.logits(net, digits.test_images).argmax(1) for net in (teacher, student)]
     assert (answers[0] == answers[1]).float().mean() > 0.92
+
+
+def test_a_loss_of_the_package_is_an_objective_by_its_settings(generator):
+    z, v = torch.randn(2, 6, 4, generator=generator)
+    batch = training.Batch(torch.zeros(6), torch.arange(6) % 4, v)
+    objective = training.taught(losses.decoupled_loss, temperature=3.0, soft_weight=0.4, beta=2.0)
+    expected = losses.decoupled_loss(z, v, batch.labels, temperature=3.0, soft_weight=0.4, beta=2.0)
+    assert objective(z, batch).item() == expected.item()
+    with pytest.raises(ValueError, match="needs a teacher"):
+        objective(z, training.Batch(torch.zeros(6), batch.labels))
+    other = training.taught(losses.decoupled_loss, temperature=3.0, soft_weight=0.4, beta=8.0)
+    assert training.digest(objective) != training.digest(other)  # what a checkpoint is told apart by
