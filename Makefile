@@ -14,6 +14,7 @@ INSTALLED := $(VENV)/installed
 PRESET ?= full
 DEVICE ?= cpu
 BENCH ?=
+STEP ?=
 # In a folder of its own and without its dependencies: it asks for a later PyTorch than torchaudio has.
 TORCHDISTILL := benchmarks/.torchdistill
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -22,7 +23,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 # Two processes with a thread each: tests and smoke chapters train networks so small that a second thread only waits.
 TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: book fast test test-all stress full publish notebooks site bench lint format clean help
+.PHONY: book fast test test-all stress full gpu publish notebooks site bench lint format clean help
 
 help:            ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "%-10s %s\n", $$1, $$2}' Makefile
@@ -56,6 +57,9 @@ full: $(INSTALLED)   ## every chapter on the real data (hours on a CPU)
 	$(BIN)/kdrepro data fetch mnist
 	$(BIN)/kdrepro data fetch tiny-imagenet
 	$(BIN)/kdrepro run all --preset full --device $(DEVICE)
+
+gpu: $(INSTALLED)    ## on a machine with a GPU: tests, benchmark, full in pieces of 8 minutes, archives (STEP=full: one piece)
+	$(BIN)/python benchmarks/gpu.py $(STEP)
 
 publish: $(INSTALLED)   ## copy the last run at PRESET into the book
 	$(BIN)/kdrepro publish --preset $(PRESET)

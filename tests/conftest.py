@@ -16,6 +16,31 @@ settings.register_profile("kdrepro", deadline=None, derandomize=True)
 settings.load_profile("kdrepro")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device", default="cpu", help="what chapters and the tests of devices train on: cpu, cuda, cuda:1"
+    )
+
+
+@pytest.fixture(scope="session")
+def device(request) -> torch.device:
+    """Where tests train; skips what asks for it where it is not there."""
+    found = torch.device(request.config.getoption("--device"))
+    if found.type == "cuda" and not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no GPU here")
+    return found
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _chapters_on_that_device(request):
+    """What a test starts of a chapter without naming a device is on the one of `--device`."""
+    name = request.config.getoption("--device")
+    if name != "cpu":
+        from kdrepro.chapters import start
+
+        start.start.__kwdefaults__["device"] = start.start_search.__kwdefaults__["device"] = name
+
+
 @pytest.fixture(autouse=True)
 def _own_runs(tmp_path, monkeypatch):
     """No test writes into the project's runs/, or finds a network there."""
