@@ -23,7 +23,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 # Two processes with a thread each: tests and smoke chapters train networks so small that a second thread only waits.
 TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: book fast test test-all stress full gpu publish notebooks site bench lint format clean help
+.PHONY: book fast test test-all elsewhere stress full gpu publish notebooks site bench lint format clean help
 
 help:            ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "%-10s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,10 @@ test: fast           ## those, nbval, the strict build of the published book, an
 
 test-all: test       ## those, and the slow rest
 	$(TWO) --dist worksteal -m slow tests
+
+elsewhere: $(INSTALLED) ## tests of executors and stores with Ray and an S3, which it installs
+	$(BIN)/python -m pip install --quiet -e '.[test,elsewhere]'
+	$(TWO) --dist worksteal tests/executors tests/store
 
 stress: $(INSTALLED) ## the processes that are killed at random moments in `make test-all`, 100 times instead of 5
 	KDREPRO_KILLS=100 $(BIN)/python -m pytest tests/test_processes.py
