@@ -223,7 +223,7 @@ def test_two_that_finish_at_once_end_with_one_network(address, monkeypatch):
     """Leases fail them both (they have expired): whoever's entry is first keeps its network, on both sides."""
     monkeypatch.setattr(entries, "PATIENCE", 0.5)
     memory = pytest.importorskip("fsspec.implementations.memory").MemoryFileSystem
-    one_at_a_time, pipe_file = threading.Lock(), memory.pipe_file
+    one_at_a_time, pipe_file = threading.RLock(), memory.pipe_file
 
     def refusing(self, *said, **also):  # as an S3 does: fsspec's memory looks and writes in two steps
         with one_at_a_time:
