@@ -69,6 +69,19 @@ def seed_by_seed(errors: Mapping[str, Sequence[float]], pairs: Pairs) -> pd.Data
     return pd.DataFrame(rows).T
 
 
+def by_holm(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> dict[str, tuple[str, str]]:
+    """Of each pair, its errors by seed: the mean of first - second with its interval, and p, as text.
+
+    The p-values are of paired t tests, corrected by Holm for all pairs together; a dash for a single seed.
+    """
+    tests = {name: stats.paired(first, second) for name, (first, second) in pairs.items()}
+    corrected = stats.holm([1.0 if p is None else p for *_, p in tests.values()])
+    return {
+        name: (f"{mean:+.1f} [{interval(ends)}]", "–" if found is None else f"{p:.2g}")
+        for (name, (mean, ends, found)), p in zip(tests.items(), corrected, strict=True)
+    }
+
+
 # --- single images --------------------------------------------------------------------------------------------------
 
 
@@ -169,8 +182,7 @@ def publish_shifts(
     """Keep beside the record what students of a transfer set without some classes answer, shifted and at any shift.
 
     rows: of `biases.compare`, seed by seed. Of each shift: the answers, which of them are right, and the shift itself.
-    For any shift: from which on the answer is an unseen class, and whether the best answer among the unseen, and among
-    the seen classes, is right (see `recompute.digits.best_shift`).
+    For any shift: see `publish_sides`.
     """
     for how in ("best on the test set", "label-free", "equal shares", "the paper's"):
         shifts, shift = of_shift(rows, how, "shift"), f"{how.removesuffix(' on the test set')} shift"
@@ -178,11 +190,24 @@ def publish_shifts(
         move = partial(_moved, unseen=unseen, shifts=by_key)
         run.publish_predictions(f"{name}, {shift}", students, move, unseen)
         run.predictions[f"{name}, {shift}.shift"] = shifts
+    publish_sides(run, name, students, unseen)
+
+
+def publish_sides(
+    run: ImageExperiment, name: str, students: Sequence[Trained], unseen: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Keep beside the record what students answer at any shift of classes that they have not seen; returns it.
+
+    From which shift on the answer is an unseen class, and whether the best answer among the unseen, and among the seen
+    classes, is right (see `recompute.digits.best_shift`).
+    """
     needed = [biases.needed(run.logits(student), unseen) for student in students]
-    run.predictions[f"{name}.needed"] = torch.stack(needed).cpu().numpy()
+    found = {f"{name}.needed": torch.stack(needed).cpu().numpy()}
     sides = [biases.right_on_each_side(run.logits(student), run.data.test_labels, unseen) for student in students]
     for kind, right in zip(("seen", "unseen"), zip(*sides, strict=True), strict=True):
-        run.predictions[f"{name}.{kind} right"] = np.packbits(torch.stack(right).cpu().numpy(), axis=1)
+        found[f"{name}.{kind} right"] = np.packbits(torch.stack(right).cpu().numpy(), axis=1)
+    run.predictions |= found
+    return found
 
 
 def by_seed(rows: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:

@@ -10,14 +10,13 @@ import torch
 from IPython.display import Markdown
 from torch import nn
 
-from kdrepro import biases, training
-from kdrepro.chapters.ch02_mnist import interval, pupils
+from kdrepro import training
+from kdrepro.chapters.ch02_mnist import by_holm, pupils
 from kdrepro.chapters.experiment import Trained
 from kdrepro.chapters.images import ImageExperiment
 from kdrepro.chapters.sizes import Training
 from kdrepro.diagnosis import finding
 from kdrepro.networks import use_generator
-from kdrepro.verdicts import stats
 
 SHIFT = "shift fitted to test labels"
 EPOCH = "best epoch on the test set"
@@ -175,35 +174,17 @@ def publish_halves(run: ImageExperiment, name: str, nets: Sequence[Trained]) -> 
     return run.predictions[f"{name}.errors of halves"]
 
 
-def publish_sides(
-    run: ImageExperiment, name: str, nets: Sequence[Trained], unseen: Sequence[int]
-) -> dict[str, np.ndarray]:
-    """Keep beside the record what students answer at any shift of classes that they have not seen (see chapter 2)."""
-    needed = torch.stack([biases.needed(run.logits(net), unseen) for net in nets]).cpu().numpy()
-    sides = [biases.right_on_each_side(run.logits(net), run.data.test_labels, unseen) for net in nets]
-    found = {f"{name}.needed": needed}
-    for kind, right in zip(("seen", "unseen"), zip(*sides, strict=True), strict=True):
-        found[f"{name}.{kind} right"] = np.packbits(torch.stack(right).cpu().numpy(), axis=1)
-    run.predictions |= found
-    return found
-
-
 def price_table(prices: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
     """A row a mistake: errors without it and with it, and what it adds.
 
     prices: by its name, errors [seeds] without and with it. p-values are of paired t tests over the seeds, by Holm.
     """
-    tests = {name: stats.paired(wrong, right) for name, (right, wrong) in prices.items()}
-    corrected = stats.holm([1.0 if p is None else p for *_, p in tests.values()])
+    tests = by_holm({name: (wrong, right) for name, (right, wrong) in prices.items()})
     rows = {}
-    for (name, (right, wrong)), p in zip(prices.items(), corrected, strict=True):
-        added, ends, found = tests[name]
-        rows[name] = {
-            "errors without": f"{right.mean():.1f}",
-            "with": f"{wrong.mean():.1f}",
-            "added [95 %]": f"{added:+.1f} [{interval(ends)}]",
-            "p, by Holm": "–" if found is None else f"{p:.2g}",
-        }
+    for name, (right, wrong) in prices.items():
+        added, p = tests[name]
+        means = {"errors without": f"{right.mean():.1f}", "with": f"{wrong.mean():.1f}"}
+        rows[name] = means | {"added [95 %]": added, "p, by Holm": p}
     return pd.DataFrame(rows).T
 
 

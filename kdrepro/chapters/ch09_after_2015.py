@@ -7,12 +7,11 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from kdrepro.chapters.ch02_mnist import interval
+from kdrepro.chapters.ch02_mnist import by_holm
 from kdrepro.chapters.experiment import Trained
 from kdrepro.chapters.figures import COLOURS
 from kdrepro.chapters.images import ImageExperiment
 from kdrepro.chapters.sizes import Training
-from kdrepro.verdicts import stats
 
 Pairs = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
@@ -32,12 +31,6 @@ def publish_fidelity(
     return each.mean(1)
 
 
-def agreement(run: ImageExperiment, student: Trained, teacher: Trained, split: str) -> float:
-    """Share of a split's images on which student and teacher answer the same."""
-    answers = [run.logits(net, split).argmax(1) for net in (student, teacher)]
-    return float((answers[0] == answers[1]).float().mean())
-
-
 def ensembles_of(teachers: Sequence[Trained], members: int) -> list[list[Trained]]:
     """For each seed, its own teacher and those of the next seeds, as many as there are up to `members`."""
     count = len(teachers)
@@ -49,17 +42,11 @@ def compared(pairs: Pairs) -> pd.DataFrame:
 
     pairs: errors by seed of what is compared with, and of what was proposed.
     """
-    tests = {name: stats.paired(before, after) for name, (before, after) in pairs.items()}
-    corrected = stats.holm([1.0 if p is None else p for *_, p in tests.values()])
-    rows = {}
-    for (name, (before, after)), p in zip(pairs.items(), corrected, strict=True):
-        saved, ends, found = tests[name]
-        rows[name] = {
-            "compared with": f"{np.mean(before):.1f}",
-            "proposed": f"{np.mean(after):.1f}",
-            "saved [95 %]": f"{saved:+.1f} [{interval(ends)}]",
-            "p, by Holm": "–" if found is None else f"{p:.2g}",
-        }
+    tests, rows = by_holm(pairs), {}
+    for name, (before, after) in pairs.items():
+        saved, p = tests[name]
+        means = {"compared with": f"{np.mean(before):.1f}", "proposed": f"{np.mean(after):.1f}"}
+        rows[name] = means | {"saved [95 %]": saved, "p, by Holm": p}
     return pd.DataFrame(rows).T
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from kdrepro import paths
 from kdrepro.chapters import figures
+from kdrepro.chapters.ch02_mnist import interval
 from kdrepro.chapters.experiment import Trained
 from kdrepro.chapters.images import ImageExperiment
 from kdrepro.chapters.sizes import DarkKnowledge, Training
@@ -66,7 +67,13 @@ def _fidelity(run: ImageExperiment, student: Trained, teacher: Trained) -> Row:
     """
     own, wide = (centred(run.logits(net)) for net in (student, teacher))
     gap = (own - wide).square().mean().sqrt() / wide.square().mean().sqrt()
-    return {"gap": round(float(gap), 4), "agrees": round((own.argmax(1) == wide.argmax(1)).float().mean().item(), 4)}
+    return {"gap": round(float(gap), 4), "agrees": round(agreement(run, student, teacher), 4)}
+
+
+def agreement(run: ImageExperiment, student: Trained, teacher: Trained, split: str = "test") -> float:
+    """Share of a split's images on which student and teacher answer the same."""
+    answers = [run.logits(net, split).argmax(1) for net in (student, teacher)]
+    return float((answers[0] == answers[1]).float().mean())
 
 
 def centred(logits: torch.Tensor) -> torch.Tensor:
@@ -111,7 +118,7 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
         row |= {"errors": "diverges" if diverged else round(group["errors"].mean(), 1)}
         if student and not diverged:
             mean = saved[teacher, student]
-            row |= {"saved": f"{mean:+.1f}", "95 % of it": _ends((mean - half, mean + half) if half else None)}
+            row |= {"saved": f"{mean:+.1f}", "95 % of it": interval((mean - half, mean + half) if half else None)}
             of_teacher = {"gap": "{:.3f}", "agrees": "{:.2%}"}
             row |= {name: text.format(group[name].mean()) for name, text in of_teacher.items() if name in group}
         found.append(row | {"minutes": round(group["seconds"].mean() / 60, 1)})
@@ -120,12 +127,16 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
 
 def savings(record: Mapping[str, Any]) -> tuple[dict[tuple[str, str], float], float | None]:
     """What each student saves, by teacher and student, and half the width of all their intervals; None for one seed."""
-    rows = pd.DataFrame(record["rows"])
-    students = rows[rows["student"] != ""]
-    students = students[students["errors"].notna()]
+    students = _students(record)
     errors = students.pivot_table(index=["teacher", "student"], columns="seed", values="errors", sort=False)
     less = errors.iloc[0] - errors
     return less.mean(axis=1).to_dict(), stats.pooled_half_width(less.iloc[1:].to_numpy())
+
+
+def _students(record: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of students that did not diverge."""
+    rows = pd.DataFrame(record["rows"])
+    return rows[(rows["student"] != "") & rows["errors"].notna()]
 
 
 def figure(record: Mapping[str, Any]) -> Figure:
@@ -148,10 +159,8 @@ def draw(path: Path, to: Path) -> None:
 
 
 def _over_epochs(record: Mapping[str, Any], plans: Mapping[str, tuple]) -> Figure:
-    rows = pd.DataFrame(record["rows"])
-    students = rows[rows["student"] != ""]
+    rows, students = pd.DataFrame(record["rows"]), _students(record)
     drawn, ax = plt.subplots(figsize=(7.2, 3.6))
-    students = students[students["errors"].notna()]
     for kind in dict.fromkeys(plans.values()):
         names = [name for name in plans if plans[name] == kind]
         part = students[students["student"].isin(names)]
@@ -184,7 +193,3 @@ def _saved(record: Mapping[str, Any]) -> Figure:
     ax.invert_yaxis()
     ax.set(xlabel="errors saved on held-out images")
     return drawn
-
-
-def _ends(ends: tuple[float, float] | None) -> str:
-    return "–" if ends is None else "{:.1f} to {:.1f}".format(*ends)

@@ -23,7 +23,9 @@ WHITE = 'style="fill: #ffffff"'  # how matplotlib fills what lies behind figure 
 
 def dress(notebook: dict[str, Any], chapter: str, these: Sequence[Standing], results: Path) -> dict[str, Any]:
     """The notebook, as parsed JSON, with all that a page needs; changed in place. results: the folder of records."""
-    cells = notebook["cells"] = explore.place(notebook["cells"], chapter, recompute.load(results / f"{chapter}.json"))
+    cells = notebook["cells"] = explore.place(
+        notebook["cells"], chapter, lambda: recompute.load(results / f"{chapter}.json")
+    )
     _show_real_parameters(cells)
     for cell in cells:
         if cell["cell_type"] == "code":

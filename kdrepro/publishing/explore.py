@@ -4,7 +4,7 @@ Without a script, and in print, a reader has the chapter's own figure, or the dr
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,17 +22,19 @@ SCRIPTS = (
 )
 
 
-def place(cells: list[dict[str, Any]], chapter: str, arrays: Arrays) -> list[dict[str, Any]]:
+def place(cells: list[dict[str, Any]], chapter: str, arrays: Callable[[], Arrays]) -> list[dict[str, Any]]:
     """A chapter's cells with its explorable after the figure that it belongs to, where there is what it needs.
 
-    arrays: those beside the chapter's record.
+    arrays: gives those beside the chapter's record; not called for a chapter that has no explorable of them.
     """
-    made = {
-        "01-dark-knowledge": ("fig-dark-t2", softening),
-        "02-mnist": ("fig-mnist-shift", shifts),
-        "05-specialists": ("fig-specialists-eq5", lambda arrays: triangle()),
-    }.get(chapter)
-    figure, html = (made[0], made[1](arrays)) if made else ("", "")
+    made: dict[str, tuple[str, Callable[[], str]]] = {
+        "01-dark-knowledge": ("fig-dark-t2", lambda: softening(arrays())),
+        "02-mnist": ("fig-mnist-shift", lambda: shifts(arrays())),
+        "05-specialists": ("fig-specialists-eq5", triangle),
+    }
+    if chapter not in made:
+        return cells
+    figure, html = made[chapter][0], made[chapter][1]()
     placed = []
     for cell in cells:
         placed.append(cell)

@@ -63,7 +63,7 @@ def _part(app: "Sphinx", name: str) -> str:
     """A generated part, by its name. Raises KeyError for one that there is not."""
     these, repository = app.kdrepro_standings, repository_of(app.config.html_theme_options)
     results = _results(app)
-    folder, of_mnist = results / "weights", recompute.load(results / "02-mnist.json")
+    folder = results / "weights"
     parts: dict[str, Callable[[], str]] = {
         "finding": lambda: front.finding(these),
         "claims-picture": lambda: front.claims_picture(these),
@@ -72,13 +72,18 @@ def _part(app: "Sphinx", name: str) -> str:
         "files": lambda: front.files(repository),
         "later-chapters": lambda: front.later_chapters({page.stem for page in results.with_name("chapters").glob("*")}),
         "play-nets": lambda: play.nets(weights.read_index(folder), these),
-        "play-images": lambda: play.gallery(of_mnist),
-        "play-twos": lambda: play.twos(weights.read_index(folder), of_mnist),
+        "play-images": lambda: play.gallery(_of_mnist(results)),
+        "play-twos": lambda: play.twos(weights.read_index(folder), _of_mnist(results)),
         "wheel": lambda: carried.WHEEL,
         "source": lambda: carried.SOURCE,
         "folder": lambda: carried.SOURCE.removesuffix("-source.tar.gz"),
     }
     return parts[name]()
+
+
+def _of_mnist(results: Path) -> recompute.Arrays:
+    """The arrays beside chapter 2's record."""
+    return recompute.load(results / "02-mnist.json")
 
 
 def repository_of(options: dict[str, Any]) -> str:
@@ -130,6 +135,5 @@ def _finish(app: "Sphinx", problem: Exception | None) -> None:
             page.write_text(lean, encoding="utf-8")
     (site / "_static" / "card.png").write_bytes(card.draw(app.kdrepro_standings))
     carried.carry(site, book)
-    play.carry(
-        site / "_static" / "play", book / "results" / "weights", recompute.load(book / "results" / "02-mnist.json")
-    )
+    results = _results(app)
+    play.carry(site / "_static" / "play", results / "weights", _of_mnist(results))

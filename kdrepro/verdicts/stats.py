@@ -49,6 +49,12 @@ def paired(
     return mean, interval, p
 
 
+def largest_p(differences: Sequence[np.ndarray]) -> float | None:
+    """The largest p-value, by Holm, of one-sided paired tests that each of these is above 0; None for one seed."""
+    p_values = [one_sided_p(one) for one in differences]
+    return None if None in p_values else max(holm(p_values))
+
+
 def pooled_half_width(differences: np.ndarray, level: float = 0.95) -> float | None:
     """Half the width of the interval of each row's mean, where all rows have one spread.
 

@@ -9,8 +9,8 @@ import torch
 
 import kdrepro
 from kdrepro import chapters, data, losses, paths, training
+from kdrepro.chapters import ch02_mnist, presets
 from kdrepro.chapters import ch08_pitfalls as ch08
-from kdrepro.chapters import presets
 from kdrepro.diagnosis import finding
 from kdrepro.networks import MLP
 from kdrepro.verdicts.recompute import later
@@ -137,7 +137,7 @@ def test_what_is_published_gives_the_figures_again(run, plan, teachers, right):
     table = ch08.publish_halves(run, "no fault", right)
     assert table.shape == (4, 2, 3)
     assert table.sum(1)[:, -1].tolist() == run.errors(right)
-    sides = ch08.publish_sides(run, later.SHIFTED, right, [3])
+    sides = ch02_mnist.publish_sides(run, later.SHIFTED, right, [3])
     ch08.publish_right(run, "no fault", right)
     arrays = {**run.predictions, "cases": np.array(len(run.data.test_images))}
     assert later.of_students(arrays, "no fault") == pytest.approx(ch08.errors(run, right))

@@ -9,7 +9,7 @@ import torch
 
 from kdrepro import chapters, losses, training
 from kdrepro.chapters import ch09_after_2015 as ch09
-from kdrepro.chapters import presets
+from kdrepro.chapters import presets, searches
 from kdrepro.chapters.images import OBJECTIVES
 from kdrepro.chapters.sizes import Network, Training
 from kdrepro.errors import InputError
@@ -89,8 +89,8 @@ def test_fidelity(run, base, teachers):
     expected = losses.distillation_loss(run.logits(students[0])[:50], run.logits(teachers[0])[:50], temperature=1.0)
     assert means[0] == pytest.approx(expected.item(), rel=1e-4)
     assert later.divergence(run.predictions, "hinton") == pytest.approx(means)
-    assert ch09.agreement(run, teachers[0], teachers[0], "test") == 1
-    assert 0 <= ch09.agreement(run, students[0], teachers[0], "train") <= 1
+    assert searches.agreement(run, teachers[0], teachers[0], "test") == 1
+    assert 0 <= searches.agreement(run, students[0], teachers[0], "train") <= 1
 
 
 def test_each_seeds_ensemble_begins_with_its_own_teacher(teachers):

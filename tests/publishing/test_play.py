@@ -160,13 +160,13 @@ def test_explorables_stand_after_their_figures_where_there_is_what_they_show():
         return {"cell_type": "code", "metadata": {"mystnb": {"figure": {"name": name}}}, "source": "", "outputs": []}
 
     cells = [cell("fig-specialists-table2"), cell("fig-specialists-eq5"), cell("fig-mnist-shift")]
-    placed = explore.place(cells, "05-specialists", {})
+    placed = explore.place(cells, "05-specialists", dict)
     assert [c["metadata"].get("mystnb", {}).get("figure", {}).get("name") for c in placed] == [
         "fig-specialists-table2",
         "fig-specialists-eq5",
         None,
         "fig-mnist-shift",
     ]
-    assert explore.place(cells, "02-mnist", {}) == cells
+    assert explore.place(cells, "02-mnist", dict) == cells
     arrays = recompute.load(paths.RESULTS / "01-dark-knowledge.json")
     assert ("teacher.logits" in arrays) == bool(explore.softening(arrays))

@@ -119,7 +119,7 @@
     };
   }
 
-  function card(name, title, colour) {
+  function card(name, title) {
     const bars = make("div", { className: "play-bars", role: "img" });
     const columns = Array.from({ length: 10 }, (_, digit) => {
       const bar = make("i");
@@ -129,7 +129,7 @@
     const answer = make("p", { className: "play-answer" }, "–");
     const element = make("section", { className: "play-card" }, make("h3", {}, title), answer, bars);
     element.dataset.net = name;
-    element.style.setProperty("--net", `var(--net-${colour})`);
+    element.style.setProperty("--net", `var(--net-${name.split(".")[1]})`);
     return {
       element,
       say(p) {
@@ -173,7 +173,6 @@
 
   function start(root) {
     const list = [...root.querySelectorAll(".play-nets li")];
-    const colours = { "mnist.teacher": "teacher", "mnist.plain": "plain", "mnist.distilled": "distilled", "mnist.omit3": "omit3", "mnist.only78": "only78" };
     const nets = list.map((item) => ({
       name: item.dataset.net, files: Number(item.dataset.files), title: item.querySelector("strong").textContent,
       layers: null, z: null, wanted: true,
@@ -181,7 +180,7 @@
     const find = (selector) => root.querySelector(selector);
     const cards = find(".play-cards"), live = find(".play-live"), preview = find(".play-preview");
     for (const one of nets) {
-      one.card = card(one.name, one.title, colours[one.name]);
+      one.card = card(one.name, one.title);
       one.card.empty();
       cards.append(one.card.element);
       const box = make("input", { type: "checkbox", checked: true });

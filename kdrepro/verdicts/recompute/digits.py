@@ -138,8 +138,8 @@ def narrow_temperatures(table: Errors) -> Metrics:
         "errors_inside": inside,
         "seeds_each": len(inside),
     }
-    p_values = [stats.one_sided_p(counts - inside) for counts in neighbours]
-    return found | ({} if None in p_values else {"neighbours_p": max(stats.holm(p_values))})
+    p = stats.largest_p([counts - inside for counts in neighbours])
+    return found | ({} if p is None else {"neighbours_p": p})
 
 
 def _some(tables: Mapping[int, Errors], which: slice) -> list[Errors]:

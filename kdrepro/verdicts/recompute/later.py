@@ -1,13 +1,13 @@
 """Beyond the paper: what mistakes cost, and what was proposed after 2015."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from kdrepro.verdicts import stats
 from kdrepro.verdicts.recompute.arrays import Arrays, Metrics, errors
 from kdrepro.verdicts.recompute.digits import best_shift
+from kdrepro.verdicts.stats import largest_p
 
 SHIFTED = "without a class"
 
@@ -98,12 +98,6 @@ def fidelity_correlation(divergences: Mapping[str, np.ndarray], errors_of: Mappi
         varied = len(apart) > 2 and np.ptp(apart) > 0 and np.ptp(wrong) > 0
         found.append(float(spearmanr(apart, wrong).statistic) if varied else 0.0)
     return np.array(found)
-
-
-def largest_p(saved: Sequence[np.ndarray]) -> float | None:
-    """The largest p-value, by Holm, of one-sided paired tests that each of these saves errors; None for one seed."""
-    p_values = [stats.one_sided_p(one) for one in saved]
-    return None if None in p_values else max(stats.holm(p_values))
 
 
 def _saved(arrays: Arrays, before: str, after: str) -> np.ndarray:
