@@ -60,7 +60,7 @@ class Arm:
     precision: str = "fp32"  # that it is timed in; the losses are compared in fp32
     several: bool = False
     stored: bool = False  # the teacher's logits are computed once, before the clock starts, and looked up
-    missing: Callable[[], str | None] = lambda: None  # why it cannot run here
+    missing: Callable[[torch.device], str | None] = lambda device: None  # why it cannot run there
 
     def networks(self, work: Work) -> int:
         return work.networks if self.several else 1
@@ -125,13 +125,14 @@ def _fit_in_turn(work: Work, precision: str, stored: torch.Tensor | None = None)
     return train
 
 
-def _fit_many(work: Work, precision: str, stored: torch.Tensor | None = None) -> Train:
+def _fit_many(work: Work, precision: str, stored: torch.Tensor | None = None, capture: bool = False) -> Train:
     given = [_given(work, precision, stored) for _ in range(work.networks)]
     batches, objectives, recipes = zip(*given, strict=True)
     students = [copy.deepcopy(work.student) for _ in given]
 
     def train() -> float:
-        histories = training.fit_many(students, batches, objectives, recipes, seeds=range(work.networks))
+        seeds = range(work.networks)
+        histories = training.fit_many(students, batches, objectives, recipes, seeds=seeds, capture=capture)
         return sum(history[-1]["loss"] for history in histories) / len(histories)
 
     return train
@@ -140,6 +141,15 @@ def _fit_many(work: Work, precision: str, stored: torch.Tensor | None = None) ->
 def _stored(prepare: Callable[..., Train]) -> Callable[[Work, str], Train]:
     """The same from stored logits."""
     return lambda work, precision: prepare(work, precision, training.logits(work.teacher, work.inputs))
+
+
+def _captured(work: Work, precision: str) -> Train:
+    return _fit_many(work, precision, training.logits(work.teacher, work.inputs), capture=True)
+
+
+def captured_missing(device: torch.device) -> str | None:
+    """Why nothing can be captured, or None."""
+    return "captures CUDA graphs, which takes a GPU" if device.type == "cpu" else None
 
 
 # ---- ordinary PyTorch
@@ -223,7 +233,7 @@ def _tuned(work: Work, precision: str) -> Train:
 # ---- torchdistill
 
 
-def torchdistill_missing() -> str | None:
+def torchdistill_missing(device: torch.device) -> str | None:
     """Why torchdistill cannot be imported, or None."""
     if TORCHDISTILL.is_dir() and str(TORCHDISTILL) not in sys.path:
         sys.path.append(str(TORCHDISTILL))
@@ -294,6 +304,15 @@ ARMS = (
     Arm("fit-many", "fit_many, {n} at once", _fit_many, "auto", several=True),
     Arm("stored-in-turn", "fit, {n} in turn, stored logits", _stored(_fit_in_turn), "auto", several=True, stored=True),
     Arm("stored-many", "fit_many, {n} at once, stored logits", _stored(_fit_many), "auto", several=True, stored=True),
+    Arm(
+        "captured-many",
+        "{n} at once, stored logits, captured",
+        _captured,
+        "auto",
+        several=True,
+        stored=True,
+        missing=captured_missing,
+    ),
     Arm("dataloader", "loop, DataLoader", _dataloader),
     Arm("in-memory", "loop, in memory", _in_memory),
     Arm("tuned", "loop, in memory, tuned", _tuned, "auto"),

@@ -38,7 +38,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def check(arm: Arm, one_batch: Work) -> dict[str, Any]:
     """An arm's entry before it is timed: its loss beside ours, or why it is absent."""
     entry = {"arm": arm.name, "title": arm.title.format(n=one_batch.networks), "networks": arm.networks(one_batch)}
-    if reason := arm.missing():
+    if reason := arm.missing(one_batch.device):
         return entry | {"absent": reason}
     difference = arm.prepare(one_batch, "fp32")() - reference_loss(one_batch)
     if not abs(difference) <= TOLERANCE:  # a NaN is refused, too

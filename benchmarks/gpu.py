@@ -57,7 +57,7 @@ def kdrepro(*arguments: str) -> list[str]:
 def tests(seconds: float) -> int:
     """The tests that train, on the GPU."""
     files = [
-        "tests/training/test_on_device.py",
+        "tests/training",
         "tests/chapters/test_experiments.py",
         "tests/chapters/test_committees.py",
     ]

@@ -1,11 +1,14 @@
 """What it costs to train elsewhere: chapter 2's requests here and on workers, and a simulation of many.
 
     python benchmarks/overhead.py                         # at smoke, on a Ray of this machine, two workers
-    python benchmarks/overhead.py --preset full --executor ray --workers 2      # hours; on an idle machine
+    python benchmarks/overhead.py --preset full --workers 2             # hours; on an idle machine
+    python benchmarks/overhead.py --preset full --workers 2 --epochs 1  # minutes: as many networks, of one epoch each
     python benchmarks/overhead.py --simulate 100000 1000  # the driver alone: networks, workers
 
 Here two groups train side by side in this process, as many as PyTorch has threads: give it as many as workers.
-Each run starts from an empty store. Ray's start is timed apart, since a run has it once.
+Each run starts from an empty store. Ray's start is timed apart, since a run has it once. What workers cost more than
+threads does not grow with the epochs (a task sent, a teacher loaded, leases, entries), so shorter trainings show it in
+fewer minutes, and as a larger share than it is of long ones.
 """
 
 import argparse
@@ -26,23 +29,28 @@ STACK = 10  # networks of a simulated task
 MEAN_SECONDS = 120.0  # of a simulated task
 
 
-def requests(run) -> None:
-    """Ask for chapter 2's networks as its first cells do, and wait for all."""
+def requests(run, epochs: int | None) -> int:
+    """Ask for chapter 2's networks as its first cells do, wait for all, and count them. epochs: of each, at most."""
     sizes = run.sizes
+    if epochs is not None:
+        sizes = sizes.model_copy(
+            update={name: getattr(sizes, name).but(epochs=epochs) for name in ("teacher", "plain", "distilled")}
+        )
     teachers = run.train_seeds(sizes.teacher, name="teacher")
     wanted = [run.request(sizes.plain, seed, name="plain") for seed in run.seeds]
     wanted += [run.request(sizes.distilled, s, t, "distilled") for s, t in zip(run.seeds, teachers, strict=True)]
     for width in sizes.widths:
-        changes = {"hidden": width.hidden, "epochs": width.epochs, "learning_rate": width.learning_rate}
+        changes = {"hidden": width.hidden, "epochs": epochs or width.epochs, "learning_rate": width.learning_rate}
         for temperature in sizes.temperatures:
             plan = sizes.distilled.but(temperature=temperature, **changes)
             wanted += [run.request(plan, s, t, f"T {temperature}") for s, t in zip(run.seeds, teachers, strict=True)]
     for net in run.train_many(wanted):
         _ = net.history
+    return len(teachers) + len(wanted)
 
 
-def timed(preset: str, executor: str, workers: int) -> float:
-    """Seconds of the requests in an empty store, Ray's start left out."""
+def timed(preset: str, executor: str, workers: int, epochs: int | None) -> tuple[float, int]:
+    """Seconds of the requests in an empty store, Ray's start left out, and their number."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"KDREPRO_RUNS": folder, options.NAME: executor}
         run = chapters.start("02-mnist", preset=preset)
@@ -51,11 +59,11 @@ def timed(preset: str, executor: str, workers: int) -> float:
             _ = run.workers.count  # starts the cluster
             warm_up(run.workers, workers)
         start = time.perf_counter()
-        requests(run)
+        count = requests(run, epochs)
         took = time.perf_counter() - start
         if run.workers is not None:
             run.workers.close()
-        return took
+        return took, count
 
 
 def warm_up(workers: Workers, count: int) -> None:
@@ -137,15 +145,18 @@ def main() -> None:
     parser.add_argument("--executor", default="ray", choices=[n for n in executors.options.NAMES if n != "local"])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--simulate", type=int, nargs=2, metavar=("NETWORKS", "WORKERS"))
+    parser.add_argument("--epochs", type=int, help="of each network, in place of the preset's")
     given = parser.parse_args()
     if given.simulate:
         return simulate(*given.simulate)
     torch.set_num_threads(given.workers)
-    here = timed(given.preset, "local", given.workers)
-    there = timed(given.preset, given.executor, given.workers)
+    here, _ = timed(given.preset, "local", given.workers, given.epochs)
+    there, count = timed(given.preset, given.executor, given.workers, given.epochs)
+    epochs = f", {given.epochs} epochs each" if given.epochs else ""
     print(
-        f"chapter 2's requests at {given.preset}: {here:.1f} s here on {given.workers} threads, {there:.1f} s on "
-        f"{given.workers} workers of {given.executor}: {100 * (there / here - 1):+.1f} %."
+        f"chapter 2's {count} networks at {given.preset}{epochs}: {here:.1f} s here on {given.workers} threads, "
+        f"{there:.1f} s on {given.workers} workers of {given.executor}: {100 * (there / here - 1):+.1f} %, "
+        f"{(there - here) / count:+.2f} s a network."
     )
     return None
 

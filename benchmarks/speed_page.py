@@ -24,7 +24,8 @@ from kdrepro.files import atomic_write
 from kdrepro.verdicts.wording import threads
 
 RESULTS = Path(__file__).parent / "results"  # what `make bench` has measured, a file a machine
-STORED = ("stored-in-turn", "stored-many")  # without a teacher's work, so not to be compared with those that do it
+# Without a teacher's work, so not to be compared with those that do it.
+STORED = ("stored-in-turn", "stored-many", "captured-many")
 OURS = ("fit", "fit-fp32", "in-turn", "fit-many", *STORED)
 OTHERS = ("dataloader", "in-memory", "torchdistill")  # that ours are compared with
 COLUMNS = (

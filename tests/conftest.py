@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import training_cases
 from hypothesis import settings
 
 from kdrepro import data, paths
@@ -18,8 +19,20 @@ settings.load_profile("kdrepro")
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--device", default="cpu", help="what chapters and the tests of devices train on: cpu, cuda, cuda:1"
+        "--device", default="cpu", help="what chapters and the tests of training train on: cpu, cuda, cuda:1"
     )
+
+
+def pytest_configure(config):
+    training_cases.DEVICE = torch.device(config.getoption("--device"))
+
+
+def pytest_collection_modifyitems(config, items):
+    """Bits are promised on a processor alone."""
+    if config.getoption("--device") != "cpu":
+        for item in items:
+            if item.get_closest_marker("on_cpu"):
+                item.add_marker(pytest.mark.skip(reason="promised, or possible, on a processor alone"))
 
 
 @pytest.fixture(scope="session")

@@ -10,15 +10,21 @@ from kdrepro.networks import MLP
 from kdrepro.training import Batches, Recipe, loop, steps
 from kdrepro.training.checkpoint import Checkpoint
 
+DEVICE = torch.device("cpu")  # or what `pytest --device` names, before any test is collected
 RECIPE = Recipe(epochs=3, batch_size=64, learning_rate=1e-2, precision="fp32", max_norm=1.5)
 
 
+def here(thing):
+    """A tensor or a network, on the device of the tests."""
+    return thing.to(DEVICE)
+
+
 def network(seed=0, widths=(64, 12, 10), **dropout):
-    return MLP(list(widths), generator=torch.Generator().manual_seed(seed), **dropout)
+    return here(MLP(list(widths), generator=torch.Generator().manual_seed(seed), **dropout))
 
 
 def weights(net):
-    return torch.cat([p.detach().flatten() for p in net.parameters()])
+    return torch.cat([p.detach().flatten() for p in net.parameters()]).cpu()
 
 
 def cases(digits, first=0, count=600, **options):
@@ -38,9 +44,9 @@ def stacked_sizes(monkeypatch):
     sizes = []
 
     class Noted(steps.Together):
-        def __init__(self, runs):
+        def __init__(self, runs, capture):
             sizes.append(len(runs))
-            super().__init__(runs)
+            super().__init__(runs, capture)
 
     monkeypatch.setattr(loop, "Together", Noted)
     return sizes

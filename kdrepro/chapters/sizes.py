@@ -325,6 +325,9 @@ class DarkKnowledge(Sizes):
         return self
 
 
+Changes = dict[str, Any]  # of a plan's fields, those of its network and its recipe too
+
+
 class Width(Sizes):
     """Students of one width in the temperature sweep; all else is the distilled net's."""
 
@@ -343,8 +346,8 @@ class Search(Sizes):
 
     held_out: int = Field(ge=1)  # training images in the place of the test set
     seeds: int = Field(ge=1)  # of the students; a teacher has the first of them
-    teachers: dict[str, dict[str, Any]]
-    students: dict[str, dict[str, Any]]
+    teachers: dict[str, Changes]
+    students: dict[str, Changes]
 
 
 class Mnist(Sizes):
@@ -355,7 +358,8 @@ class Mnist(Sizes):
     teacher: Training
     plain: Training
     distilled: Training
-    students_each: int = Field(1, ge=1)  # distilled nets of each teacher; a seed's figure is their mean
+    headline: Changes = {}  # what differs from it in the distilled nets of the first section, which may train for longer
+    students_each: int = Field(1, ge=1)  # of those for each teacher; a seed's figure is their mean
     soft_weights: list[Annotated[float, Field(ge=0, le=1)]]
     labelled: Fraction  # share of the transfer set's labels that are known, where not all are
     label_in_targets: list[Annotated[float, Field(gt=0, lt=1)]]  # weights of a label within the soft targets
@@ -368,11 +372,12 @@ class Mnist(Sizes):
     searches: dict[str, Search] = {}
 
     @model_validator(mode="after")
-    def _searches_name_fields_of_plans(self) -> "Mnist":
+    def _changes_name_fields_of_plans(self) -> "Mnist":
         for search in self.searches.values():
             for plan, changes in ((self.teacher, search.teachers), (self.distilled, search.students)):
                 for change in changes.values():
                     plan.but(**change)
+        self.distilled.but(**self.headline)
         return self
 
 
@@ -388,9 +393,6 @@ class Pitfalls(Sizes):
     learning_rate: float = Field(gt=0)
     alpha: float = Field(0.9, gt=0, lt=1)  # soft weight where it is turned round; the others have that of chapter 2
     smoothing: float = Field(0.1, gt=0, lt=1)  # of a teacher's labels
-
-
-Changes = dict[str, Any]  # of a plan's fields, those of its network and its recipe too
 
 
 class After2015(Sizes):

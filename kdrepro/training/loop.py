@@ -22,7 +22,7 @@ from kdrepro.training.memory import machine_memory
 from kdrepro.training.objectives import Objective
 from kdrepro.training.recipe import Recipe
 from kdrepro.training.state import TrainingState
-from kdrepro.training.steps import Alone, Together
+from kdrepro.training.steps import Alone, Together, check_capture
 
 CHECKPOINT_SECONDS = 60.0  # at most this long between two checkpoints; there is one after every epoch too
 
@@ -82,6 +82,7 @@ def fit_many(
     evaluate_every: int | Sequence[int] = 1,
     keep_best: str | Sequence[str | None] | None = None,
     stack: bool = False,
+    capture: bool = False,
 ) -> list[list[dict[str, Any]]]:
     """Train several networks, each with its own cases, objective, recipe and seed; returns their histories.
 
@@ -108,11 +109,13 @@ def fit_many(
         training.stacked = not training.stackable
         if training.stacked:
             vmapped.check(training)
+    for training in trainings if capture else ():
+        check_capture(training)
 
     def train(group: list[TrainingState], lane: Lane) -> None:
         joint = group[0].stackable or (len(group) > 1 and vmapped.pays(group))
         for part in [group] if joint else [[training] for training in group]:
-            _train(part, Together(part) if joint else Alone(part[0]), lane)
+            _train(part, Together(part, capture) if joint else Alone(part[0]), lane)
             for training in part if finished else ():
                 finished(trainings.index(training))
 

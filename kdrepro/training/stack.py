@@ -51,7 +51,8 @@ class Stack(nn.Module):
     @property
     def layers(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """Weights [M, out, in] and biases [M, out] of each layer, the output layer last."""
-        return list(zip(self.stacked[::2], self.stacked[1::2], strict=True))
+        stacked = list(self.stacked)  # torch.compile cannot slice a ParameterList
+        return list(zip(stacked[::2], stacked[1::2], strict=True))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Inputs [M, B, ...] to logits [M, B, C]."""

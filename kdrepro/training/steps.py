@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kdrepro.checks import check_inputs, logits_of, unwrapped, warn_of_probabilities, wide
-from kdrepro.networks import MLP, clip_max_norm
+from kdrepro.networks import MLP, Dropout, clip_max_norm
 from kdrepro.training.batches import Batch
 from kdrepro.training.inference import as_inputs, input_dtype, logits
 from kdrepro.training.objectives import loss_of, of_many
@@ -20,6 +20,8 @@ from kdrepro.training.stack import Stack
 from kdrepro.training.state import TrainingState
 from kdrepro.training.vmapped import Vmapped
 
+# How `fit_many(capture=True)` compiles a stack's passes: to CUDA graphs, each of which is launched as one kernel is.
+CAPTURE: dict[str, Any] = {"mode": "reduce-overhead", "dynamic": False}
 LANES = 16  # numbers that a processor's vector instructions take at once, at the most
 MAX_NORM_EVERY = 4  # steps between two applications of the weight constraint; it drifts by little in between
 
@@ -150,13 +152,15 @@ class Together:
     Members that share a learning rate have their parameters updated as whole stacks. That takes sizes that are a
     multiple of LANES: of other tensors, the optimiser computes the last few numbers in another way than the rest,
     in the last digit, and which ones these are would depend on how many networks there are.
+    capture: whether `torch.compile` captures the networks' own passes, the loss and the optimiser left out.
     """
 
-    def __init__(self, trainings: Sequence[TrainingState]):
+    def __init__(self, trainings: Sequence[TrainingState], capture: bool = False):
         self.trainings, self.recipe, self.dtype = list(trainings), trainings[0].recipe, trainings[0].dtype
         networks = [training.network for training in trainings]
         self.own_kind = not trainings[0].stackable
         self.stack = Vmapped(networks, self.dtype == torch.bfloat16) if self.own_kind else Stack(networks)
+        self.forward = torch.compile(self.stack, **CAPTURE) if capture else self.stack
         self.parameters = list(self.stack.parameters())
         self.own = [list(training.network.parameters()) for training in trainings]  # views of the stack
         indices, members = range(len(self.parameters)), range(len(trainings))
@@ -196,7 +200,7 @@ class Together:
         """One step of every network; returns their losses [M]."""
         self.stack.train()
         inputs = torch.stack([batch.inputs for batch in batches])
-        output = self.stack(as_inputs(inputs, torch.float32 if self.own_kind else self.dtype))
+        output = self.forward(as_inputs(inputs, torch.float32 if self.own_kind else self.dtype))
         try:
             losses = of_many([training.objective for training in self.trainings], output, batches)
         except ValueError as error:
@@ -221,6 +225,14 @@ class Together:
     def close(self) -> None:
         """Give the networks memory of their own again."""
         self.stack.release()
+
+
+def check_capture(training: TrainingState) -> None:
+    """Raises ValueError for a training whose passes can't be captured."""
+    if training.device.type == "cpu":
+        raise ValueError("capture=True launches CUDA graphs, and the cases are on cpu: leave it out.")
+    if any(isinstance(module, Dropout) and module.dropped for module in training.network.modules()):
+        raise ValueError("capture=True cannot hold dropout's masks, which are drawn anew in each step: leave it out.")
 
 
 def _stacked(states: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

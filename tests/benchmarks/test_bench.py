@@ -66,7 +66,7 @@ def test_operations_are_those_that_pytorch_counts(generator):
 @pytest.mark.parametrize("soft_weight", [1.0, 0.9])
 @pytest.mark.parametrize("arm", arms.ARMS, ids=lambda arm: arm.name)
 def test_arms_have_one_loss(arm, soft_weight):
-    if reason := arm.missing():
+    if reason := arm.missing(CPU):
         pytest.skip(reason)
     one_batch = work(soft_weight=soft_weight).first(16)
     assert arm.prepare(one_batch, "fp32")() == pytest.approx(arms.reference_loss(one_batch), abs=bench.TOLERANCE)
@@ -74,7 +74,7 @@ def test_arms_have_one_loss(arm, soft_weight):
 
 @pytest.mark.parametrize("arm", arms.ARMS, ids=lambda arm: arm.name)
 def test_arms_train_and_leave_the_given_networks_alone(arm):
-    if reason := arm.missing():
+    if reason := arm.missing(CPU):
         pytest.skip(reason)
     given = work(networks=2)
     before = [p.clone() for p in [*given.student.parameters(), *given.teacher.parameters()]]
@@ -111,7 +111,7 @@ def test_a_measurement_has_every_arm(result):
     assert [entry["arm"] for entry in workload["arms"]] == [arm.name for arm in arms.ARMS]
     for entry in workload["arms"]:
         if "absent" in entry:
-            assert entry["arm"] == "torchdistill"
+            assert entry["arm"] in ("torchdistill", "captured-many")  # not installed; not without a GPU
             continue
         assert len(entry["images_per_second"]) == len(entry["last_loss"]) == TINY["repeats"]
         assert min(entry["images_per_second"]) > 0

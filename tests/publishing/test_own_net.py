@@ -13,9 +13,9 @@ PAGE = (paths.BOOK / "own-net.md").read_text()
 ASKED = re.findall(r"\{claim\}`([^`]+)`", PAGE)
 
 
-def test_there_are_fifteen_questions_each_with_a_line_of_code():
+def test_there_are_sixteen_questions_each_with_a_line_of_code():
     parts = re.split(r"^### ", PAGE, flags=re.MULTILINE)[1:]
-    assert [int(part.partition(".")[0]) for part in parts] == list(range(1, 16))
+    assert [int(part.partition(".")[0]) for part in parts] == list(range(1, 17))
     assert all("```python" in part for part in parts)
 
 

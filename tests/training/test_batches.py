@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_cases import network
+from training_cases import here, network
 
 from kdrepro import training
 from kdrepro.training import Batches
@@ -58,7 +58,7 @@ def test_teacher_sees_the_same_view_as_the_student(generator, digits):
 
 
 def test_cached_logits_with_jitter_are_refused(digits):
-    cached = torch.zeros(len(digits.train_images), 10)
+    cached = here(torch.zeros(len(digits.train_images), 10))
     with pytest.raises(ValueError, match="jitter"):
         Batches(digits.train_images, digits.train_labels, jitter=1, teacher_logits=cached)
 
@@ -72,7 +72,7 @@ def test_bad_batches():
     with pytest.raises(ValueError, match="empty"):
         Batches(x[:0])
     with pytest.raises(ValueError, match="not both"):
-        Batches(x, teacher=network(), teacher_logits=torch.zeros(4, 2))
+        Batches(x, teacher=network().cpu(), teacher_logits=torch.zeros(4, 2))
 
 
 def test_labels_on_another_device_are_refused():

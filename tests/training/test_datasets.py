@@ -12,6 +12,7 @@ from training_cases import network, weights
 from kdrepro import training
 from kdrepro.training import Batches, Recipe, datasets
 
+pytestmark = pytest.mark.on_cpu  # where what comes of other libraries is; a user moves it from there
 X, Y = torch.linspace(0, 1, 40 * 64).view(40, 64), torch.arange(40) % 10
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from training_cases import network, weights
+from training_cases import DEVICE, here, network, weights
 
 from kdrepro import training
 from kdrepro.errors import InputError
@@ -15,8 +15,8 @@ from kdrepro.networks import MLP
 from kdrepro.store import Store
 from kdrepro.training import Batch, Batches, Checkpoint, Recipe
 
-X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
-Y = torch.arange(64) % 4
+X = here(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)))
+Y = here(torch.arange(64) % 4)
 RECIPE = Recipe(epochs=2, precision="fp32")
 
 
@@ -24,7 +24,11 @@ def linear(dtype=torch.float32):
     layer = nn.Linear(8, 4)
     nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(1))
     nn.init.zeros_(layer.bias)
-    return layer.to(dtype)
+    return here(layer.to(dtype))
+
+
+def mlp(*widths, **options):
+    return here(MLP(list(widths), **options))
 
 
 def fit(net, x=X, y=Y, objective=training.hard_targets, recipe=RECIPE, **teacher):
@@ -40,6 +44,7 @@ class Words(nn.Module):
     def __init__(self):
         super().__init__()
         self.embedding, self.output, self.seen = nn.Embedding(30_000, 8), nn.Linear(8, 4), set()
+        self.to(DEVICE)
 
     def forward(self, ids):
         self.seen |= set(ids.long().flatten().tolist())
@@ -49,7 +54,7 @@ class Words(nn.Module):
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_token_ids_reach_the_network_as_they_are(dtype, precision):
-    ids = torch.arange(20_000, 20_320).view(64, 5).to(dtype)
+    ids = here(torch.arange(20_000, 20_320).view(64, 5).to(dtype))
     net = Words()
     fit(net, ids, recipe=Recipe(epochs=1, precision=precision))
     training.logits(net, ids)
@@ -72,9 +77,9 @@ def test_a_network_in_float64_is_trained_in_float64():
     fit(same)
     assert net.weight.dtype == torch.float64
     torch.testing.assert_close(net.weight.float(), same.weight)
-    mlp = MLP([8, 16, 4]).double()
-    fit(mlp)
-    assert training.logits(mlp, X).dtype == torch.float64
+    double = mlp(8, 16, 4).double()
+    fit(double)
+    assert training.logits(double, X).dtype == torch.float64
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -85,13 +90,13 @@ def test_weights_in_half_precision_are_not_trained(dtype):
 
 def test_integers_for_an_mlp_get_one_sentence():
     with pytest.raises(ValueError, match=r"MLP takes floats, not torch.int64"):
-        fit(MLP([8, 4]), X.long())
+        fit(mlp(8, 4), X.long())
     with pytest.raises(ValueError, match="Each case has 9 numbers, but this MLP was made for 8"):
-        training.logits(MLP([8, 4]), torch.zeros(3, 9))
+        training.logits(mlp(8, 4), here(torch.zeros(3, 9)))
 
 
 def test_bytes_that_are_ids_are_not_scaled_as_pixels():
-    ids = torch.randint(256, (64, 5), dtype=torch.uint8)
+    ids = here(torch.randint(256, (64, 5), dtype=torch.uint8))
     for call in (lambda: fit(Words(), ids), lambda: training.logits(Words(), ids)):
         with pytest.raises(ValueError, match=r"looks ids up in an embedding: pass inputs\.long\(\)"):
             call()
@@ -123,7 +128,7 @@ def test_a_foreign_teachers_soft_targets_are_not_rounded_to_bfloat16():
         seen.append(batch)
         return training.matched_logits(z, batch)
 
-    fit(MLP([8, 4]), objective=noting, recipe=Recipe(epochs=1, precision="bf16"), teacher=teacher)
+    fit(mlp(8, 4), objective=noting, recipe=Recipe(epochs=1, precision="bf16"), teacher=teacher)
     assert torch.equal(seen[0].teacher_logits, teacher(seen[0].inputs))
 
 
@@ -137,7 +142,7 @@ OBJECTIVES = {
 @pytest.mark.parametrize(("objective", "sentence"), OBJECTIVES.values(), ids=OBJECTIVES)
 @pytest.mark.parametrize("many", [False, True])
 def test_an_objective_gives_a_scalar_that_can_be_differentiated(objective, sentence, many):
-    of = [MLP([8, 4])], [Batches(X, Y)], [objective], [RECIPE]
+    of = [mlp(8, 4)], [Batches(X, Y)], [objective], [RECIPE]
     with pytest.raises(ValueError, match=sentence):
         training.fit_many(*of, seeds=[0]) if many else training.fit(*(one[0] for one in of))
 
@@ -148,7 +153,7 @@ SOFT = {"soft": training.soft_targets(4), "mixed": training.soft_targets(4, 0.5)
 @pytest.mark.parametrize("objective", SOFT.values(), ids=SOFT)
 @pytest.mark.parametrize("many", [False, True])
 def test_a_forgotten_teacher_gets_one_sentence(objective, many):
-    of = [MLP([8, 4])], [Batches(X, Y)], [objective], [RECIPE]
+    of = [mlp(8, 4)], [Batches(X, Y)], [objective], [RECIPE]
     with pytest.raises(ValueError, match="This objective needs a teacher, and the batches have none"):
         training.fit_many(*of, seeds=[0]) if many else training.fit(*(one[0] for one in of))
 
@@ -165,7 +170,7 @@ def test_cases_without_a_label_are_left_out_by_fit_and_fit_many_alike(objective,
     """As if the loss had been written by hand."""
     some = Y.clone()
     some[::4] = -100
-    soft = torch.randn(64, 4, generator=torch.Generator().manual_seed(2))
+    soft = here(torch.randn(64, 4, generator=torch.Generator().manual_seed(2)))
 
     def by_hand(z, batch):
         kept = batch.labels >= 0
@@ -189,7 +194,7 @@ def test_labels_that_are_none_at_all_and_labels_out_of_range():
     with pytest.raises(ValueError, match="labels holds nothing but -100"):
         Batches(X, torch.full((64,), -100))
     for many in (False, True):
-        of = [MLP([8, 3])], [Batches(X, Y)], [training.hard_targets], [RECIPE]
+        of = [mlp(8, 3)], [Batches(X, Y)], [training.hard_targets], [RECIPE]
         with pytest.raises(ValueError, match=r"labels must lie between 0 and 2, or be -100 .* but number"):
             training.fit_many(*of, seeds=[0]) if many else training.fit(*(one[0] for one in of))
 
@@ -253,7 +258,7 @@ def test_a_teacher_that_cannot_be_copied_is_asked_itself():
         warnings.simplefilter("ignore", FutureWarning)
         teacher = nn.Sequential(nn.utils.weight_norm(linear()))
     teacher[0](X)  # computes its weight, which then has a history
-    student, same = MLP([8, 4], generator=torch.Generator().manual_seed(0)), MLP([8, 4])
+    student, same = mlp(8, 4, generator=torch.Generator().manual_seed(0)), mlp(8, 4)
     same.load_state_dict(student.state_dict())
     fit(student, objective=training.matched_logits, teacher=teacher)
     fit(same, objective=training.matched_logits, teacher_logits=training.logits(teacher, X))
@@ -278,6 +283,7 @@ def test_a_wrapped_network_trains_as_the_network_in_it(wrap):
     fit(linear(), objective=training.matched_logits, teacher=net)
 
 
+@pytest.mark.on_cpu  # gloo's network
 def test_a_distributed_network_trains_and_teaches(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
     try:
@@ -286,7 +292,7 @@ def test_a_distributed_network_trains_and_teaches(tmp_path):
         fit(net)
         fit(plain)
         torch.testing.assert_close(inner.weight, plain.weight)
-        fit(MLP([8, 4]), objective=training.matched_logits, teacher=net)
+        fit(mlp(8, 4), objective=training.matched_logits, teacher=net)
     finally:
         torch.distributed.destroy_process_group()
 
@@ -296,7 +302,7 @@ class Tied(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.first, self.second = here(nn.Linear(8, 8)), here(nn.Linear(8, 8))
         self.second.weight = self.first.weight
 
     def forward(self, x):
@@ -323,7 +329,7 @@ NETWORKS = {
     "lazy": (nn.Sequential(nn.LazyLinear(4)), "call it on one batch first"),
     "a list": ([linear()], "network must be a torch.nn.Module, not a list: average several"),
     "a function": (torch.relu, "network must be a torch.nn.Module"),
-    "elsewhere": (nn.Linear(8, 4, device="meta"), "network is on meta but the cases are on cpu"),
+    "elsewhere": (nn.Linear(8, 4, device="meta"), f"network is on meta but the cases are on {X.device}"),
 }
 
 
@@ -335,12 +341,12 @@ def test_networks_that_cannot_be_trained_or_asked_get_one_sentence(net, sentence
 
 
 def test_a_teacher_elsewhere_gets_one_sentence():
-    with pytest.raises(ValueError, match="teacher is on meta but the cases are on cpu"):
+    with pytest.raises(ValueError, match=f"teacher is on meta but the cases are on {X.device}"):
         fit(linear(), objective=training.matched_logits, teacher=nn.Linear(8, 4, device="meta"))
 
 
 def test_a_single_case_and_batch_normalisation():
-    net = nn.Sequential(linear(), nn.BatchNorm1d(4))
+    net = here(nn.Sequential(linear(), nn.BatchNorm1d(4)))
     with pytest.raises(ValueError, match="A step has a single case, of which batch normalisation has no variance"):
         training.fit(net, Batches(X, Y, batch_size=1), training.hard_targets, RECIPE)
     net[1].eval()
@@ -353,13 +359,13 @@ def test_a_single_case_and_batch_normalisation():
 class Own:
     """The four members of `CaseSource`."""
 
-    device, cases = torch.device("cpu"), 64
+    device, cases = X.device, 64
 
     def __len__(self):
         return 2
 
     def views(self, generator):
-        for rows in torch.randperm(64, generator=generator).split(32):
+        for rows in here(torch.randperm(64, generator=generator)).split(32):
             yield Batch(X[rows], Y[rows])
 
 
@@ -407,5 +413,5 @@ def test_a_network_that_diverges_is_told_from_bad_input():
             linear(),
             objective=training.soft_targets(4),
             recipe=Recipe(epochs=3, learning_rate=1e38, optimizer="sgd"),
-            teacher_logits=torch.zeros(64, 4),
+            teacher_logits=here(torch.zeros(64, 4)),
         )

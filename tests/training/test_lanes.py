@@ -14,6 +14,8 @@ from kdrepro.training import loop, state
 from kdrepro.training.checkpoint import Checkpoint
 from kdrepro.training.lanes import Lane, StoppedError, side_by_side, threads
 
+pytestmark = pytest.mark.on_cpu  # a GPU has no lanes
+
 
 @pytest.fixture
 def two_threads(monkeypatch):

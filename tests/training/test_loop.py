@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from training_cases import RECIPE, cases, fit, network, stacked_sizes, weights
+from training_cases import DEVICE, RECIPE, cases, fit, here, network, stacked_sizes, weights
 
 from kdrepro import training
 from kdrepro.networks import clip_max_norm
@@ -33,6 +33,7 @@ def test_same_seed_same_weights_bit_for_bit(digits):
     assert not torch.equal(weights(nets[0]), weights(nets[2]))
 
 
+@pytest.mark.on_cpu
 def test_flushing_denormals_changes_no_weight_and_is_undone(digits, monkeypatch):
     """Adam with a short memory, on images with pixels that are nearly always 0: its averages do get that small."""
     recipe = Recipe(epochs=60, batch_size=16, learning_rate=1e-3, beta2=0.5, precision="fp32")
@@ -119,7 +120,7 @@ def test_bf16_comes_close_to_fp32(digits):
 
 
 def test_any_module_can_be_fitted(digits):
-    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    net = here(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)))
     history = fit(net, digits, recipe=SMALL_STEPS.model_copy(update={"max_norm": None, "epochs": 10}), jitter=0)
     assert history[-1]["loss"] < 0.5
 
@@ -209,7 +210,7 @@ def test_a_group_that_memory_would_not_hold_is_cut(digits, monkeypatch):
 
 
 def test_the_memory_budget_is_a_part_of_the_machine():
-    assert 2**20 < loop.memory_budget(torch.device("cpu")) < 2**50
+    assert 2**20 < loop.memory_budget(DEVICE) < 2**50
 
 
 def test_each_member_has_its_own_checkpoint_evaluation_and_progress(digits, tmp_path):
@@ -298,7 +299,7 @@ def test_two_members_share_neither_network_nor_checkpoint(digits, tmp_path):
 
 def test_inputs_and_soft_targets_may_come_out_of_another_network(digits):
     """With its history on them, of which the training must know nothing; or made in inference mode."""
-    features, x = nn.Linear(64, 8), digits.train_images[:600].flatten(1) / 255
+    features, x = here(nn.Linear(64, 8)), digits.train_images[:600].flatten(1) / 255
     with torch.inference_mode():
         inferred, soft = features(x), network()(x)
     for inputs, teacher_logits in ((features(x), network()(x)), (inferred, soft)):

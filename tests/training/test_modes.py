@@ -3,11 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from training_cases import here
 
 from kdrepro import training
 from kdrepro.training import Batches, Recipe
 
-X, Y = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)) * 3 + 5, torch.arange(64) % 4
+X, Y = here(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)) * 3 + 5), here(torch.arange(64) % 4)
 RECIPE = Recipe(epochs=2, precision="fp32")
 
 
@@ -17,7 +18,7 @@ def frozen():
     for p in net[:2].parameters():
         p.requires_grad_(False)
     net[1].eval()
-    return net
+    return here(net)
 
 
 def fit(net):
@@ -35,7 +36,7 @@ def test_a_network_that_fails_gets_its_modes_back_too():
     net = frozen()
     before = [layer.training for layer in net.modules()]
     with pytest.raises(RuntimeError):
-        training.logits(net, torch.zeros(3, 5))
+        training.logits(net, here(torch.zeros(3, 5)))
     assert [layer.training for layer in net.modules()] == before
 
 
@@ -51,13 +52,13 @@ def test_frozen_layers_stay_frozen_through_one_training_and_the_next():
 
 
 def test_a_network_in_eval_mode_as_a_whole_is_trained_in_train_mode():
-    net = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 4)).eval()
+    net = here(nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 4)).eval())
     fit(net)
     assert net[1].num_batches_tracked == 2
     assert not net[1].training
 
 
 def test_a_network_of_which_nothing_is_trained_is_refused():
-    net = nn.Linear(8, 4).requires_grad_(False)
+    net = here(nn.Linear(8, 4).requires_grad_(False))
     with pytest.raises(ValueError, match="No parameter of the network requires a gradient"):
         fit(net)

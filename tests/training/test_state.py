@@ -9,6 +9,7 @@ from training_cases import (
     cases,
     check_resumption,
     fit,
+    here,
     interruptions,
     network,
     stopping,
@@ -31,6 +32,7 @@ def hard(count):
 # --- interruptions --------------------------------------------------------------------------------
 
 
+@pytest.mark.on_cpu
 @interruptions("images", "moved")
 def test_interrupted_training_ends_bit_for_bit_the_same(digits, tmp_path, monkeypatch, case):
     """Stopped before any checkpoint, within an epoch or at its end, also where some have been saved and others not."""
@@ -122,6 +124,7 @@ def test_a_members_loss_that_is_nan_stops_all_and_keeps_the_checkpoints(digits, 
 # --- checkpoints that are left alone --------------------------------------------------------------
 
 
+@pytest.mark.on_cpu
 def test_a_checkpoint_of_another_device_is_said_and_left_alone(digits, tmp_path):
     """Its generators' states cannot be loaded here."""
     warned = []
@@ -151,7 +154,13 @@ def weighted(weight):
     return lambda logits, batch: weight * training.hard_targets(logits, batch)
 
 
-ONE = {"labels": torch.arange(64) % 10, "objective": training.soft_targets(2.0, 0.5), "soft": 1.0, "recipe": RECIPE}
+LABELS = here(torch.arange(64) % 10)
+ONE = {
+    "labels": LABELS,
+    "objective": training.soft_targets(2.0, 0.5),
+    "soft": 1.0,
+    "recipe": RECIPE,
+}
 OTHERS = {
     "temperature": (
         {"objective": training.soft_targets(3.0, 0.5)},
@@ -160,7 +169,7 @@ OTHERS = {
     "soft weight": ({"objective": training.soft_targets(2.0, 0.25)}, "objective .*"),
     "kind of objective": ({"objective": training.matched_logits}, "objective .*, not matched_logits."),
     "objective of one's own": ({"objective": weighted(2.0)}, "objective .*<lambda>."),
-    "labels": ({"labels": (torch.arange(64) + 1) % 10}, "cases, labels or soft targets"),
+    "labels": ({"labels": (LABELS + 1) % 10}, "cases, labels or soft targets"),
     "soft targets": ({"soft": -1.0}, "cases, labels or soft targets"),
     "learning rate": (
         {"recipe": RECIPE.model_copy(update={"learning_rate": 2e-2})},
@@ -171,7 +180,7 @@ OTHERS = {
 
 
 def train_one(path, labels, objective, soft, recipe):
-    x = torch.linspace(-1, 1, 64 * 64).view(64, 64)
+    x = here(torch.linspace(-1, 1, 64 * 64).view(64, 64))
     batches = Batches(x, labels, batch_size=64, teacher_logits=soft * x[:, :10])
     training.fit(network(), batches, objective, recipe, checkpoint=Checkpoint(path))
 
@@ -284,6 +293,6 @@ def test_keep_best_without_evaluate_is_refused_before_the_training(digits):
 
 
 def test_max_norm_is_for_mlps(digits):
-    convolutional = ConvNet([4], in_channels=1, classes=10, generator=torch.Generator().manual_seed(0))
+    convolutional = here(ConvNet([4], in_channels=1, classes=10, generator=torch.Generator().manual_seed(0)))
     with pytest.raises(ValueError, match=r"max_norm .* ConvNet"):
         fit(convolutional, digits, recipe=RECIPE.model_copy(update={"max_norm": 2.0}))

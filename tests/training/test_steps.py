@@ -1,12 +1,14 @@
 """The steps of many networks against those of each alone."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from training_cases import RECIPE, cases, network, stacked_sizes, weights
 
 from kdrepro import training
 from kdrepro.errors import InputError
-from kdrepro.training import Batches
+from kdrepro.training import Batches, loop, steps
 
 
 def assert_equal_to_rounding(make, batches, objectives, recipes, monkeypatch, sizes=None, **dropout):
@@ -92,6 +94,7 @@ def test_bf16_members_come_as_close_to_fit_as_bf16_can_tell(digits):
 # --- a member and its company -----------------------------------------------------------------------
 
 
+@pytest.mark.on_cpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_no_member_feels_its_company(digits, precision):
     """Bit for bit the same, alone or beside others: a resumed run may be grouped in another way."""
@@ -107,6 +110,7 @@ def test_no_member_feels_its_company(digits, precision):
         assert torch.equal(a, b)
 
 
+@pytest.mark.on_cpu
 @pytest.mark.parametrize("mine", [training.hard_targets, training.soft_targets(3.3, 0.7), training.soft_targets(3.3)])
 def test_no_member_feels_the_others_losses(digits, mine):
     """Bit for bit the same, beside whatever other kinds of loss."""
@@ -132,6 +136,7 @@ def test_no_member_feels_the_others_losses(digits, mine):
     assert all(torch.equal(found[0], other) for other in [*found[1:], weights(nets[0])])
 
 
+@pytest.mark.on_cpu
 def test_no_member_feels_who_shares_its_online_teacher(digits):
     """Sixteen others and a batch of 241: together just more cases than a network is asked about at once."""
     teacher, found = network(10, (64, 20, 10)), []
@@ -187,3 +192,43 @@ def test_soft_targets_that_diverge_are_one_sentence(digits, at_once):
 
     with pytest.raises(InputError, match=r"in epoch 1: lower the learning rate \(1e\+30\)"):
         train()
+
+
+# --- captured passes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.on_cpu
+@pytest.mark.parametrize("objective", [training.hard_targets, training.soft_targets(4.0, 0.5)])
+def test_captured_passes_are_one_graph_that_computes_the_same(digits, monkeypatch, objective):
+    """Traced as for a GPU, by a backend that runs what was traced on the processor; fullgraph refuses any break."""
+    monkeypatch.setattr(loop, "check_capture", lambda training: None)
+    monkeypatch.setattr(steps, "CAPTURE", {"backend": counting(traced := []), "fullgraph": True, "dynamic": False})
+    batches = [cases(digits, teacher=network(10, (64, 20, 10)))] * 2
+    found = []
+    for capture in (False, True):
+        nets = [network(m) for m in range(2)]
+        training.fit_many(nets, batches, [objective] * 2, [RECIPE] * 2, seeds=range(2), capture=capture)
+        found.append([weights(net) for net in nets])
+    assert len(traced) == 1
+    assert all(map(torch.equal, *found))
+
+
+def counting(traced):
+    """A backend of torch.compile that runs a graph as it is and notes its number of operations."""
+
+    def backend(graph, inputs):
+        traced.append(len(graph.graph.nodes))
+        return graph.forward
+
+    torch._dynamo.reset()
+    return backend
+
+
+@pytest.mark.on_cpu
+def test_what_cannot_be_captured_is_refused(digits):
+    wanted = [cases(digits)], [training.hard_targets], [RECIPE]
+    with pytest.raises(ValueError, match="launches CUDA graphs, and the cases are on cpu: leave it out"):
+        training.fit_many([network()], *wanted, seeds=[0], capture=True)
+    elsewhere = SimpleNamespace(device=torch.device("cuda"), network=network(hidden_dropout=0.5))
+    with pytest.raises(ValueError, match="cannot hold dropout's masks"):
+        steps.check_capture(elsewhere)

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from training_cases import DEVICE, here
 
 from kdrepro import ensembles, training
 from kdrepro.networks import MLP, ConvNet
 from kdrepro.training import Batches, Recipe, vmapped
 
 CHANCE = torch.Generator().manual_seed(0)
-X = torch.randint(0, 256, (48, 8, 8), generator=CHANCE, dtype=torch.uint8)
-Y = torch.arange(48) % 3
-SOFT = torch.randn(48, 3, generator=CHANCE)
+X = here(torch.randint(0, 256, (48, 8, 8), generator=CHANCE, dtype=torch.uint8))
+Y = here(torch.arange(48) % 3)
 RECIPE = Recipe(epochs=2, learning_rate=1e-2, precision="fp32")
 
 
@@ -30,6 +30,7 @@ class Small(nn.Module):
         self.normalisation = nn.GroupNorm(2, channels)
         self.register_buffer("shift", torch.tensor(0.1 * seed))
         self.scale = scale
+        self.to(DEVICE)
 
     def forward(self, x):
         x = torch.relu(self.normalisation(self.convolution(x.unsqueeze(1) - self.shift)))
@@ -88,7 +89,7 @@ def test_stacked_trainings_resume(always, tmp_path):
 
 
 def test_other_kinds_train_among_their_own(always):
-    nets = [Small(0), Small(1, channels=6), MLP([64, 5, 3], generator=torch.Generator().manual_seed(0))]
+    nets = [Small(0), Small(1, channels=6), here(MLP([64, 5, 3], generator=torch.Generator().manual_seed(0)))]
     alone = copy.deepcopy(nets)
     many(nets)
     for seed, net in enumerate(alone):
@@ -144,14 +145,14 @@ def test_members_that_differ_where_nobody_sees_it():
 )
 def test_what_cannot_be_stacked_is_refused(net, said):
     with pytest.raises(ValueError, match=said):
-        many([net, copy.deepcopy(net)])
+        many([here(net), copy.deepcopy(here(net))])
 
 
 def test_a_teacher_may_be_any_function(tmp_path):
     table = np.arange(3.0, dtype=np.float32)
     nets = [Small(0), Small(0)]
-    asked = Batches(X, batch_size=16, teacher=lambda x: torch.from_numpy(table).expand(len(x), 3))
-    stored = Batches(X, batch_size=16, teacher_logits=np.tile(table, (48, 1)))
+    asked = Batches(X, batch_size=16, teacher=lambda x: here(torch.from_numpy(table)).expand(len(x), 3))
+    stored = Batches(X, batch_size=16, teacher_logits=here(torch.from_numpy(np.tile(table, (48, 1)))))
     for net, batches in zip(nets, (asked, stored), strict=True):
         training.fit(net, batches, training.soft_targets(2.0), RECIPE)
     assert all(torch.equal(p, q) for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
