@@ -358,7 +358,7 @@ class Mnist(Sizes):
     teacher: Training
     plain: Training
     distilled: Training
-    headline: Changes = {}  # what differs from it in the distilled nets of the first section, which may train for longer
+    headline: Changes = {}  # what differs from it in the first section's distilled nets, which may train for longer
     students_each: int = Field(1, ge=1)  # of those for each teacher; a seed's figure is their mean
     soft_weights: list[Annotated[float, Field(ge=0, le=1)]]
     labelled: Fraction  # share of the transfer set's labels that are known, where not all are
