@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py                         # at smoke, on a Ray of this machine, two workers
     python benchmarks/overhead.py --preset full --workers 2             # hours; on an idle machine
-    python benchmarks/overhead.py --preset full --workers 2 --epochs 1  # minutes: as many networks, of one epoch each
+    python benchmarks/overhead.py --preset full --workers 2 --epochs 2 --seeds 1  # minutes: fewer, shorter trainings
     python benchmarks/overhead.py --simulate 100000 1000  # the driver alone: networks, workers
 
 Here two groups train side by side in this process, as many as PyTorch has threads: give it as many as workers.
@@ -49,11 +49,11 @@ def requests(run, epochs: int | None) -> int:
     return len(teachers) + len(wanted)
 
 
-def timed(preset: str, executor: str, workers: int, epochs: int | None) -> tuple[float, int]:
+def timed(preset: str, executor: str, workers: int, epochs: int | None, seeds: int | None) -> tuple[float, int]:
     """Seconds of the requests in an empty store, Ray's start left out, and their number."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"KDREPRO_RUNS": folder, options.NAME: executor}
-        run = chapters.start("02-mnist", preset=preset)
+        run = chapters.start("02-mnist", preset=preset, seeds=seeds)
         if run.workers is not None:
             run.workers.options = run.workers.options.model_copy(update={"workers": workers})
             _ = run.workers.count  # starts the cluster
@@ -146,12 +146,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--simulate", type=int, nargs=2, metavar=("NETWORKS", "WORKERS"))
     parser.add_argument("--epochs", type=int, help="of each network, in place of the preset's")
+    parser.add_argument("--seeds", type=int, help="in place of the preset's")
     given = parser.parse_args()
     if given.simulate:
         return simulate(*given.simulate)
     torch.set_num_threads(given.workers)
-    here, _ = timed(given.preset, "local", given.workers, given.epochs)
-    there, count = timed(given.preset, given.executor, given.workers, given.epochs)
+    here, _ = timed(given.preset, "local", given.workers, given.epochs, given.seeds)
+    there, count = timed(given.preset, given.executor, given.workers, given.epochs, given.seeds)
     epochs = f", {given.epochs} epochs each" if given.epochs else ""
     print(
         f"chapter 2's {count} networks at {given.preset}{epochs}: {here:.1f} s here on {given.workers} threads, "
