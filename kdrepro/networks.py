@@ -113,9 +113,11 @@ class MLP(nn.Module):
 class ConvNet(nn.Module):
     """Residual convolutional network: images [B, H, W] or [B, in_channels, H, W] to logits [B, classes].
 
-    channels: of each stage, e.g. [32, 64, 128, 256]; a stage halves the image's sides (3 x 3, stride 2) and adds one
-    residual block of two 3 x 3 layers, all with batch normalisation. The last stage's mean over the image goes
+    channels: of each stage, e.g. [32, 64, 128, 256]; a stage halves the image's sides (3 x 3, stride 2) and adds
+    residual blocks of two 3 x 3 layers, all with batch normalisation. The last stage's mean over the image goes
     through dropout into the classes.
+    blocks: residual blocks of each stage, [0, 1, 2, 2] say; None for one each. Most of the arithmetic of a block is in
+    the first stages, most of its weights in the last ones. Channels in multiples of 32 suit a processor best.
     dropout: its rate. generator: draws the initial weights, normal with variance 2 / fan-in (1 / fan-in before the
     softmax).
 
@@ -128,13 +130,18 @@ class ConvNet(nn.Module):
         *,
         in_channels: int,
         classes: int,
+        blocks: Sequence[int] | None = None,
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ):
         super().__init__()
         if len(channels) == 0 or min(channels) < 1:
             raise ValueError(f"channels must name at least one stage, of at least one channel, not {list(channels)}.")
-        self.stages = nn.ModuleList(_Stage(a, b, generator) for a, b in pairwise([in_channels, *channels]))
+        blocks = [1] * len(channels) if blocks is None else list(blocks)
+        if len(blocks) != len(channels) or min(blocks) < 0:
+            raise ValueError(f"blocks must have a number for each of the {len(channels)} stages, not {blocks}.")
+        sizes = zip(pairwise([in_channels, *channels]), blocks, strict=True)
+        self.stages = nn.ModuleList(_Stage(a, b, count, generator) for (a, b), count in sizes)
         self.dropout = Dropout(dropout)
         self.output = _linear(channels[-1], classes, 1.0, generator)
 
@@ -155,17 +162,24 @@ class ConvNet(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Half the sides, other channels, then a residual block."""
+    """Half the sides, other channels, then residual blocks: the first block's layers have names of their own, which
+    stored networks know."""
 
-    def __init__(self, before: int, after: int, generator: torch.Generator | None):
+    def __init__(self, before: int, after: int, blocks: int, generator: torch.Generator | None):
         super().__init__()
         self.down = _Normalised(before, after, 2, generator)
-        self.first = _Normalised(after, after, 1, generator)
-        self.second = _Normalised(after, after, 1, generator)
+        if blocks:
+            self.first = _Normalised(after, after, 1, generator)
+            self.second = _Normalised(after, after, 1, generator)
+        layers = ((_Normalised(after, after, 1, generator) for _ in range(2)) for _ in range(blocks - 1))
+        self.more = nn.ModuleList(nn.ModuleList(pair) for pair in layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.down(x))
-        return F.relu(x + self.second(F.relu(self.first(x))))
+        blocks = [(self.first, self.second), *self.more] if hasattr(self, "first") else []
+        for first, second in blocks:
+            x = F.relu(x + second(F.relu(first(x))))
+        return x
 
 
 class _Normalised(nn.Module):

@@ -122,6 +122,33 @@ def test_conv_net_equals_plain_layers():
     torch.testing.assert_close(net(x), after.mean((2, 3)) @ net.output.weight.T + net.output.bias)
 
 
+def test_blocks_of_a_stage_are_residual_layers_one_after_the_other():
+    generator = torch.Generator().manual_seed(0)
+    net = ConvNet([4, 6], in_channels=3, classes=2, blocks=[0, 3], generator=generator).eval()
+    x = torch.randn(2, 3, 8, 8)
+    first, second = net.stages
+    plain = second.down(first.down(x).relu()).relu()
+    for a, b in [(second.first, second.second), *second.more]:
+        plain = (plain + b(a(plain).relu())).relu()
+    torch.testing.assert_close(net(x), plain.mean((2, 3)) @ net.output.weight.T + net.output.bias)
+    assert len(second.more) == 2
+
+
+def test_one_block_a_stage_is_the_network_that_is_stored():
+    a, b = (
+        ConvNet([4, 6], in_channels=1, classes=2, blocks=blocks, generator=torch.Generator().manual_seed(0))
+        for blocks in (None, [1, 1])
+    )
+    assert a.state_dict().keys() == b.state_dict().keys()
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("blocks", [[1], [1, -1], [1, 1, 1]])
+def test_blocks_are_one_number_a_stage(blocks):
+    with pytest.raises(ValueError, match="blocks must have a number for each of the 2 stages"):
+        ConvNet([4, 6], in_channels=1, classes=2, blocks=blocks)
+
+
 def test_initial_activations_keep_their_size():
     net = ConvNet([16, 32, 64], in_channels=3, classes=10, generator=torch.Generator().manual_seed(0)).train()
     assert 0.2 < net.features(torch.randn(64, 3, 16, 16)).std() < 5

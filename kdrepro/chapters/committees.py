@@ -16,6 +16,7 @@ from kdrepro import specialists, training
 from kdrepro.chapters.experiment import Request, Trained
 from kdrepro.chapters.images import ImageExperiment, begun_from
 from kdrepro.chapters.sizes import Specialist
+from kdrepro.checks import NO_LABEL
 from kdrepro.data import families
 from kdrepro.data.characters import glyph_classes
 from kdrepro.ensembles import Average
@@ -85,6 +86,7 @@ class SpecialistExperiment(ImageExperiment):
 
     def _specialist(self, plan: Specialist, generalist: Trained, subset: torch.Tensor, name: str) -> Request:
         plan, views = self.settled(plan), {"jitter": generalist.plan.jitter, "flip": generalist.plan.flip}
+        views |= {"cutout": cutout} if (cutout := generalist.plan.cutout) else {}  # which came later
         config = {
             "specialist": {**plan.model_dump(), **views, "classes": subset.tolist()},
             "generalist": generalist.key,
@@ -124,7 +126,7 @@ class SpecialistExperiment(ImageExperiment):
         return cut_down
 
     def _specialist_batches(self, plan: Specialist, generalist: Trained, subset: torch.Tensor) -> training.Batches:
-        labels = self.data.train_labels
+        labels = self.labels_of(plan.fraction, generalist.seed)
         own = specialists.specialist_labels(labels, subset, self.data.classes)
         return training.Batches(
             self.data.train_images,
@@ -132,9 +134,22 @@ class SpecialistExperiment(ImageExperiment):
             batch_size=plan.recipe.batch_size,
             jitter=generalist.plan.jitter,
             flip=generalist.plan.flip,
+            cutout=generalist.plan.cutout,
             sampler=HalfSpecial(labels, subset),
             teacher=None if plan.soft == "none" else generalist.network,
         )
+
+    def labels_of(self, fraction: float, seed: int) -> torch.Tensor:
+        """The training labels [N], -100 but for a share of each class's cases, drawn by the seed: at least one."""
+        labels = self.data.train_labels
+        if fraction == 1:
+            return labels
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
+        order = order[labels[order].argsort(stable=True)]  # class by class, at random within
+        counts = torch.bincount(labels, minlength=self.data.classes)
+        rank = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[labels[order]]
+        kept = order[rank < (fraction * counts).round().clamp(min=1)[labels[order]]]
+        return torch.full_like(labels, NO_LABEL).index_copy_(0, kept, labels[kept])
 
     def _specialist_objective(self, plan: Specialist, subset: torch.Tensor) -> training.Objective:
         if plan.soft == "none":
@@ -317,7 +332,8 @@ def cost(run: SpecialistExperiment, committee: Committee, top_n: int) -> dict[st
     """What the specialists cost beside their generalist: training images and seconds, parameters, nets a test case."""
     generalist = committee.generalist
     active = specialists.active(run.logits(generalist).softmax(1), committee.subsets, top_n)
-    seen = [specialists.HalfSpecial(run.data.train_labels, s) for s in committee.subsets]
+    labels = run.labels_of(committee.specialists[0].plan.fraction if committee.specialists else 1.0, generalist.seed)
+    seen = [specialists.HalfSpecial(labels, s) for s in committee.subsets]
     images = sum(len(s) * t.plan.recipe.epochs for s, t in zip(seen, committee.specialists, strict=True))
     return {
         "images seen": images / (len(run.data.train_images) * generalist.plan.recipe.epochs),

@@ -136,7 +136,7 @@ class ImageExperiment(Experiment):
 
     def _batches(self, plan: Training, seed: int, teachers: list[Trained]) -> training.Batches:
         """What a network is trained on."""
-        moved = {"jitter": plan.jitter} | ({"flip": plan.flip} if isinstance(plan, ConvTraining) else {})
+        moved = moves(plan)
         teacher = teachers[0].network if any(moved.values()) and len(teachers) == 1 else None
         soft = self._soft_logits(plan, teachers) if teachers and teacher is None else None
         images, labels = self.data.train_images, self.data.train_labels
@@ -248,6 +248,12 @@ class ImageExperiment(Experiment):
         """What a learning curve notes of a network."""
         answers = training.logits(network, self.data.test_images).argmax(1)
         return {"errors": int((answers != self.data.test_labels).sum())}
+
+
+def moves(plan: Training) -> dict[str, Any]:
+    """How a plan's images are moved and changed, as `training.Batches` takes it."""
+    names = ("jitter", "flip", "cutout", "mix") if isinstance(plan, ConvTraining) else ("jitter",)
+    return {name: getattr(plan, name) for name in names}
 
 
 def begun_from(start: Trained) -> Callable[[Mapping[str, Any]], nn.Module]:

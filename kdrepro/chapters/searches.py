@@ -16,7 +16,7 @@ from kdrepro.chapters import figures
 from kdrepro.chapters.ch02_mnist import interval
 from kdrepro.chapters.experiment import Trained
 from kdrepro.chapters.images import ImageExperiment
-from kdrepro.chapters.sizes import DarkKnowledge, Training
+from kdrepro.chapters.sizes import DarkKnowledge, Specialised, Training
 from kdrepro.errors import DivergedError
 from kdrepro.files import atomic_write, writing
 from kdrepro.verdicts import stats
@@ -27,13 +27,14 @@ Row = dict[str, Any]
 def search(run: ImageExperiment, name: str) -> list[Row]:
     """Train every student of every teacher of a search, teacher by teacher; a row a network.
 
-    run: of `start.start_search`. What is changed are the chapter's own teacher and student, or chapter 2's. A row:
+    run: of `start.start_search`. What is changed are the chapter's own teacher and student, or chapter 2's; of the
+    chapters on specialists the generalist, which has no teacher. A row:
     teacher, student ("" for the teacher itself), seed, errors on the held-out images, what `_fidelity` says of it, and
     seconds of training; errors are None where the recipe diverges.
     """
     plans, rows = run.sizes.searches[name], []
     changed = run.sizes if hasattr(run.sizes, "distilled") else run.preset.chapters["02-mnist"]
-    tuned = run.sizes.student if isinstance(run.sizes, DarkKnowledge) else changed.distilled
+    tuned = _tuned(run, changed)
     for teacher_name, changes in (plans.teachers or {"": {}}).items():
         teacher = None
         if plans.teachers:
@@ -46,6 +47,13 @@ def search(run: ImageExperiment, name: str) -> list[Row]:
             rows += _tried(run, plan, taught, about, f"{name}: {student}")
             write(run, name, rows)  # what there is so far: a search may take days
     return rows
+
+
+def _tuned(run: ImageExperiment, changed: Any) -> Training:
+    """The plan that a search changes."""
+    if isinstance(run.sizes, Specialised):
+        return run.sizes.generalist
+    return run.sizes.student if isinstance(run.sizes, DarkKnowledge) else changed.distilled
 
 
 def _tried(run: ImageExperiment, plan: Training, taught: list[Trained] | None, about: Row, name: str) -> list[Row]:

@@ -78,7 +78,7 @@ class Training(Sizes):
     @model_serializer(mode="wrap")
     def _as_before(self, dump: Any) -> dict[str, Any]:
         """Without what came after the first stored networks, where it is not used: their names are made of the rest."""
-        later = {"labelled": 1.0, "label_in_targets": 0.0, "beta": None}
+        later = {"labelled": 1.0, "label_in_targets": 0.0, "beta": None, "cutout": 0, "mix": 0.0}
         return {k: v for k, v in dump(self).items() if k not in later or v != later[k]}
 
 
@@ -167,7 +167,19 @@ class Convolutional(Sizes):
     """Stages of a `networks.ConvNet`; its input and output sizes come from the data."""
 
     channels: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    blocks: list[Annotated[int, Field(ge=0)]] | None = None  # residual blocks of each stage; None for one each
     dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _a_number_a_stage(self) -> Self:
+        if self.blocks is not None and len(self.blocks) != len(self.channels):
+            raise ValueError(f"blocks needs a number for each of the {len(self.channels)} stages of channels")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: Any) -> dict[str, Any]:
+        """Without blocks where each stage has one: stored networks are named without them."""
+        return {k: v for k, v in dump(self).items() if k != "blocks" or v is not None}
 
     def of(self, in_channels: int, classes: int) -> dict[str, Any]:
         """The arguments of `networks.ConvNet`, or of `networks.MixtureOfExperts`."""
@@ -179,6 +191,14 @@ class ConvTraining(Training):
 
     network: Convolutional
     flip: bool = False  # mirror images at random
+    cutout: int = Field(0, ge=0)  # side of a square that is blacked out, pixels
+    mix: float = Field(0.0, ge=0, le=1)  # share of the images that are mixed with another one, for soft targets
+
+    @model_validator(mode="after")
+    def _mixed_images_have_soft_targets(self) -> Self:
+        if self.mix and self.loss == "hard":
+            raise ValueError("mix needs a teacher: a mixed image has no label")
+        return self
 
     @model_validator(mode="after")
     def _no_weight_constraint(self) -> Self:
@@ -196,6 +216,12 @@ class Specialist(Sizes):
     temperature: Temperature = 1.0  # of those
     early_stopping: bool = False  # keep the epoch that was best on validation images of its classes; needs a curve
     curve: int = Field(0, ge=0)
+    fraction: Fraction = 1.0  # share of each class's training images, other ones for each seed
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: Any) -> dict[str, Any]:
+        """Without what came after the first stored networks, where it is not used: their names are made of the rest."""
+        return {k: v for k, v in dump(self).items() if k != "fraction" or v != 1.0}
 
     def but(self, **changes: Any) -> "Specialist":
         """A copy with some fields replaced; fields of the recipe may be named directly."""
@@ -261,6 +287,16 @@ class Specialised(Sizes):
     top_n: int = Field(1, ge=1)  # classes of the generalist that make a specialist active
     compared_top_n: list[Annotated[int, Field(ge=1)]] = []
     sweep_seeds: int = Field(ge=1)
+    searches: dict[str, "Search"] = {}  # of the generalist: students without a teacher
+
+    @model_validator(mode="after")
+    def _searches_change_the_generalist(self) -> Self:
+        for search in self.searches.values():
+            if search.teachers:
+                raise ValueError("a search of generalists has no teachers")
+            for change in search.students.values():
+                self.generalist.but(**change)
+        return self
 
 
 class Specialists(Specialised):

@@ -104,9 +104,12 @@ class Batches:
         case), so that no small remainder takes a whole step of its own.
     jitter: shift each image [..., H, W] by up to this many pixels in each direction, zero-padded.
     flip: mirror each image, left to right, with probability one half.
+    cutout: black out a square of this many pixels a side of each image, about a place of its own; 0 for none.
+    mix: share of the images that are mixed with another one, at a weight of its own; such a case has no label (-100)
+        and teaches by a teacher's soft targets alone. 0 for none.
     sampler: which cases an epoch has, drawn anew for each; None for all of them.
-    teacher_logits: [N, C] computed once; refused together with jitter or flip, since they would belong to
-        other views than the student sees.
+    teacher_logits: [N, C] computed once; refused together with whatever moves or mixes images, since they would belong
+        to other views than the student sees.
     teacher: a network whose logits are computed on the very view that the student gets. In a training, its hidden
         layers multiply in the precision that the student's do (`training.Recipe`). Or any function of the student's
         inputs [B, ...] to logits [B, C].
@@ -122,6 +125,8 @@ class Batches:
         batch_size: int | None = None,
         jitter: int = 0,
         flip: bool = False,
+        cutout: int = 0,
+        mix: float = 0.0,
         sampler: Sampler | None = None,
         teacher_logits: torch.Tensor | None = None,
         teacher: nn.Module | Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -150,22 +155,25 @@ class Batches:
         batch_size = batch_size or given.batch_size or BATCH_SIZE
         if batch_size < 1 or int(batch_size) != batch_size:
             raise ValueError(f"batch_size must be a whole number of at least 1, not {batch_size}.")
-        if jitter or flip:
-            _check_images(inputs, jitter)
+        if not 0 <= mix <= 1:
+            raise ValueError(f"mix must lie between 0 and 1, a share of the images, not {mix}.")
+        if jitter or flip or cutout or mix:
+            _check_images(inputs, jitter, cutout)
         if teacher is not None and not isinstance(teacher, nn.Module) and callable(teacher):
             teacher = Asked(teacher)
         if teacher is not None:
             check_network(teacher, "teacher")
         if teacher is not None and teacher_logits is not None:
             raise ValueError("Give either teacher or teacher_logits, not both.")
-        if teacher_logits is not None and (jitter or flip):
+        if teacher_logits is not None and (jitter or flip or cutout or mix):
+            moved = "cutout or mix" if cutout or mix else "jitter or flip"
             raise ValueError(
-                "teacher_logits were computed on unshifted inputs, so they cannot be used with jitter or flip: "
+                f"teacher_logits were computed on unshifted inputs, so they cannot be used with {moved}: "
                 "pass teacher=network to compute them on the same view."
             )
         self.inputs, self.labels, self.teacher_logits = inputs, labels, teacher_logits
         self.batch_size, self.jitter, self.flip, self.teacher = batch_size, jitter, flip, teacher
-        self.sampler = sampler
+        self.cutout, self.mix, self.sampler = cutout, mix, sampler
 
     @property
     def device(self) -> torch.device:
@@ -188,7 +196,7 @@ class Batches:
     @property
     def bytes_a_case(self) -> int:
         """Memory that an epoch takes for a case: its moved copies and its place in the order."""
-        moved = self.jitter or self.flip
+        moved = self.jitter or self.flip or self.cutout or self.mix
         copies = 3 if moved else 0 if self.device.type == "cpu" else 1  # see `_inputs`
         return copies * self.inputs[0].numel() * self.inputs.element_size() + 8
 
@@ -196,6 +204,8 @@ class Batches:
     def fingerprint(self) -> str:
         """Of the cases, their labels and stored soft targets, and of how they are moved: hex digits."""
         moved = (self.jitter, self.flip, self.sampler if self.sampler is None else type(self.sampler).__qualname__)
+        if self.cutout or self.mix:  # which came later: without them, checkpoints keep their mark
+            moved += (self.cutout, self.mix)
         return digest(self.inputs, self.labels, self.teacher_logits, moved)
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
@@ -208,38 +218,48 @@ class Batches:
         order = torch.randperm(self.cases, generator=generator, device=self.inputs.device)
         if self.sampler is not None:
             order = self.sampler.draw(generator)[order]
-        steps = self._inputs(order, generator)
-        parts = [
-            t if t is None else t.index_select(0, order).tensor_split(len(self))
-            for t in (self.labels, self.teacher_logits)
-        ]
+        steps, mixed = self._inputs(order, generator)
+        labels, logits = (t if t is None else t.index_select(0, order) for t in (self.labels, self.teacher_logits))
+        if labels is not None and mixed is not None:
+            labels = labels.masked_fill(mixed, NO_LABEL)
+        parts = [t if t is None else t.tensor_split(len(self)) for t in (labels, logits)]
         for i, x in enumerate(steps):
             yield Batch(x, *(part if part is None else part[i] for part in parts))
 
-    def _inputs(self, order: torch.Tensor, generator: torch.Generator) -> Iterable[torch.Tensor]:
-        """The inputs of each step of an epoch; draws from the generator when it is called, not later."""
-        if self.device.type == "cpu" and not (self.jitter or self.flip):
+    def _inputs(
+        self, order: torch.Tensor, generator: torch.Generator
+    ) -> tuple[Iterable[torch.Tensor], torch.Tensor | None]:
+        """The inputs of each step of an epoch, and which of all are mixed, bool [cases], where some are.
+
+        Draws from the generator when it is called, not later.
+        """
+        if self.device.type == "cpu" and not (self.jitter or self.flip or self.cutout or self.mix):
             # A copy of all cases at once would take longer in being given fresh memory than in copying; a step's is
             # small enough to get what the last step's has left. index_select takes whole rows, indexing single numbers.
-            return (self.inputs.index_select(0, which) for which in order.tensor_split(len(self)))
+            return (self.inputs.index_select(0, which) for which in order.tensor_split(len(self))), None
         inputs = self.inputs.index_select(0, order)
         if self.jitter:
             inputs = shift_images(inputs, self.jitter, generator)
         if self.flip:
             inputs = flip_images(inputs, generator)
-        return inputs.tensor_split(len(self))
+        if self.cutout:
+            inputs = cut_out(inputs, self.cutout, generator)
+        inputs, mixed = mix_images(inputs, self.mix, generator) if self.mix else (inputs, None)
+        return inputs.tensor_split(len(self)), mixed
 
 
-def _check_images(inputs: torch.Tensor, jitter: int) -> None:
+def _check_images(inputs: torch.Tensor, jitter: int, cutout: int) -> None:
     """Raises ValueError for what cannot be moved as images are."""
     shape = list(inputs.shape)
     if inputs.dim() < 3:
-        raise ValueError(f"jitter and flip move images [N, ..., H, W]; inputs is {shape}.")
+        raise ValueError(f"jitter, flip, cutout and mix move images [N, ..., H, W]; inputs is {shape}.")
     if inputs.dim() == 4 and shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4):
         raise ValueError(
             f"inputs is {shape}, channels last, and jitter and flip would move the channels: pass "
             "inputs.permute(0, 3, 1, 2)."
         )
+    if not 0 <= cutout <= min(shape[-2:]):
+        raise ValueError(f"cutout must lie between 0 and {min(shape[-2:])} pixels for such images, not {cutout}.")
     if not 0 <= jitter < min(shape[-2:]):
         raise ValueError(f"jitter must lie between 0 and {min(shape[-2:]) - 1} pixels for such images, not {jitter}.")
 
@@ -281,3 +301,36 @@ def flip_images(images: torch.Tensor, generator: torch.Generator) -> torch.Tenso
     """Mirror each image [..., H, W] left to right with probability one half; a new tensor."""
     flipped = torch.rand(len(images), generator=generator, device=images.device) < 0.5
     return torch.where(flipped.view(-1, *[1] * (images.dim() - 1)), images.flip(-1), images)
+
+
+def cut_out(images: torch.Tensor, side: int, generator: torch.Generator) -> torch.Tensor:
+    """Set a square of each image [..., H, W] to 0; a new tensor.
+
+    Its centre is any of the image's pixels, so that at a border only a part of it is inside (DeVries & Taylor 2017).
+    """
+    height, width = images.shape[-2:]
+    inside = []
+    for length in (height, width):
+        start = torch.randint(length, (len(images), 1), generator=generator, device=images.device) - side // 2
+        place = torch.arange(length, device=images.device)
+        inside.append((place >= start) & (place < start + side))
+    square = inside[0][:, :, None] & inside[1][:, None, :]  # [N, H, W]
+    return images.masked_fill(square.view(len(images), *[1] * (images.dim() - 3), height, width), 0)
+
+
+def mix_images(
+    images: torch.Tensor, share: float, generator: torch.Generator, at_once: int = 4096
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mix a share of the images with other ones of them, pixel by pixel; and which these are, bool [N].
+
+    The weight of each is drawn evenly between 0 and 1 (mixup with alpha 1, Zhang et al. 2018). uint8 stays uint8.
+    """
+    count = len(images)
+    mixed = torch.rand(count, generator=generator, device=images.device) < share
+    partner = torch.randperm(count, generator=generator, device=images.device)
+    weight = torch.rand(count, generator=generator, device=images.device).view(-1, *[1] * (images.dim() - 1))
+    found = images.clone()
+    for which in mixed.nonzero().flatten().split(at_once):  # in parts, since floats take four times the memory
+        together = torch.lerp(images[partner[which]].float(), images[which].float(), weight[which])
+        found[which] = (together if images.is_floating_point() else together.round()).to(images.dtype)
+    return found, mixed

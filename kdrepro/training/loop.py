@@ -190,6 +190,8 @@ def _train_epoch(trainings: Sequence[TrainingState], steps: Alone | Together, ep
     for i, batches in enumerate(steps.epoch(first), start=first):  # what was done before an interruption left out
         lane.check()
         losses += steps.take(batches, epoch * count + i)
+        for training in trainings:
+            training.follow(epoch * count + i)
         now = time.monotonic()
         if now - saved_at > CHECKPOINT_SECONDS:
             for training, loss in zip(trainings, losses.tolist(), strict=True):

@@ -23,6 +23,9 @@ class Recipe(BaseModel):
     schedule: after the warm-up, "cosine" and "linear" fall to 0 at the last step, "exponential" by .2 % an epoch, as in
         2012, "constant" stays. warmup: share of all steps over which the rate rises from 0.
     weight_decay: decoupled for adam, L2 for sgd.
+    averaging: the decay, a step, of a running average of the weights, which the network is evaluated with and ends
+        with (batch normalisation's figures are averaged too); it rises as (1 + step) / (10 + step), so that the first
+        weights are soon forgotten. 0 for none. Such networks train one at a time.
     max_norm: limit of the L2 norm of a hidden unit's incoming weights, None for none; `MLP`s only.
     precision: of the products of hidden layers, and of an online teacher's: "fp32", "bf16", or "auto", bfloat16 where
         the device multiplies it natively. The last layer of this package's networks, the losses and the weights are
@@ -43,6 +46,7 @@ class Recipe(BaseModel):
     schedule: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
     warmup: float = Field(0.03, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
+    averaging: float = Field(0.0, ge=0, lt=1)
     max_norm: float | None = Field(None, gt=0, allow_inf_nan=False)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
@@ -55,7 +59,7 @@ class Recipe(BaseModel):
     @model_serializer(mode="wrap")
     def _as_before(self, dump: Any) -> dict[str, Any]:
         """Without what came after the first stored networks, where it is not used: their names are made of the rest."""
-        return {k: v for k, v in dump(self).items() if k != "momentum_rise" or v}
+        return {k: v for k, v in dump(self).items() if k not in ("momentum_rise", "averaging") or v}
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate at a step of `steps`."""

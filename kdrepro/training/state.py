@@ -2,7 +2,8 @@
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,6 +73,7 @@ class TrainingState:
         self.epoch, self.step, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, torch.Tensor] = {}  # weights of the best row so far, with its figure as "figure"
+        self.average: dict[str, torch.Tensor] = {}  # running average of the weights, where the recipe wants one
         self.moments: dict[int, dict[str, torch.Tensor]] = {}  # the optimiser's, of each parameter, when restored
         self.order_at_start = self.order.get_state()
         # Taken now: an objective of the user's may change while it is trained with.
@@ -119,6 +121,8 @@ class TrainingState:
     def stackable(self) -> bool:
         """Whether this network can train as one of many: a float32 `MLP` of which no layer is frozen."""
         if not isinstance(self.network, MLP) or getattr(self.batches, "kind", None) is None or self.frozen:
+            return False
+        if self.recipe.averaging:
             return False
         return all(p.requires_grad and p.dtype == torch.float32 for p in self.network.parameters())
 
@@ -180,9 +184,38 @@ class TrainingState:
             "seconds": round(self.seconds, 3),
         }
         if self.evaluate and ((epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.recipe.epochs):
-            row.update(self._figures(row))
-            self._note_best(row)
+            with self._averaged():
+                row.update(self._figures(row))
+                self._note_best(row)
         self.history.append(row)
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """Move the average of the weights on, where there is one, after a step counted from the first epoch's first."""
+        if not self.recipe.averaging:
+            return
+        weights = self.network.state_dict()
+        if not self.average:
+            self.average = {name: tensor.clone() for name, tensor in weights.items()}
+            return
+        decay = min(self.recipe.averaging, (1 + step) / (10 + step))
+        floats = [name for name, tensor in weights.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([self.average[n] for n in floats], [weights[n] for n in floats], 1 - decay)
+        for name in weights.keys() - set(floats):  # counts of batches
+            self.average[name].copy_(weights[name])
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The network with the averaged weights, where there are such."""
+        if not self.average:
+            yield
+            return
+        last = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average)
+        try:
+            yield
+        finally:
+            self.network.load_state_dict(last)
 
     def _figures(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """What `evaluate` says of the network, in plain numbers. Raises ValueError for what is no such thing."""
@@ -219,7 +252,9 @@ class TrainingState:
             self.best = {**weights, "figure": torch.tensor(row[figure], dtype=torch.float64)}
 
     def restore_best(self) -> None:
-        """Give the network the weights of its best row, where those are wanted."""
+        """Give the network the averaged weights, or those of its best row, where those are wanted."""
+        if self.average:
+            self.network.load_state_dict(self.average)
         if self.keep_best is not None:
             self.network.load_state_dict({name: t for name, t in self.best.items() if name != "figure"})
 
@@ -246,6 +281,7 @@ class TrainingState:
     def _save(self, steps: Optimized, step: int, loss_sum: float, seconds: float) -> None:
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.items()}
         for i, state in steps.moments(self).items():
             tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items() if v is not None}
         tensors |= {"generator.order": self.order_at_start, "generator.noise": self.noise.get_state()}
@@ -298,7 +334,7 @@ class TrainingState:
         if made_on != self.device.type:  # the states of its generators mean nothing here
             return self.checkpoint.put_aside(f"was made on {made_on} and cannot be continued on {self.device.type}")
         self.network.load_state_dict(_under(tensors, "network."))
-        self.best = _under(tensors, "best.")
+        self.best, self.average = _under(tensors, "best."), _under(tensors, "average.")
         for name, tensor in _under(tensors, "optimizer.").items():
             index, key = name.split(".", 1)
             self.moments.setdefault(int(index), {})[key] = tensor

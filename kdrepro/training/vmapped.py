@@ -64,6 +64,8 @@ def check(training: TrainingState) -> None:
     name = type(training.network).__name__
     if getattr(training.batches, "kind", None) is None:
         raise ValueError(f"stack=True needs training.Batches, not a {type(training.batches).__name__}.")
+    if training.recipe.averaging:
+        raise ValueError("A recipe with averaging trains networks one at a time: set it to 0, or leave stack=True out.")
     for module in training.network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise ValueError(

@@ -140,6 +140,33 @@ def test_the_teacher_of_section_6_1_is_the_generalist(run, generalist, committee
     assert len(kinds) == 2
 
 
+def test_a_share_of_each_classs_cases(run):
+    labels = run.data.train_labels
+    kept = run.labels_of(0.1, seed=3)
+    there = kept >= 0
+    assert torch.equal(kept[there], labels[there])
+    assert torch.bincount(labels[there], minlength=CLASSES).tolist() == [3] * CLASSES  # of 30 each
+    assert torch.equal(kept, run.labels_of(0.1, seed=3))
+    assert not torch.equal(kept, run.labels_of(0.1, seed=4))
+    assert torch.equal(run.labels_of(1.0, seed=3), labels)
+    assert torch.bincount(labels[run.labels_of(0.001, 0) >= 0], minlength=CLASSES).tolist() == [1] * CLASSES
+
+
+def test_specialists_of_a_share_see_nothing_else(run, generalist, committee):
+    plan = run.sizes.specialist.but(fraction=0.1)
+    given = run._specialist_batches(plan, generalist, committee.subsets[0])
+    assert given.cases == 2 * 9  # three images of each of three classes, and as many others
+    epochs = [
+        torch.cat([b.inputs.flatten(1) for b in given.epoch(torch.Generator().manual_seed(s))]) for s in range(30)
+    ]
+    assert len(torch.cat(epochs)) == 30 * 18
+    (few,) = run.committee(plan, generalist, committee.subsets[:1]).specialists
+    assert few.key != committee.specialists[0].key
+    assert committees.cost(run, committees.Committee(generalist, [few], committee.subsets[:1]), 1)["images seen"] == (
+        pytest.approx(18 / 240 * 2 / 4)
+    )
+
+
 def test_early_stopping_keeps_the_best_epoch_on_validation(run, generalist, committee):
     plan = run.sizes.specialist.but(early_stopping=True, epochs=3)
     (stopped,) = run.committee(plan, generalist, committee.subsets[:1]).specialists

@@ -60,8 +60,8 @@ def test_every_student_of_every_teacher_has_the_same_seeds(run):
 def test_searches_that_are_not_there():
     with pytest.raises(InputError, match=r"no search 'teacher' \(did you mean 'teachers'\?\): it has teachers"):
         start_search("02-mnist", "teacher", preset="smoke")
-    with pytest.raises(InputError, match="05-specialists at smoke has no search 'x': it has none"):
-        start_search("05-specialists", "x", preset="smoke")
+    with pytest.raises(InputError, match="08-pitfalls at smoke has no search 'x': it has none"):
+        start_search("08-pitfalls", "x", preset="smoke")
 
 
 def test_a_search_that_names_no_field_of_a_plan_is_refused_with_the_preset(tmp_path, monkeypatch):
@@ -70,6 +70,22 @@ def test_a_search_that_names_no_field_of_a_plan_is_refused_with_the_preset(tmp_p
     monkeypatch.setattr(paths, "PRESETS", tmp_path)
     with pytest.raises(InputError, match="hiden_dropout"):
         presets.load("smoke")
+
+
+def test_a_search_of_generalists_has_no_teacher(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
+    run = start_search("05-specialists", "generalist", preset="smoke")
+    assert len(run.data.test_images) == 240
+    assert run.data.validation_images is None
+    students = list(run.sizes.searches["generalist"].students)
+    rows = searches.search(run, "generalist")
+    assert [(row["teacher"], row["student"]) for row in rows] == [("", name) for name in students]
+    (ax,) = searches.figure(json.loads(searches.place(run, "generalist").read_bytes())).axes
+    lines = {line.get_label(): list(line.get_xdata()) for line in ax.lines if not line.get_label().startswith("_")}
+    assert lines == {"16-32-64": [2, 4], "16-32, averaged": [2, 4]}
+    taught = run.sizes.searches["generalist"].model_dump() | {"teachers": {"t": {}}}
+    with pytest.raises(ValueError, match="a search of generalists has no teachers"):
+        run.sizes.but(searches={"x": taught})
 
 
 def test_what_students_save_has_one_spread():

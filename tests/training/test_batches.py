@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from training_cases import here, network
 
 from kdrepro import training
-from kdrepro.training import Batches
+from kdrepro.training import Batches, batches
 
 
 def test_an_epoch_holds_every_case_once_with_its_own_label_and_logits(generator):
@@ -153,3 +153,65 @@ def test_probabilities_are_no_teacher_logits():
         Batches(torch.zeros(5, 2), teacher_logits=p)
     Batches(torch.zeros(5, 2), teacher_logits=p.log())
     Batches(torch.zeros(5, 2), teacher_logits=torch.zeros(5, 4))
+
+
+# --- cutout and mixed images ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [1, 4, 5, 9])
+def test_cutout_blacks_out_one_square_an_image(generator, side):
+    images = torch.full((300, 3, 9, 10), 9, dtype=torch.uint8)
+    found = batches.cut_out(images, side, generator)
+    gone = found == 0
+    assert (gone == gone[:, :1]).all()  # in every channel alike
+    assert (found[~gone] == 9).all()
+    for image in gone[:, 0]:
+        rows, columns = image.any(1).nonzero().flatten(), image.any(0).nonzero().flatten()
+        assert 1 <= len(rows) <= side
+        assert 1 <= len(columns) <= side
+        assert image.sum() == len(rows) * len(columns)  # a rectangle: the square, or what of it is inside
+        assert len(rows) == rows[-1] - rows[0] + 1
+
+
+def test_cutout_reaches_every_pixel(generator):
+    found = batches.cut_out(torch.ones(4000, 6, 6), 2, generator)
+    share = (found == 0).float().mean(0)
+    assert share.min() > 0.02  # a corner: one of 36 centres, or of a few more
+    assert share[2:5, 2:5].std() < 0.03
+
+
+def test_mixed_images_lie_between_two_of_the_images(generator):
+    images = torch.tensor([0.0, 1.0, 10.0]).view(3, 1, 1).expand(3, 2, 2).repeat(400, 1, 1)
+    found, mixed = batches.mix_images(images, 0.4, generator, at_once=7)
+    assert mixed.float().mean().item() == pytest.approx(0.4, abs=0.05)
+    assert torch.equal(found[~mixed], images[~mixed])
+    assert (found[mixed] == found[mixed][:, :1, :1]).all()  # every pixel at the image's one weight
+    assert ((found >= 0) & (found <= 10)).all()
+    assert (found[mixed][:, 0, 0] % 1 != 0).float().mean() > 0.5
+    whole, _ = batches.mix_images(images.to(torch.uint8), 1.0, generator)
+    assert whole.dtype == torch.uint8
+
+
+def test_mixed_cases_have_no_label_and_are_the_teachers(digits):
+    teacher = network()
+    given = Batches(digits.train_images, digits.train_labels, mix=0.5, cutout=3, teacher=teacher, batch_size=100)
+    seen = list(given.epoch(torch.Generator().manual_seed(0)))
+    labels = torch.cat([batch.labels for batch in seen])
+    assert 0.4 < (labels == -100).float().mean() < 0.6
+    for batch in seen[:2]:
+        torch.testing.assert_close(batch.teacher_logits, training.logits(teacher, batch.inputs))
+    plain = Batches(digits.train_images, digits.train_labels)
+    assert Batches(digits.train_images, digits.train_labels, cutout=3).fingerprint != plain.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"mix": 1.5}, "mix must lie between 0 and 1"),
+        ({"cutout": 9}, "cutout must lie between 0 and 8 pixels"),
+        ({"cutout": 2, "teacher_logits": torch.zeros(5, 3)}, "cannot be used with cutout or mix"),
+    ],
+)
+def test_cutout_and_mix_that_cannot_be(options, said):
+    with pytest.raises(ValueError, match=said):
+        Batches(torch.zeros(5, 8, 8), torch.zeros(5, dtype=torch.int64), **options)

@@ -12,6 +12,7 @@ from training_cases import (
     here,
     interruptions,
     network,
+    stacked_sizes,
     stopping,
     weights,
 )
@@ -296,3 +297,80 @@ def test_max_norm_is_for_mlps(digits):
     convolutional = here(ConvNet([4], in_channels=1, classes=10, generator=torch.Generator().manual_seed(0)))
     with pytest.raises(ValueError, match=r"max_norm .* ConvNet"):
         fit(convolutional, digits, recipe=RECIPE.model_copy(update={"max_norm": 2.0}))
+
+
+# --- averaged weights -------------------------------------------------------------------------------
+
+
+class Watched(Batches):
+    """Notes the network's weights before each step."""
+
+    def views(self, generator):
+        for batch in super().views(generator):
+            self.seen.append({name: t.clone() for name, t in self.network.state_dict().items()})
+            yield batch
+
+
+def watched(digits, recipe, **options):
+    net = ConvNet([4], in_channels=1, classes=10, generator=torch.Generator().manual_seed(0))
+    given = Watched(digits.train_images[:256], digits.train_labels[:256], batch_size=32)
+    given.network, given.seen = net, []
+    training.fit(net, given, training.hard_targets, recipe, seed=3, **options)
+    return net, given.seen
+
+
+AVERAGED = Recipe(epochs=2, batch_size=32, learning_rate=1e-2, precision="fp32", averaging=0.9)
+
+
+def test_averaged_weights_are_those_of_a_plain_sum(digits):
+    last, seen = watched(digits, AVERAGED.model_copy(update={"averaging": 0.0}))
+    net, again = watched(digits, AVERAGED)
+    after = [*seen[1:], last.state_dict()]  # the weights after each step
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(seen, again, strict=True) for k in a)  # trains as without
+    expected = {name: t.double() for name, t in after[0].items()}
+    for step, stepped in enumerate(after[1:], start=1):
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = {name: decay * t + (1 - decay) * stepped[name].double() for name, t in expected.items()}
+    for name, tensor in net.state_dict().items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6)
+    assert not torch.equal(net.output.weight, last.output.weight)
+    assert net.stages[0].down.normalisation.num_batches_tracked == 16
+
+
+def test_averaging_goes_on_bit_for_bit_after_an_interruption(digits, tmp_path):
+    def stop(row):
+        raise KeyboardInterrupt
+
+    whole, _ = watched(digits, AVERAGED)
+    with pytest.raises(KeyboardInterrupt):
+        watched(digits, AVERAGED, checkpoint=tmp_path / "c", progress=stop)
+    resumed, seen = watched(digits, AVERAGED, checkpoint=tmp_path / "c")
+    assert len(seen) == 8  # the second epoch alone
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
+
+
+def test_what_is_evaluated_and_kept_is_the_average(digits):
+    looked = []
+    net, _ = watched(
+        digits,
+        AVERAGED,
+        evaluate=lambda n: looked.append(n.output.weight.clone()) or {"f": -len(looked)},
+        keep_best="f",
+    )
+    assert torch.equal(net.output.weight, looked[0])
+    last, _ = watched(digits, AVERAGED, evaluate=lambda n: {"w": float(n.output.weight.sum())})
+    assert torch.equal(last.output.weight, looked[1])
+
+
+def test_networks_with_averaged_weights_train_alone(digits, monkeypatch):
+    sizes = stacked_sizes(monkeypatch)
+    recipe = RECIPE.model_copy(update={"epochs": 1, "averaging": 0.9})
+    nets = [network(seed) for seed in (0, 1)]
+    given = [cases(digits) for _ in nets]
+    training.fit_many(nets, given, [training.hard_targets] * 2, [recipe] * 2, seeds=[0, 1])
+    assert sizes == []
+    with pytest.raises(ValueError, match="averaging trains networks one at a time"):
+        training.fit_many(nets, given, [training.hard_targets] * 2, [recipe] * 2, seeds=[0, 1], stack=True)
