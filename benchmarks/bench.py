@@ -19,11 +19,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import convolutions
 import flops
 import speed_page as speed
 import torch
 from arms import ARMS, TORCHDISTILL, Arm, Work, reference_loss, work
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
@@ -167,6 +169,8 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         for row in speed.rows(workload, matrix):
             table.add_row(*map(escape, row))
     console.print(table)
+    if "convolutions" in result:
+        console.print(Markdown(convolutions.section(result["convolutions"])))
     if result["settings"]["load"] > speed.BUSY:
         console.print(f"The machine was busy (load {result['settings']['load']:.1f}): not figures to publish.")
 
@@ -201,6 +205,10 @@ def main(given: Iterable[str] | None = None) -> dict[str, Any]:
     described = settings(sizes, command(args))  # now, while the load is that of other processes
     with console.status("starting") as status:
         measured = measure(sizes, device, say=status.update)
+        status.update("a convolutional net")
+        measured["convolutions"] = convolutions.measure(
+            convolutions.QUICK if args.quick else convolutions.SIZES, device
+        )
     result = {"provenance": records.provenance(device, {}), "settings": described, **measured}
     show(result, console)
     if args.out:

@@ -2,7 +2,7 @@
 
 A result is one JSON file in `benchmarks/results`, a machine and number of threads each: `provenance` (as a record's),
 `settings`, `matrix` (GFLOP/s of matrix products by precision, each repeat) and `workloads`, each with the raw images/s
-of every arm and repeat, or the reason for which an arm is absent.
+of every arm and repeat, or the reason for which an arm is absent. Newer ones have `convolutions` (see there).
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import convolutions
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -109,6 +110,7 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
     load = f"The machine was busy when it began (a load of {settings['load']:.1f}): others may find other ratios."
     busy = [load] if settings["load"] > BUSY else []
     tables = [f"**{workload_title(w).capitalize()}**\n\n{_table(w, result['matrix'])}" for w in result["workloads"]]
+    tables += [convolutions.section(result["convolutions"])] if "convolutions" in result else []
     return "\n\n".join([f"## {machine}", made, *busy, _figure(name, machine, result), *tables])
 
 

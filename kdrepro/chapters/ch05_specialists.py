@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdrepro import specialists
-from kdrepro.chapters.committees import Committee, SpecialistExperiment
+from kdrepro.chapters.committees import Committee, SpecialistExperiment, packed
+from kdrepro.chapters.experiment import Trained
 from kdrepro.chapters.figures import COLOURS
 from kdrepro.specialists import combining
-from kdrepro.verdicts import stats
+from kdrepro.verdicts import recompute, stats, wording
 
 # The paper's Table 4: covering specialists -> test cases, change in the number correct, relative change in accuracy.
 PAPER_TABLE4 = {
@@ -80,6 +81,42 @@ def of_subsets(
     return np.array(each, np.uint32)
 
 
+def publish(
+    run: SpecialistExperiment,
+    subsets: Sequence[Sequence[torch.Tensor]],
+    answers: Mapping[str, Sequence[torch.Tensor]],
+    longer: Mapping[str, Sequence[Trained]],
+) -> dict[str, np.ndarray]:
+    """Put the arrays that Tables 2 to 4 follow from among the run's predictions; returns all of these.
+
+    subsets: of each seed. answers: of each system a distribution or logits [N, C] over the test cases, one a seed (or
+    for the first seeds); of each, which cases are right, how many of each class, and how many of each specialist's
+    classes when restricted to them. longer: the networks whose answers on validation images are published too.
+    """
+    names = sorted(set(run.families))
+    members = np.stack([torch.stack(list(found)).numpy() for found in subsets]).astype(np.uint16)
+    class_cases = torch.bincount(run.data.test_labels, minlength=run.data.classes).cpu().numpy()
+    arrays = {
+        "families": np.array([names.index(family) for family in run.families], np.uint16),
+        "subsets": members,
+        "cases": np.array(len(run.data.test_labels)),
+        "cases of class": class_cases,
+        "conditional cases": class_cases[members].sum(2),
+        "least cases": np.array(run.sizes.least_cases),
+        "validation cases": np.array(len(run.data.validation_labels)),
+    }
+    for name, each in answers.items():
+        right = [run.right(q) for q in each]
+        arrays[f"{name}.right"] = packed(right)
+        arrays[f"{name}.of class"] = of_class(run, right)
+        arrays[f"{name}.conditional"] = of_subsets(run, each, subsets[: len(each)])
+    for name, nets in longer.items():
+        found = [run.right(run.logits(net, "validation"), "validation") for net in nets]
+        arrays[f"{name}.validation"] = packed(found)
+    run.predictions |= arrays
+    return dict(run.predictions)
+
+
 def by_coverage(run: SpecialistExperiment, committee: Committee, **options: Any) -> pd.DataFrame:
     """Table 4 for one seed: what the specialists change, by how many of them have the case's true class.
 
@@ -113,6 +150,41 @@ def table4(found: Sequence[pd.DataFrame]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(lines).set_index("specialists covering")
+
+
+def second_tables(run: SpecialistExperiment) -> None:
+    """Tables 2 to 4 of a second data set: trains, measures the claims and writes the record. It decides nothing."""
+    generalists = run.train_seeds(run.sizes.generalist, name="generalist")
+    subsets = [run.clusters(net) for net in generalists]
+    committees = [run.committee(run.sizes.specialist, net, s) for net, s in zip(generalists, subsets, strict=True)]
+    longer_plan = run.sizes.generalist.but(epochs=run.sizes.longer_epochs)
+    longer = run.train_seeds(longer_plan, name="trained on", starts=generalists)
+    some = [run.random_subsets(net) for net in generalists[: run.sizes.sweep_seeds]]
+    random = [run.committee(run.sizes.specialist, net, s, "random") for net, s in zip(generalists, some, strict=False)]
+    answers = {
+        "generalist": [run.logits(net) for net in generalists],
+        "+ specialists": [run.combined(committee) for committee in committees],
+        "longer generalist": [run.logits(net) for net in longer],
+        "random subsets": [run.combined(committee) for committee in random],
+        "+ specialists, more guesses": [
+            run.combined(committee, top_n=max(run.sizes.compared_top_n)) for committee in committees
+        ],
+    }
+    arrays = publish(run, subsets, answers, {"generalist": generalists, "longer generalist": longer})
+    nets = [net for committee in committees for net in (committee.generalist, *committee.specialists)]
+    for claim in ("specialists.table2", "specialists.table3", "specialists.table3.conditional", "specialists.table4"):
+        run.claim(claim, [*longer, *nets], **recompute.claimed(claim, arrays))
+    run.finish()
+
+
+def figures_of(run: SpecialistExperiment | None) -> pd.DataFrame:
+    """What a run's record says of its claims so far, a row a figure; no rows without a run."""
+    found = [
+        {"claim": claim, "figure": wording.label(metric), "mean [95 % over seeds]": wording.written_mean(metric, entry)}
+        for claim, entry in (run.record["claims"] if run else {}).items()
+        for metric in entry["mean"]
+    ]
+    return pd.DataFrame(found, columns=["claim", "figure", "mean [95 % over seeds]"])
 
 
 def heard(run: SpecialistExperiment, committee: Committee, top_n: int) -> float:

@@ -1,22 +1,20 @@
 """Chapter 6: what specialists and a mixture of experts exchange in training, and their curves."""
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import nn
 
+from kdrepro import specialists
 from kdrepro.chapters.committees import ON_VALIDATION, Committee, SpecialistExperiment
 from kdrepro.chapters.experiment import Trained
 from kdrepro.chapters.figures import COLOURS
-from kdrepro.networks import MixtureOfExperts, parameter_count
 from kdrepro.training import as_inputs
-
-FLOAT = 4  # bytes of a number that is sent
+from kdrepro.training.exchange import Exchange, Job, count_exchange
 
 
 def gate_shares(run: SpecialistExperiment, mixture: Trained) -> np.ndarray:
@@ -73,32 +71,32 @@ def validation_curves(means: pd.DataFrame, start: float) -> Figure:
     return figure
 
 
-@dataclass(frozen=True)
-class Exchange:
-    """What machines that each train one network must tell each other.
+def exchange(run: SpecialistExperiment, mixture: Trained, committee: Committee, steps: int) -> dict[str, Exchange]:
+    """What two processes exchange in so many steps of each network: of a mixture, and of specialists with a dustbin.
 
-    synchronisations: moments at which all wait for all. bytes_sent: in all, by all machines together.
+    The mixture trains data-parallel, half of each batch on each process; the specialists are shared out. Copies train:
+    the networks stay as they are.
     """
+    data, generator = run.data, torch.Generator().manual_seed(mixture.seed)
 
-    synchronisations: int
-    bytes_sent: int
+    def cases(labels: torch.Tensor, which: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        which = which[: steps * size].cpu()
+        return as_inputs(data.train_images[which].cpu()), labels.cpu()[which]
 
-
-def exchange_of_mixture(mixture: MixtureOfExperts, steps: int, batch_size: int) -> Exchange:
-    """Of a mixture with every expert, and the gate, on a machine of its own, over a whole training.
-
-    In a step the likelihood of a case needs every expert's probability of its class, and every expert and the gate need
-    the gradient with respect to what they sent: each of B cases sends a number from each expert, E from the gate, and
-    as many come back. That is the least that can be sent; two waits a step, for the sum and for the gradients.
-    """
-    experts = len(mixture.experts)
-    a_step = 2 * batch_size * (experts + experts) * FLOAT
-    return Exchange(2 * steps, a_step * steps)
-
-
-def exchange_of_specialists(generalist: nn.Module, specialists: int, classes_per_specialist: int) -> Exchange:
-    """Of specialists with a machine each: before they begin, the generalist's weights and their lists of classes.
-
-    While they train they exchange nothing and wait for nobody.
-    """
-    return Exchange(0, specialists * FLOAT * (parameter_count(generalist) + classes_per_specialist))
+    size = mixture.plan.recipe.batch_size
+    together = cases(
+        data.train_labels, torch.randint(len(data.train_labels), (steps * size,), generator=generator), size
+    )
+    apart = []
+    for one, subset in zip(committee.specialists, committee.subsets, strict=True):
+        drawn = specialists.HalfSpecial(data.train_labels.cpu(), subset.cpu()).draw(generator)
+        labels = specialists.specialist_labels(data.train_labels, subset, data.classes)
+        drawn = drawn[torch.randint(len(drawn), (steps * one.plan.recipe.batch_size,), generator=generator)]
+        apart.append(cases(labels, drawn, one.plan.recipe.batch_size))
+    nets = [copy.deepcopy(one.network).cpu() for one in committee.specialists]
+    return count_exchange(
+        {
+            "specialists": Job(nets, apart, committee.specialists[0].plan.recipe.batch_size, together=False),
+            "mixture of experts": Job([copy.deepcopy(mixture.network).cpu()], [together], size, together=True),
+        }
+    )

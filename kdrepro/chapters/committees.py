@@ -20,7 +20,7 @@ from kdrepro.checks import NO_LABEL
 from kdrepro.data import families
 from kdrepro.data.characters import glyph_classes
 from kdrepro.ensembles import Average
-from kdrepro.specialists import HalfSpecial
+from kdrepro.specialists import HalfSpecial, combining
 from kdrepro.store import build
 from kdrepro.training import as_inputs
 from kdrepro.verdicts import stats
@@ -211,19 +211,29 @@ class SpecialistExperiment(ImageExperiment):
         return found
 
     def combined(
-        self, committee: Committee, *, top_n: int | None = None, correction: str = "prior", split: str = "test"
+        self,
+        committee: Committee,
+        *,
+        top_n: int | None = None,
+        correction: str = "prior",
+        split: str = "test",
+        how: str = "eq5",
     ) -> torch.Tensor:
         """Eq. 5's q [N, C] for every case of a split.
 
         top_n: None for the preset's. correction: of the dustbins, "prior" for (1 - f) / f, "words" for 0.5 / f, the
-        paper's words taken literally, "none" for none.
+        paper's words taken literally, "none" for none. how: "mean" for the plain mean of full distributions in the
+        place of Eq. 5's minimum, each dustbin shared among its classes in proportion to the generalist's opinion.
         """
         top_n = self.sizes.top_n if top_n is None else top_n
         generalist, p, subsets = self.opinions(committee, top_n=top_n, correction=correction, split=split)
+        active = specialists.active(generalist, subsets, top_n)
+        if how == "mean" and not committee.full:
+            start = generalist.clamp(min=1e-12)
+            return combining.em_step(start / start.sum(1, keepdim=True), generalist, p, subsets, active)
         if not committee.full:
             return specialists.combine(generalist, p, subsets, top_n=top_n)
         # Where every model gives a full distribution, their arithmetic mean minimises Eq. 5.
-        active = specialists.active(generalist, subsets, top_n)
         total = generalist + sum(active[:, i : i + 1] * one for i, one in enumerate(p))
         return total / (1 + active.sum(1, keepdim=True))
 
@@ -353,6 +363,16 @@ def work_of(run: SpecialistExperiment, trained: Trained) -> int:
     return counter.get_total_flops()
 
 
+def ensemble(run: SpecialistExperiment, members: Sequence[Trained]) -> torch.Tensor:
+    """The arithmetic mean of full networks' distributions over the test cases, [N, C]."""
+    return torch.stack([run.logits(member).softmax(1) for member in members]).mean(0)
+
+
 def ensemble_right(run: SpecialistExperiment, members: Sequence[Trained]) -> np.ndarray:
     """Which test cases the arithmetic mean of full networks gets right: bool [N]."""
-    return run.right(torch.stack([run.logits(member).softmax(1) for member in members]).mean(0))
+    return run.right(ensemble(run, members))
+
+
+def packed(right: Sequence[np.ndarray]) -> np.ndarray:
+    """Of each seed, which cases a system gets right, as packed bits [seeds, cases / 8]: what is published."""
+    return np.stack([np.packbits(one) for one in right])

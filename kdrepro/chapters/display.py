@@ -67,6 +67,11 @@ def _described(plan: Training | Specialist) -> dict[str, str]:
         "max-norm": recipe.max_norm,
         "weight decay": recipe.weight_decay,
         "jitter": settings.get("jitter"),
+        "cutout": settings.get("cutout"),
+        "mixed images": settings.get("mix"),
+        "blocks": network.get("blocks") and " – ".join(map(str, network["blocks"])),
+        "averaging": recipe.averaging,
+        "share of each class": settings.get("fraction") if "output" in settings else None,
         "β": settings.get("beta"),
         "early stopping": settings.get("early_stopping"),
     }

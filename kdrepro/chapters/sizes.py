@@ -272,6 +272,8 @@ class TinyImagenet(Sizes):
     kind: Literal["tiny-imagenet"]
     size: Literal[32, 64] = 32
     per_class: int | None = Field(None, ge=1)  # training images; None for all
+    # Training and validation images are those numbered below; the others, where a copy has them, confirm.
+    numbered_below: int | None = Field(None, ge=1)
 
 
 class Specialised(Sizes):
@@ -299,30 +301,42 @@ class Specialised(Sizes):
         return self
 
 
+class SecondImages(Specialised):
+    """Another data set for Tables 2 to 4, which does not decide."""
+
+    least_cases: int = Field(1, ge=1)
+    longer_epochs: int = Field(ge=1)
+
+
 class Specialists(Specialised):
     """Chapter 5."""
+
+    second: SecondImages | None = None
 
     compared_counts: list[Annotated[int, Field(ge=1)]]  # numbers of specialists, of those that are there
     compared_sizes: list[Annotated[int, Field(ge=1)]]  # special classes of a specialist
     least_cases: int = Field(1, ge=1)  # of a row of Table 4 that its rank correlation counts
-    longer_epochs: int = Field(ge=1)  # of a generalist that is trained for as long as it and its specialists together
-    control_seeds: int = Field(ge=1)  # of that, of the other clustering and of the other sizes
+    longer_epochs: int = Field(ge=1)  # that a generalist goes on for, from its weights, as long as its specialists
+    control_seeds: int = Field(ge=1)  # of the other clustering and of the other sizes
     convergence_cases: int = Field(200, ge=1)  # test images on which the two solutions of Eq. 5 are compared
 
 
 class Mixtures(Specialised):
     """Chapter 6."""
 
-    long: Specialist  # long enough to overfit; all kinds of output and targets are compared at this length
+    long: Specialist  # long enough, and of few enough images, to overfit; all kinds of output and targets are like it
+    compared_fractions: list[Fraction] = []  # of each class's images: where do specialists overfit? For the first seed
     soft_temperature: Temperature  # of the generalist's soft targets
     mixture: MixtureTraining
+    mixture_seeds: int = Field(ge=1)
+    exchange_steps: int = Field(ge=1)  # of a training on two processes, whose exchange is counted
 
 
 class DistilBack(Specialised):
     """Chapter 7."""
 
     student: ConvTraining  # of the generalist's size; soft targets
-    longer_epochs: int = Field(ge=1)  # of the generalist that is trained longer instead
+    longer_epochs: int = Field(ge=1)  # that the generalist goes on for instead, as in chapter 5
 
     @model_validator(mode="after")
     def _student_is_a_student(self) -> Self:

@@ -3,7 +3,8 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from kdrepro.chapters.images import ImageExperiment
 from kdrepro.chapters.presets import Preset
 from kdrepro.chapters.sizes import AcousticEnsemble, Specialised
 from kdrepro.chapters.speech import Folds, SpeechExperiment
+from kdrepro.data.tiny_imagenet import NoFreshError
 from kdrepro.errors import InputError, nearest
 from kdrepro.files import remove_stale, try_folder
 from kdrepro.speech import espeak, timit
 from kdrepro.speech.corpus import Corpus
 from kdrepro.store import Store
+
+CONFIRM = "confirm"  # the folder of the preset's runs that a confirmation's records are put into
 
 
 @dataclass
@@ -100,8 +104,9 @@ def start(
     `SpeechChapter`.
     Raises InputError, before anything trains, when one of them is wrong.
     """
+    confirm = into.split("/")[0] == CONFIRM
     chapter, loaded, seed_list, where, found = check(
-        chapter, preset, seeds, first_seed, device, data_root, changes, own_data
+        chapter, preset, seeds, first_seed, device, data_root, changes, own_data, confirm
     )
     common = {"chapter": chapter, "preset": loaded, "seeds": seed_list, "device": where}
     common |= _storing_and_training(chapter, loaded)
@@ -111,6 +116,8 @@ def start(
     kind = SpecialistExperiment if isinstance(loaded.chapters[chapter], Specialised) else ImageExperiment
     run = kind(data=found.to(where), **common)
     run.log(f"{chapter} at {loaded.name}: {found.name}, seeds {run.seeds}, {where}")
+    if confirm and hasattr(loaded.chapters[chapter], "images"):
+        run.record["data"]["test"] = _say_what_confirms(run, paths.data_root(data_root))
     for claim_id, why in run.left_out.items():
         run.log(f"{claim_id} is left out: {why}")
     return run
@@ -170,8 +177,11 @@ def check(
     data_root: str | None,
     changes: str | Sequence[str] | None = (),
     own_data: str | None = None,
+    confirm: bool = False,
 ) -> tuple[str, Preset, list[int], torch.device, Any]:
     """What `start` was asked for, looked up and validated; the images on the CPU, or the corpora of speech.
+
+    confirm: whether test images that nothing has used take the place of the others, where there are such.
 
     Raises InputError for whatever is wrong with it.
     """
@@ -200,7 +210,9 @@ def check(
     elif isinstance(sizes, Specialised):
         loaded, cache = presets.with_seeds(loaded, chapter, count), paths.runs(loaded.origin) / "images"
         found = (
-            own_data_of.images(chapter, own, sizes.images.size, cache) if own else _images(sizes.images, root, cache)
+            own_data_of.images(chapter, own, sizes.images.size, cache)
+            if own
+            else _images(sizes.images, root, cache, confirm)
         )
         loaded = own_data_of.fitted(loaded, chapter, found.classes) if own else loaded
     elif own:
@@ -221,11 +233,44 @@ def check_writable(run: Path) -> None:
         ) from error
 
 
-def _images(wanted: Any, root: Path, cache: Path) -> data.ImageData:
-    """Images of many classes, drawn or decoded once and kept in `cache`."""
+def beside(run: SpecialistExperiment, data_root: str | None = None) -> SpecialistExperiment | None:
+    """The experiment of a chapter's second data set, which has a record of its own; None where the preset has none.
+
+    Nor is there one beside data of one's own. It is trained with the first of the run's seeds. data_root: see `start`.
+    """
+    sizes = getattr(run.sizes, "second", None)
+    if sizes is None or run.preset.own_data:
+        return None
+    found = _images(sizes.images, paths.data_root(data_root), paths.runs(run.preset.origin) / "images")
+    found = replace(found, name=f"{sizes.images.kind}-{found.classes}")
+    seeds = run.seeds[: sizes.seeds]
+    sizes = sizes.model_copy(update={"sweep_seeds": min(sizes.sweep_seeds, len(seeds))})
+    preset = run.preset.model_copy(update={"chapters": {**run.preset.chapters, run.chapter: sizes}})
+    kept = {name: getattr(run, name) for name in ("chapter", "device", "store", "into", "workers", "precision")}
+    name = f"{run.chapter}.{found.name}"
+    return SpecialistExperiment(data=found.to(run.device), preset=preset, seeds=seeds, record_name=name, **kept)
+
+
+def _say_what_confirms(run: Any, root: Path) -> str:
+    """Which test images a confirmation sees, for its record and its log."""
+    wanted = run.sizes.images
+    below = getattr(wanted, "numbered_below", None)
+    usual = "the usual test images"
+    if below is not None:
+        fresh = run.data.fingerprint != _images(wanted, root, paths.runs(run.preset.origin) / "images").fingerprint
+        usual = f"training images numbered from {below} on" if fresh else f"{usual}: this copy has none from {below} on"
+    run.log(f"fresh seeds on {usual}")
+    return usual
+
+
+def _images(wanted: Any, root: Path, cache: Path, confirm: bool = False) -> data.ImageData:
+    """Images of many classes, drawn or decoded once and kept in `cache`; to confirm, with fresh test images if any."""
     arguments = wanted.model_dump(exclude={"kind"})
     if wanted.kind == "glyphs":
         return data.glyphs(**arguments, cache=cache)
+    if confirm and wanted.numbered_below is not None:
+        with suppress(NoFreshError):
+            return data.tiny_imagenet(root, **arguments, fresh=True, cache=cache)
     return data.tiny_imagenet(root, **arguments, cache=cache)
 
 

@@ -1,7 +1,7 @@
 """Tiny ImageNet: 200 of ImageNet's classes at 64 x 64 pixels, read from its zip as it is or from its folder."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +27,8 @@ def tiny_imagenet(
     per_class: int | None = None,
     validation_per_class: int = 40,
     test_per_class: int | None = None,
+    numbered_below: int | None = None,
+    fresh: bool = False,
     cache: Path | str | None = None,
 ) -> ImageData:
     """Read Tiny ImageNet from `root`/tiny-imagenet-200.zip in place, or from the folder `root`/tiny-imagenet-200.
@@ -40,15 +42,24 @@ def tiny_imagenet(
     Its 10,000 validation images are the test cases here (its own test images have no labels): all of them, or the
     first `test_per_class` of each class. The last `validation_per_class` training images of each class, in the order
     of their names, are the validation cases; of the others the first `per_class`, or all, are the training cases.
+    numbered_below: of the 500 training images of a class, numbered from 0 on at the ends of their names, only those
+    below are training and validation cases; None for all. fresh: the others of them are the test cases, in the place
+    of its validation images.
     cache: a folder that keeps the decoded images; None to decode them each time.
-    Raises InputError when the data set is absent, cut short or damaged, and for numbers that cannot be.
+    Raises InputError when the data set is absent, cut short or damaged, and for numbers that cannot be: a
+    `NoFreshError` where `fresh` is asked for and a class of this copy has no images numbered so.
     """
     if size not in (32, 64):
         raise InputError(f"Tiny ImageNet comes at a size of 32 or 64 pixels, not {size}.")
     check_numbers(per_class, validation_per_class, test_per_class)
     source = _source(Path(root).expanduser())
     wnids, names = _wnids(source), source.names()
-    plan = _plan(source, names, wnids, per_class, validation_per_class, test_per_class)
+    if fresh and numbered_below is None:
+        raise InputError("fresh images are those numbered from numbered_below on: give that number.")
+    training = _training(source, names, wnids)
+    below = {wnid: [n for n in of if _number(n) < (numbered_below or 10**9)] for wnid, of in training.items()}
+    tests = _above(source, training, numbered_below) if fresh else _tests(source, names, wnids)
+    plan = _plan(source, below, tests, per_class, validation_per_class, test_per_class)
     return load_pictures(source, NAME, plan, _first_synonyms(source, names, wnids), size, cache=cache)
 
 
@@ -97,12 +108,37 @@ def _wnids(source: Source) -> list[str]:
     return wnids
 
 
+class NoFreshError(InputError):
+    """A copy has no images beyond those that networks are trained on and chosen by."""
+
+
+def _number(name: str) -> int:
+    """What a training image's name ends in: n01443537_12.JPEG is number 12; 0 where there is none."""
+    match = re.search(r"_(\d+)\.[^./]+$", name)
+    return int(match[1]) if match else 0
+
+
+def _above(source: Source, training: Mapping[str, list[str]], number: int) -> dict[str, list[str]]:
+    """The training images of each class that are numbered so or higher."""
+    found = {wnid: [name for name in names if _number(name) >= number] for wnid, names in training.items()}
+    if absent := [wnid for wnid, names in found.items() if not names]:
+        raise NoFreshError(
+            f"The class {absent[0]} in {source.path} has no training images numbered from {number} on, as the original "
+            f"has: take that, {URL}."
+        )
+    return found
+
+
 def _plan(
-    source: Source, names: Sequence[str], wnids: Sequence[str], per_class: int | None, validation: int, test: int | None
+    source: Source,
+    training: Mapping[str, list[str]],
+    tests: Mapping[str, list[str]],
+    per_class: int | None,
+    validation: int,
+    test: int | None,
 ) -> Plan:
-    training, tests = _training(source, names, wnids), _tests(source, names, wnids)
     plan: Plan = {split: [] for split in SPLITS}
-    for wnid in wnids:
+    for wnid in training:
         of_class, of_test = training[wnid], tests[wnid]
         kept = len(of_class) - validation
         if kept < (per_class or 1):

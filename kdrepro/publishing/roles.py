@@ -64,7 +64,7 @@ def said(asked: str, found: Sequence[Mapping[str, Any]]) -> str:
 def _read_by(claim: Claim) -> set[str]:
     """The metrics that a claim's rule, control and paper name, which a run may have yet to measure."""
     conditions = (*claim.rule.premise, *claim.rule.reproduced, *claim.rule.partly)
-    control = {claim.control.metric} if claim.control else set()
+    control = {one.metric for one in claim.control}
     return {condition.metric for condition in conditions} | control | set(claim.paper)
 
 

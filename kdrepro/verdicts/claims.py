@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from kdrepro import paths
 from kdrepro.errors import InputError, nearest
@@ -69,12 +69,17 @@ class Claim(BaseModel):
     metric: str  # the one that is shown in tables, of those that the rule reads
     data: str  # the data set that decides
     rule: Rule
-    control: Control | None = None
+    control: list[Control] = []
     by_construction: str = ""  # why it could not have come out otherwise: shown, not counted
     amended: list[Amendment] = []
     figure: str = ""  # label of the figure that shows it
     note: str = ""
     defence: str = ""  # why the verdict is as it is where a reviewer would doubt it
+
+    @field_validator("control", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        return [given] if isinstance(given, Mapping | Control) else given or []
 
     @model_validator(mode="after")
     def _shows_what_decides(self) -> Self:
@@ -155,13 +160,13 @@ def _origin(found: Mapping[str, Any]) -> str:
 
 
 def _control(claim: Claim, deciding: Mapping[str, Any] | None) -> str:
-    """The control's figure, for a reader."""
-    if claim.control is None:
-        return ""
-    name, metric = claim.control.name, claim.control.metric
-    if deciding is None or metric not in deciding["mean"]:
-        return f"{name}: not measured yet"
-    return f"{name}: {label(metric)} {written_mean(metric, deciding)}"
+    """The controls' figures, for a reader."""
+    found = []
+    for one in claim.control:
+        measured = deciding is not None and one.metric in deciding["mean"]
+        figure = f"{label(one.metric)} {written_mean(one.metric, deciding)}" if measured else "not measured yet"
+        found.append(f"{one.name}: {figure}")
+    return "; ".join(found)
 
 
 def tally(claims: Iterable[Claim], records: Iterable[Mapping[str, Any]]) -> str:

@@ -203,6 +203,7 @@ def uncommitted(*files: Path) -> list[str]:
 def merge_confirmed(record: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:
     """A published record with the claims of a run of fresh seeds as `confirm`: seeds, origin, figures, verdict."""
     about = {"seeds": seeds_of(fresh), "git": fresh["provenance"]["git"], "date": fresh["provenance"]["date"]}
+    about |= {"test": test} if (test := fresh["data"].get("test")) else {}
     claims = dict(record["claims"])
     for claim_id, entry in fresh["claims"].items():
         if claim_id in claims:

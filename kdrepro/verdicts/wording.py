@@ -5,7 +5,7 @@ from typing import Any
 
 # How a metric is written, by how its name begins: a count, a share of 1, a difference of shares in points (hundredths),
 # or a plain figure.
-COUNTS = ("errors", "parameters", "synchronisations")
+COUNTS = ("errors", "parameters", "synchronisations", "bytes")
 PERCENT = ("error_rate", "recovered", "accuracy", "frame_accuracy", "train_frame_accuracy", "relative_gain",
            "conditional_accuracy", "phone_error_rate", "word_error_rate", "share", "spread", "right_on_3")  # fmt: skip
 POINTS = (
@@ -18,6 +18,7 @@ POINTS = (
     "gain_of_t2",
     "gain_at_equal_passes",
     "gain_of_committee_over_labels",
+    "gain_of_longer",
     "word_errors_saved",
     "overfit",
 )

@@ -6,6 +6,7 @@ from io import StringIO
 
 import arms
 import bench
+import convolutions
 import flops
 import pytest
 import speed_page as speed
@@ -15,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdrepro import paths
 from kdrepro.errors import InputError
-from kdrepro.networks import MLP
+from kdrepro.networks import MLP, ConvNet
 
 CPU = torch.device("cpu")
 TINY = bench.QUICK | {
@@ -161,6 +162,25 @@ def test_results_make_the_page_and_its_chart(result, tmp_path):
     assert f"| {float(f'{fit:.3g}'):,.0f}\N{NO-BREAK SPACE}[" in page
     assert [svg.name for svg in (book / "speed").iterdir()] == [f"{name}.svg"]
     assert speed.fingerprint(path) in (book / "speed" / f"{name}.svg").read_text()
+
+
+def test_the_bound_is_of_every_convolution(generator):
+    network = ConvNet([4, 6], in_channels=3, classes=5, blocks=[0, 1], generator=generator).eval()
+    images = torch.rand(2, 3, 8, 8, generator=generator)
+    found = [(layer.out_channels, tuple(shape)) for layer, shape in convolutions.layers(network, images)]
+    assert found == [(4, (2, 3, 8, 8)), (6, (2, 4, 4, 4)), (6, (2, 6, 2, 2)), (6, (2, 6, 2, 2))]
+    assert convolutions.convolutions_alone(network, images, 1) > 0
+
+
+def test_a_convolutional_net_beside_its_bound():
+    sizes = convolutions.QUICK | {"side": 8, "repeats": 1}
+    measured = convolutions.measure(sizes, CPU)
+    assert {name: len(rates) for name, rates in measured["images_per_second"].items()} == dict.fromkeys(
+        ("fit", "plain loop", "convolutions alone"), 1
+    )
+    rates = {"fit": [40.0, 50.0, 60.0], "convolutions alone": [100.0, 200.0, 50.0]}
+    assert convolutions.rows({"images_per_second": rates})[0] == ["fit", "50 [40 to 60]", "50%"]
+    assert "channels 8-16, residual blocks 0-1, batch 16" in convolutions.section(measured)
 
 
 def test_the_published_page_is_that_of_the_results():

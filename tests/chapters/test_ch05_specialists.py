@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from kdrepro import specialists
-from kdrepro.chapters import ch05_specialists
+from kdrepro.chapters import ch05_specialists, committees
+from kdrepro.verdicts import recompute
 
 CLASSES = 8
 
@@ -41,6 +42,39 @@ def test_right_of_each_class_and_of_each_subset(run, committee):
     assert by_class[0] == run.right(q)[run.data.test_labels.numpy() == 0].sum()
     (by_subset,) = ch05_specialists.of_subsets(run, [q], [committee.subsets])
     assert by_subset.sum() == run.conditional_right(q, committee.subsets).sum()
+
+
+def test_what_is_published_gives_the_figures_of_tables_2_to_4(run, committee):
+    generalist = committee.generalist
+    answers = {"generalist": [run.logits(generalist)], "+ specialists": [run.combined(committee)]}
+    answers["longer generalist"] = answers["generalist"]
+    nets = {name: [generalist] for name in ("generalist", "longer generalist")}
+    arrays = ch05_specialists.publish(run, [committee.subsets], answers, nets)
+    run.predictions.clear()
+    found = committees.gains(run, [committee])
+    table3 = recompute.claimed("specialists.table3", arrays)
+    assert table3["accuracy"] == pytest.approx(found["accuracy +"])
+    assert table3["relative_gain"] == pytest.approx(found["relative gain"])
+    assert table3["gain_of_longer"] == [0]
+    conditional = recompute.claimed("specialists.table3.conditional", arrays)
+    assert conditional["conditional_accuracy"] == pytest.approx(found["conditional +"])
+    assert conditional["conditional_accuracy_of_longer_generalist"] == pytest.approx(found["conditional"])
+    table4 = recompute.claimed("specialists.table4", arrays)
+    counts = specialists.coverage(committee.subsets, CLASSES)
+    assert table4["pooled"]["coverages"] == len(counts.unique())
+    assert 0 <= table4["pooled"]["class_p"] <= 1
+    assert recompute.claimed("specialists.table2", arrays)["within_over_between"] == pytest.approx(
+        [recompute.within_over_between([s.numpy() for s in committee.subsets], arrays["families"])]
+    )
+
+
+def test_figures_of_a_run_are_those_of_its_record(run):
+    assert ch05_specialists.figures_of(None).empty
+    run.claim("specialists.table4", [], class_correlation=[0.5, 0.7], pooled={"class_p": 0.01})
+    shown = ch05_specialists.figures_of(run)
+    run.record["claims"].clear()
+    assert shown["figure"].tolist() == ["class correlation", "class p"]
+    assert shown["mean [95 % over seeds]"].tolist()[1] == "0.01, all seeds together"
 
 
 def test_heard_counts_special_cases_whose_specialist_is_active(run, committee):

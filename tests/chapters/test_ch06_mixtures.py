@@ -10,7 +10,7 @@ import torch
 from kdrepro import store, training
 from kdrepro.chapters import ch06_mixtures
 from kdrepro.chapters.committees import ON_VALIDATION
-from kdrepro.networks import MixtureOfExperts, parameter_count
+from kdrepro.networks import MixtureOfExperts
 
 NETWORK = {"channels": [4, 8], "experts": 3, "gate_channels": [4], "in_channels": 1, "classes": 5}
 
@@ -59,13 +59,23 @@ def test_a_mixture_of_one_is_none():
         MixtureOfExperts(**{**NETWORK, "experts": 1})
 
 
-def test_what_is_exchanged():
-    found = ch06_mixtures.exchange_of_mixture(mixture(), steps=10, batch_size=32)
-    # There and back: a number from each of three experts and three from the gate, for every case.
-    assert found == ch06_mixtures.Exchange(20, 10 * 2 * 32 * (3 + 3) * 4)
-    generalist = mixture().experts[0]
-    alone = ch06_mixtures.exchange_of_specialists(generalist, specialists=7, classes_per_specialist=2)
-    assert alone == ch06_mixtures.Exchange(0, 7 * 4 * (parameter_count(generalist) + 2))
+def test_what_two_processes_exchange(committee_run, committee_generalist, committee_of_four):
+    """The jobs of the chapter's two trainings; that they are counted right, tests/training/test_exchange.py says."""
+    net = MixtureOfExperts(**{**NETWORK, "classes": 8}, generator=torch.Generator().manual_seed(0))
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ch06_mixtures, "count_exchange", lambda jobs: found.update(jobs) or "counted")
+        mixed = replace(committee_generalist, network=net)
+        assert ch06_mixtures.exchange(committee_run, mixed, committee_of_four, steps=3) == "counted"
+    together, apart = found["mixture of experts"], found["specialists"]
+    assert (together.together, apart.together) == (True, False)
+    assert len(apart.networks) == len(apart.cases) == 4
+    for job in (together, apart):
+        for network, (x, y) in zip(job.networks, job.cases, strict=True):
+            assert len(x) == len(y) == 3 * 32
+            assert network(x).shape[0] == len(x)
+            assert 0 <= y.min() <= y.max() < network(x).shape[1]
+    assert all(net is not one for one in (*together.networks, *apart.networks))
 
 
 def test_gate_shares_are_means_over_the_test_images(committee_run, committee_generalist):

@@ -104,6 +104,20 @@ def test_combined_is_eq_5_of_every_specialists_corrected_opinion(run, generalist
     torch.testing.assert_close(run.combined(committee.first(0)), p)
 
 
+def test_the_plain_mean_shares_each_dustbin_as_the_generalist_would(run, generalist, committee):
+    p, opinions, subsets = run.opinions(committee, top_n=2)
+    active = specialists.active(p, subsets, 2)
+    total = p.clone()
+    for i, (one, subset) in enumerate(zip(opinions, subsets, strict=True)):
+        others = torch.ones(CLASSES, dtype=torch.bool).index_fill(0, subset, False)
+        full = torch.zeros_like(p)
+        full[:, subset] = one[:, :-1]
+        full[:, others] = one[:, -1:] * p[:, others] / p[:, others].sum(1, keepdim=True)
+        total += full * active[:, i : i + 1]
+    expected = total / (1 + active.sum(1, keepdim=True))
+    torch.testing.assert_close(run.combined(committee, top_n=2, how="mean"), expected, rtol=1e-6, atol=1e-9)
+
+
 def test_a_committee_as_one_teacher(run, generalist, committee):
     teacher = run.as_teacher(committee)
     q = run.combined(committee)
@@ -212,6 +226,11 @@ def test_work_is_that_of_the_layers(run, generalist):
         places = (-(-side // 2**stage)) ** 2
         products += places * 9 * (inputs * channels + 2 * channels * channels)
     assert committees.work_of(run, generalist) == 2 * (products + b * CLASSES)
+
+
+def test_packed_bits_are_a_row_a_seed():
+    right = [np.array([True, False, True]), np.array([False, False, True])]
+    assert np.unpackbits(committees.packed(right), axis=1, count=3).tolist() == [[1, 0, 1], [0, 0, 1]]
 
 
 def test_paired_tests_of_equal_systems():

@@ -279,3 +279,27 @@ def test_the_real_one(tiny_imagenet_root):
     assert data.tiny_imagenet_wnids(tiny_imagenet_root)[0] == "n01443537"
     goldfish = tiny.train_images[:2].float().mean((0, 2, 3))
     assert goldfish[0] > goldfish[2]  # red channel first
+
+
+# --- images that confirm ----------------------------------------------------------------------------
+
+
+def test_images_numbered_below_are_those_of_a_smaller_copy(small_root, tmp_path):
+    smaller = data.tiny_imagenet(zipped(tmp_path, tiny_files(4)), validation_per_class=1)
+    assert data.tiny_imagenet(small_root, validation_per_class=1, numbered_below=4).fingerprint == smaller.fingerprint
+
+
+def test_fresh_images_are_the_others(small_root):
+    usual = data.tiny_imagenet(small_root, validation_per_class=1, numbered_below=3)
+    fresh = data.tiny_imagenet(small_root, validation_per_class=1, numbered_below=3, fresh=True)
+    assert torch.equal(fresh.train_images, usual.train_images)
+    assert torch.equal(fresh.validation_images, usual.validation_images)
+    assert fresh.test_labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert np.array_equal(fresh.test_images[1], decode(tiny_files()["train/n01/images/n01_4.JPEG"], 32))
+
+
+def test_a_copy_without_fresh_images_says_so(small_root):
+    with pytest.raises(InputError, match="no training images numbered from 5 on, as the original has"):
+        data.tiny_imagenet(small_root, validation_per_class=1, numbered_below=5, fresh=True)
+    with pytest.raises(InputError, match="give that number"):
+        data.tiny_imagenet(small_root, fresh=True)

@@ -165,9 +165,9 @@ def test_seeds_that_confirm_decide_where_there_are_some():
     assert row["data"] == "mnist, full, fresh seeds 10 to 12"
 
 
-def described(claim_id, by_construction="", amended=(), control=None):
+def described(claim_id, by_construction="", amended=(), control=()):
     return claim(reproduced=[{"metric": "errors", "at_most": 85}]).model_copy(
-        update={"id": claim_id, "by_construction": by_construction, "amended": list(amended), "control": control}
+        update={"id": claim_id, "by_construction": by_construction, "amended": list(amended), "control": list(control)}
     )
 
 
@@ -198,9 +198,15 @@ def test_the_tally_leaves_out_what_holds_by_construction_and_counts_daggers(monk
     ]
 
 
+def test_several_controls_stand_in_one_row():
+    controls = [claims.Control(metric="errors_of_labels", name="labels"), claims.Control(metric="x", name="more")]
+    (row,) = claims.verdict_rows([described("a", control=controls)], [recorded("a", "mnist", errors=[80, 81])])
+    assert row["control"] == "labels: not measured yet; more: not measured yet"
+
+
 def test_a_controls_figure_stands_in_the_verdicts_row(monkeypatch):
     control = claims.Control(metric="errors_of_labels", name="labels alone")
-    one = described("a", control=control)
+    one = described("a", control=[control])
     monkeypatch.setattr(claims, "load", lambda: {"a": one})
     monkeypatch.setattr(records, "get", lambda claim_id: one)
     row = claims.verdict_rows([one], [recorded("a", "mnist", errors=[80, 81], errors_of_labels=[99, 98])])[0]

@@ -8,10 +8,18 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from kdrepro.verdicts.recompute import digits, later, specialists, speech, theory
 from kdrepro.verdicts.recompute.arrays import Arrays, Metrics, load
 from kdrepro.verdicts.recompute.digits import narrow_temperatures, wide_temperatures
-from kdrepro.verdicts.recompute.specialists import class_correlation, overfit, rank_correlation, within_over_between
+from kdrepro.verdicts.recompute.specialists import (
+    class_correlation,
+    class_p,
+    overfit,
+    rank_correlation,
+    within_over_between,
+)
 from kdrepro.verdicts.recompute.speech import kept_and_last
 from kdrepro.verdicts.recompute.theory import (
     data_ratio,
@@ -27,7 +35,9 @@ WAYS: dict[str, Callable[[Arrays], Metrics]] = theory.WAYS | digits.WAYS | speec
 __all__ = [
     "Arrays",
     "Metrics",
+    "claimed",
     "class_correlation",
+    "class_p",
     "data_ratio",
     "figures",
     "highest_rates",
@@ -43,6 +53,16 @@ __all__ = [
     "wide_temperatures",
     "within_over_between",
 ]
+
+
+def claimed(claim_id: str, arrays: Arrays) -> dict[str, Any]:
+    """What the arrays to be published give of a claim's metrics, as `Experiment.claim` takes it.
+
+    So the figures of a record are those that `verify` computes again. Raises KeyError where an array is not there.
+    """
+    found = WAYS[claim_id](arrays)
+    pooled = {name: value for name, value in found.items() if np.ndim(value) == 0}
+    return {name: value for name, value in found.items() if name not in pooled} | {"pooled": pooled}
 
 
 def figures(record: Mapping[str, Any], arrays: Arrays) -> dict[str, Metrics]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.stats import spearmanr
 
-from kdrepro.verdicts.recompute.arrays import Arrays, Metrics, accuracy, share
+from kdrepro.verdicts.recompute.arrays import Arrays, Metrics, accuracy, right, share
 
 
 def within_over_between(subsets: Sequence[np.ndarray], family: np.ndarray) -> float:
@@ -47,6 +47,21 @@ def class_correlation(covering: np.ndarray, cases: np.ndarray, right: np.ndarray
     return _spearman(covering[there], ((right[1] - right[0])[there] / cases[there]))
 
 
+def class_p(covering: np.ndarray, cases: np.ndarray, right: np.ndarray) -> float:
+    """The one-sided p-value that classes of more specialists gain more: Spearman's test over classes.
+
+    A class counts once, with the means over seeds of its cover and of its gain, since seeds share the test images and
+    the classes' difficulty. covering: [seeds, C]. cases: [C]. right: [seeds, 2, C], as in `rank_correlation`.
+    1 where fewer than three classes, or no differences, are there.
+    """
+    there = cases > 0
+    cover = covering[:, there].mean(0)
+    gain = ((right[:, 1] - right[:, 0])[:, there] / cases[there]).mean(0)
+    if len(gain) < 3 or len(set(cover)) == 1 or len(set(gain)) == 1:
+        return 1.0
+    return float(spearmanr(cover, gain, alternative="greater").pvalue)
+
+
 def _spearman(of: Sequence[int] | np.ndarray, values: np.ndarray) -> float:
     if len(values) < 3 or len(set(of)) == 1 or len(set(values)) == 1:
         return 0.0
@@ -57,21 +72,41 @@ def _table2(arrays: Arrays) -> Metrics:
     return {"within_over_between": [within_over_between(s, arrays["families"]) for s in arrays["subsets"]]}
 
 
+# What stands beside Tables 3 and 4: the name of a system in arrays, and in metrics.
+CONTROLS = {
+    "longer generalist": "longer_generalist",
+    "random subsets": "random_subsets",
+    "two generalists": "two_generalists",
+    "+ specialists, plain mean": "plain_mean",
+    "+ specialists, literal dustbin": "literal_dustbin",
+    "+ specialists, more guesses": "more_guesses",
+}
+
+
 def _table3(arrays: Arrays) -> Metrics:
     alone, together = accuracy(arrays, "generalist"), accuracy(arrays, "+ specialists")
     found = {"accuracy": together, "accuracy_of_generalist": alone, "relative_gain": (together - alone) / alone}
-    if "longer generalist.right" in arrays:
-        found["accuracy_of_longer_generalist"] = accuracy(arrays, "longer generalist")
-    return found
+    there = {name: metric for name, metric in CONTROLS.items() if f"{name}.right" in arrays}
+    found |= {f"accuracy_of_{metric}": accuracy(arrays, name) for name, metric in there.items()}
+    return found | _longer(arrays)
 
 
 def _conditional(arrays: Arrays) -> Metrics:
     alone, together = _conditional_of(arrays, "generalist"), _conditional_of(arrays, "+ specialists")
     found = {"conditional_accuracy": together, "conditional_accuracy_of_generalist": alone}
     found["relative_gain"] = (together - alone) / alone
-    if "longer generalist.conditional" in arrays:
-        found["conditional_accuracy_of_longer_generalist"] = _conditional_of(arrays, "longer generalist")
-    return found
+    there = {name: metric for name, metric in CONTROLS.items() if f"{name}.conditional" in arrays}
+    found |= {f"conditional_accuracy_of_{metric}": _conditional_of(arrays, name) for name, metric in there.items()}
+    return found | _longer(arrays)
+
+
+def _longer(arrays: Arrays) -> Metrics:
+    """What a generalist gains on validation images by going on for as long as its specialists train, [seeds]."""
+    if "longer generalist.validation" not in arrays:
+        return {}
+    cases = int(arrays["validation cases"])
+    after, before = (right(arrays, name, "validation", cases) for name in ("longer generalist", "generalist"))
+    return {"gain_of_longer": (after - before[: len(after)]) / cases}
 
 
 def _conditional_of(arrays: Arrays, system: str) -> np.ndarray:
@@ -83,12 +118,14 @@ def _conditional_of(arrays: Arrays, system: str) -> np.ndarray:
 def _table4(arrays: Arrays) -> Metrics:
     cases, subsets = arrays["cases of class"].astype(int), arrays["subsets"]
     covering = [np.bincount(each.ravel(), minlength=len(cases)) for each in subsets]
-    right = np.stack([arrays["generalist.of class"], arrays["+ specialists.of class"]], axis=1).astype(int)
-    each = list(zip(covering, right, strict=True))
+    of_class = np.stack([arrays["generalist.of class"], arrays["+ specialists.of class"]], axis=1).astype(int)
+    each = list(zip(covering, of_class, strict=True))
     return {
         "rank_correlation": [rank_correlation(c, cases, r, int(arrays["least cases"])) for c, r in each],
         "class_correlation": [class_correlation(c, cases, r) for c, r in each],
-    }
+        "class_p": class_p(np.stack(covering), cases, of_class),
+        "coverages": len(np.unique(covering)),
+    } | _longer(arrays)
 
 
 def _ways(arrays: Arrays) -> Metrics:
@@ -115,8 +152,14 @@ def overfit(curves: np.ndarray) -> np.ndarray:
 
 
 def _parallel(arrays: Arrays) -> Metrics:
-    """A mixture waits twice a step, for the likelihoods and for their gradients; specialists never do."""
-    return {"synchronisations": 0, "synchronisations_of_mixture": 2 * int(arrays["steps of the mixture"])}
+    """Of a process among two: synchronisations and bytes of a training, as they were counted in it."""
+    of_specialists, of_mixture = (arrays[f"{name}.exchange"] for name in ("specialists", "mixture of experts"))
+    return {
+        "synchronisations": int(of_specialists[1]),
+        "synchronisations_of_mixture": int(of_mixture[1]),
+        "bytes": int(of_specialists[2]),
+        "bytes_of_mixture": int(of_mixture[2]),
+    }
 
 
 def _distilled_back(arrays: Arrays) -> Metrics:
@@ -124,9 +167,10 @@ def _distilled_back(arrays: Arrays) -> Metrics:
     alone, committee = accuracy(arrays, "generalist"), accuracy(arrays, "generalist + specialists")
     both, itself, labels = (accuracy(arrays, name) for name in students)
     gain = committee - alone
+    few = slice(len(itself))  # that student may have fewer seeds
     return {
         "recovered": share(both - alone, gain),
-        "recovered_by_self_distillation": share(itself - alone, gain),
+        "recovered_by_self_distillation": share(itself - alone[few], gain[few]),
         "recovered_by_labels": share(labels - alone, gain),
         "gain_over_labels": both - labels,
         "gain_of_committee_over_labels": committee - labels,

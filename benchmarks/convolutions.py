@@ -1,0 +1,127 @@
+"""How fast a convolutional net trains: `fit`, a plain loop, and the bound that is set by its convolutions alone.
+
+The bound is the time of the same convolutions by themselves, forward and backward, each in the memory layout that is
+best for it, with nothing between them: no normalisation, no activation, no optimiser. What `fit` is below it is what
+all of that costs.
+"""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flops
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kdrepro import training
+from kdrepro.networks import ConvNet
+
+LAYOUTS = {"channels last": torch.channels_last, "contiguous": torch.contiguous_format}
+NET = {"channels": [32, 64, 128, 256], "blocks": [0, 1, 1, 0], "in_channels": 3, "classes": 200}
+SIZES = {"net": NET, "side": 32, "batch_size": 256, "steps": 20, "repeats": 5}
+QUICK = SIZES | {"net": NET | {"channels": [8, 16], "blocks": [0, 1]}, "batch_size": 16, "steps": 2, "repeats": 2}
+
+Layer = tuple[nn.Conv2d, torch.Size]
+
+
+def layers(network: nn.Module, images: torch.Tensor) -> list[Layer]:
+    """The convolutions of a network, with the shape of what each of them is given for these images."""
+    found: list[Layer] = []
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [
+        one.register_forward_hook(lambda layer, given, _: found.append((layer, given[0].shape))) for one in convolutions
+    ]
+    with torch.no_grad():
+        network(images)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def convolutions_alone(network: nn.Module, images: torch.Tensor, repeats: int) -> float:
+    """Seconds of a step's convolutions, forward and backward, the fastest of the repeats and layouts of each."""
+    total = 0.0
+    for i, (layer, shape) in enumerate(layers(network, images)):
+        times = []
+        for layout in LAYOUTS.values():
+            x = torch.rand(shape, device=images.device).contiguous(memory_format=layout).requires_grad_(i > 0)
+            weight = layer.weight.detach().clone().contiguous(memory_format=layout).requires_grad_()
+            given = (x, weight) if i else (weight,)  # nobody needs the gradient to the images
+            for _ in range(repeats + 1):  # the first warms up
+                flops.synchronize(images.device)
+                start = time.perf_counter()
+                y = F.conv2d(x, weight, stride=layer.stride, padding=layer.padding)
+                torch.autograd.grad(y, given, torch.ones_like(y))
+                flops.synchronize(images.device)
+                times.append(time.perf_counter() - start)
+        total += min(times)
+    return total
+
+
+def measure(sizes: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Images a second of each way, every repeat; the bound from the convolutions of one step."""
+    generator = torch.Generator().manual_seed(0)
+    size, count = sizes["batch_size"], sizes["batch_size"] * sizes["steps"]
+    shape = (count, sizes["net"]["in_channels"], sizes["side"], sizes["side"])
+    images = torch.randint(256, shape, generator=generator, dtype=torch.uint8).to(device)
+    labels = torch.randint(sizes["net"]["classes"], (count,), generator=generator).to(device)
+    network = ConvNet(**sizes["net"], generator=generator).to(device)
+    ways = {"fit": _fit(network, images, labels, size), "plain loop": _loop(network, images, labels, size)}
+    rates: dict[str, list[float]] = {name: [] for name in (*ways, "convolutions alone")}
+    for repeat in range(sizes["repeats"] + 1):
+        for name, train in ways.items():
+            flops.synchronize(device)
+            start = time.perf_counter()
+            train()
+            flops.synchronize(device)
+            if repeat:  # the first warms up
+                rates[name].append(round(count / (time.perf_counter() - start), 1))
+        if repeat:
+            took = convolutions_alone(copy.deepcopy(network), training.as_inputs(images[:size]), 3)
+            rates["convolutions alone"].append(round(size / took, 1))
+    return {"net": dict(sizes["net"]), "batch_size": size, "images_per_second": rates}
+
+
+def _fit(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, size: int) -> Callable[[], Any]:
+    own, batches = copy.deepcopy(network), training.Batches(images, labels, batch_size=size)
+    recipe = training.Recipe(epochs=1, batch_size=size, schedule="constant", warmup=0.0, precision="fp32")
+    return lambda: training.fit(own, batches, training.hard_targets, recipe)
+
+
+def _loop(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, size: int) -> Callable[[], Any]:
+    """As everyone writes it; the channels come last, as in `ConvNet`."""
+    own = copy.deepcopy(network).train()
+    optimizer = torch.optim.AdamW(own.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
+
+    def train() -> None:
+        for chosen in torch.randperm(len(images), device=images.device).split(size):
+            optimizer.zero_grad()
+            F.cross_entropy(own(images[chosen].float() / 255), labels[chosen]).backward()
+            optimizer.step()
+
+    return train
+
+
+def rows(measured: Mapping[str, Any]) -> list[list[str]]:
+    """A row a way: the median of its images a second with their range, and its share of the bound."""
+    rates: Mapping[str, Sequence[float]] = measured["images_per_second"]
+    bound = statistics.median(rates["convolutions alone"])
+    return [
+        [name, f"{statistics.median(r):,.0f} [{min(r):,.0f} to {max(r):,.0f}]", f"{statistics.median(r) / bound:.0%}"]
+        for name, r in rates.items()
+    ]
+
+
+def section(measured: Mapping[str, Any]) -> str:
+    """What the page on speed says of it, in Markdown."""
+    net = measured["net"]
+    title = f"channels {'-'.join(map(str, net['channels']))}, residual blocks {'-'.join(map(str, net['blocks']))}"
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows(measured))
+    return (
+        f"**A convolutional net, {title}, batch {measured['batch_size']}, float32**\n\n"
+        "| way | images/s: median [min to max] | of the convolutions' bound |\n|---|--:|--:|\n"
+        f"{lines}\n\nThe bound: the same convolutions by themselves, forward and backward, each in its best memory layout."
+    )
