@@ -123,5 +123,6 @@ def section(measured: Mapping[str, Any]) -> str:
     return (
         f"**A convolutional net, {title}, batch {measured['batch_size']}, float32**\n\n"
         "| way | images/s: median [min to max] | of the convolutions' bound |\n|---|--:|--:|\n"
-        f"{lines}\n\nThe bound: the same convolutions by themselves, forward and backward, each in its best memory layout."
+        f"{lines}\n\n"
+        "The bound: the same convolutions by themselves, forward and backward, each in its best memory layout."
     )

@@ -1,12 +1,13 @@
 """What two processes tell each other while they train, counted as it happens: PyTorch's gloo, on this machine."""
 
+import copy
 import json
 import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,9 @@ def _work(rank: int, folder: str, jobs: Mapping[str, Job]) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])  # a machine's own name may lead nowhere
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
     try:
-        counted = {name: asdict(_trained(job, rank)) for name, job in jobs.items()}
+        # Copies: what a parent process hands over lies in memory that both share.
+        own = {name: replace(job, networks=copy.deepcopy(list(job.networks))) for name, job in jobs.items()}
+        counted = {name: asdict(_trained(job, rank)) for name, job in own.items()}
         if rank == 0:
             (Path(folder) / "counted.json").write_text(json.dumps(counted))
         dist.barrier()
