@@ -154,7 +154,7 @@ def table4(found: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def second_tables(run: SpecialistExperiment) -> None:
     """Tables 2 to 4 of a second data set: trains, measures the claims and writes the record. It decides nothing."""
-    generalists = run.train_seeds(run.sizes.generalist, name="generalist")
+    generalists = run.generalists()
     subsets = [run.clusters(net) for net in generalists]
     committees = [run.committee(run.sizes.specialist, net, s) for net, s in zip(generalists, subsets, strict=True)]
     longer_plan = run.sizes.generalist.but(epochs=run.sizes.longer_epochs)

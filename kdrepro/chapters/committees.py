@@ -57,6 +57,10 @@ class SpecialistExperiment(ImageExperiment):
 
     # --- networks -------------------------------------------------------------------------------
 
+    def generalists(self) -> list[Trained]:
+        """The preset's generalist, one a seed: trained, or loaded where another chapter has trained it."""
+        return self.train_seeds(self.sizes.generalist, name="generalist")
+
     def clusters(self, generalist: Trained, method: str = "kmeans", size: int | None = None) -> list[torch.Tensor]:
         """The special classes of each specialist, from the generalist's predictions on training images.
 

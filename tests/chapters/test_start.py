@@ -4,8 +4,12 @@ import importlib
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from kdrepro import chapters
 from kdrepro.chapters import presets
+from kdrepro.data import ImageData
+from kdrepro.data.tiny_imagenet import NoFreshError
 from kdrepro.errors import InputError
 from kdrepro.speech import timit
 
@@ -38,3 +42,41 @@ def test_a_timit_in_an_unknown_layout_is_refused_by_its_name(tmp_path, name):
     with pytest.raises(InputError, match=r"(?i)timit is there, but not in a layout of TIMIT: .*move it away"):
         start._corpora(sizes, tmp_path, named=True)
     assert timit.find(tmp_path) is None
+
+
+# --- a second data set, and images that confirm -----------------------------------------------------
+
+
+def test_a_second_data_set_has_an_experiment_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
+    run = chapters.start("05-specialists", seeds=1, first_seed=3)
+    second = chapters.beside(run)
+    assert (second.data.name, second.record_name) == ("glyphs-90", "05-specialists.glyphs-90")
+    assert second.sizes.generalist == run.sizes.second.generalist
+    assert second.seeds == [3]
+    assert run.sizes.generalist != second.sizes.generalist
+    assert second.store is run.store
+    assert chapters.beside(second) is None  # a chapter without a second one
+
+
+def images(test: int) -> ImageData:
+    some = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2, 3])
+    given = {"validation_images": some[0], "validation_labels": some[1]}
+    return ImageData.of("tiny-imagenet-200", *some, some[0] + test, some[1], 4, **given)
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("into", ["", "claims/x", "confirm", "confirm/specialists.table3"])
+def test_only_a_confirmation_sees_fresh_images(tmp_path, monkeypatch, there, into):
+    def load(root, *, fresh=False, **_):
+        if fresh and not there:
+            raise NoFreshError("no such images")
+        return images(7 if fresh else 0)
+
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
+    monkeypatch.setattr(start.data, "tiny_imagenet", load)
+    run = start.start("05-specialists", preset="full", seeds=1, into=into)
+    confirms = into.startswith("confirm")
+    assert run.data.test_images.max() == (7 if confirms and there else 0)
+    said = "training images numbered from 400 on" if there else "the usual test images: this copy has none from 400 on"
+    assert run.record["data"].get("test") == (said if confirms else None)

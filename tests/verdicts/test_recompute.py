@@ -171,3 +171,49 @@ def test_rows_of_a_coverage_are_added_before_their_change_is_taken():
 def test_what_is_lost_after_the_best_epoch_is_of_the_mean_curve():
     curves = np.array([[[0.1, 0.5, 0.3], [0.1, 0.3, 0.3]]])
     assert specialists.overfit(curves) == pytest.approx([0.1])
+
+
+def test_a_class_counts_once_over_all_seeds():
+    generator = np.random.default_rng(0)
+    cover, cases = np.stack([np.arange(40)] * 5), np.full(40, 50)
+    noise = generator.integers(-3, 4, (5, 40))
+    before = np.full((5, 40), 20)
+    trend = np.stack([before, before + cover // 4 + noise], axis=1)
+    flat = np.stack([before, before + noise], axis=1)
+    assert recompute.class_p(cover, cases, trend) < 1e-3
+    assert recompute.class_p(cover, cases, flat) > 0.05
+    assert recompute.class_p(cover, cases, trend[:, ::-1]) > 0.99
+    # Five copies of a seed are worth no more than it.
+    once = recompute.class_p(cover[:1], cases, flat[:1])
+    assert recompute.class_p(cover, cases, np.repeat(flat[:1], 5, axis=0)) == pytest.approx(once)
+    assert recompute.class_p(np.ones((2, 40)), cases, flat[:2]) == 1
+
+
+def test_what_was_counted_is_the_claims():
+    arrays = {"specialists.exchange": np.array([12, 0, 0, 800]), "mixture of experts.exchange": np.array([6, 7, 90, 8])}
+    found = recompute.claimed("moe.parallel", arrays)
+    assert found == {
+        "pooled": {"synchronisations": 0, "synchronisations_of_mixture": 7, "bytes": 0, "bytes_of_mixture": 90}
+    }
+
+
+def test_a_student_of_fewer_seeds_is_compared_with_those():
+    kinds = {
+        "generalist": ([1, 1, 0, 0], [1, 0, 0, 0]),
+        "generalist + specialists": ([1, 1, 1, 1], [1, 1, 1, 0]),
+        "student of both": ([1, 1, 1, 0], [1, 1, 0, 0]),
+        "student of the generalist": ([1, 1, 1, 0],),
+        "trained on, labels only": ([1, 1, 0, 0], [1, 0, 0, 0]),
+    }
+    arrays = {f"{name}.right": bits(*rows) for name, rows in kinds.items()} | {"cases": np.array(4)}
+    found = recompute.claimed("beyond.distil_back", arrays)
+    assert found["recovered"].tolist() == [0.5, 0.5]
+    assert found["recovered_by_self_distillation"].tolist() == [0.5]
+    assert found["gain_over_labels"].tolist() == [0.25, 0.25]
+
+
+def test_going_on_is_measured_on_validation_images():
+    arrays = {"generalist.validation": bits([1, 0, 0, 0], [1, 1, 0, 0]), "validation cases": np.array(4)}
+    arrays["longer generalist.validation"] = bits([1, 1, 0, 0], [1, 0, 0, 0])
+    assert specialists._longer(arrays)["gain_of_longer"].tolist() == [0.25, -0.25]
+    assert specialists._longer({}) == {}
