@@ -265,6 +265,7 @@ def test_images_of_another_kind_have_none_of_the_old_sizes(mine):
         "kind": "tiny-imagenet",
         "size": 64,
         "per_class": None,
+        "numbered_below": None,
     }
 
 

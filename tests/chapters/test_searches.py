@@ -82,7 +82,7 @@ def test_a_search_of_generalists_has_no_teacher(tmp_path, monkeypatch):
     assert [(row["teacher"], row["student"]) for row in rows] == [("", name) for name in students]
     (ax,) = searches.figure(json.loads(searches.place(run, "generalist").read_bytes())).axes
     lines = {line.get_label(): list(line.get_xdata()) for line in ax.lines if not line.get_label().startswith("_")}
-    assert lines == {"16-32-64": [1, 2, 3], "16-32, averaged": [1, 2, 3]}
+    assert lines == {"8-16": [1, 2, 3], "8-16, averaged": [1, 2, 3]}
     taught = run.sizes.searches["generalist"].model_dump() | {"teachers": {"t": {}}}
     with pytest.raises(ValueError, match="a search of generalists has no teachers"):
         run.sizes.but(searches={"x": taught})
