@@ -131,6 +131,7 @@ class Experiment:
     left_out: dict[str, str] = field(default_factory=dict)  # claims that this data cannot show, and why
     into: str = ""  # folder of the preset's runs that the record is put into; "" as `records.place` says
     workers: Workers | None = None  # who trains; None for this process itself
+    beside: list[int] | None = None  # seeds of the run that it belongs to, whose folder its record goes to
     precision: str = "auto"  # of the products of recipes that say "auto"; "auto" for what the device gains from
     tell: Callable[[str], None] | None = None  # takes the log's lines; None for the log's file
     _promised: dict[str, Request] = field(default_factory=dict)  # what workers train, by key
@@ -339,7 +340,8 @@ class Experiment:
             "training_seconds": round(sum(self.trainings.values()), 1),
         }
         run = paths.runs(self.preset.name)
-        path = records.place(run / self.into, self.chapter, self.seeds) / "results" / f"{self.record_name}.json"
+        seeds = self.seeds if self.beside is None else self.beside
+        path = records.place(run / self.into, self.chapter, seeds) / "results" / f"{self.record_name}.json"
         records.write(path, self.record, self.predictions)
         self.log(f"wrote {path.relative_to(run)}")
         return path

@@ -248,7 +248,8 @@ def beside(run: SpecialistExperiment, data_root: str | None = None) -> Specialis
     preset = run.preset.model_copy(update={"chapters": {**run.preset.chapters, run.chapter: sizes}})
     kept = {name: getattr(run, name) for name in ("chapter", "device", "store", "into", "workers", "precision")}
     name = f"{run.chapter}.{found.name}"
-    return SpecialistExperiment(data=found.to(run.device), preset=preset, seeds=seeds, record_name=name, **kept)
+    kept |= {"seeds": seeds, "beside": run.seeds, "record_name": name}
+    return SpecialistExperiment(data=found.to(run.device), preset=preset, **kept)
 
 
 def _say_what_confirms(run: Any, root: Path) -> str:

@@ -2,7 +2,7 @@
 
 `book/results/weights/` holds a file for each network, `<key>.<part>.safetensors`, no part above 2 MB; `index.json`,
 which says what each is and which claim it belongs to; and `README.md`, the card. Networks that would not fit, or cannot
-be built from their configuration alone, are left out and named.
+be built from their configuration alone, are left out and named; of a claim the last one, which it is about, comes first.
 """
 
 import json
@@ -24,6 +24,7 @@ from kdrepro.store.places import Place, place
 from kdrepro.verdicts import records
 
 PART_BYTES, ALL_BYTES = 2_000_000, 30_000_000
+CLAIM_BYTES = 8_000_000  # of a claim's networks that no claim before it has: forty specialists would take all the room
 
 
 def publish(store: Path | str, folder: Path) -> list[str]:
@@ -76,14 +77,15 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 def _add(index: dict, claim_id: str, record: Mapping, nets: Mapping, store: Place, folder: Path) -> None:
     """Put a claim's networks beside the record, as far as they are in the store and fit."""
-    kept = []
-    for key in nets["keys"]:
-        name = f"{claim_id}: {key}"
-        if key not in index["networks"] and not _copied(index, key, store, folder):
+    kept, room = [], CLAIM_BYTES
+    for key in reversed(nets["keys"]):  # the one that the claim is about first
+        name, new = f"{claim_id}: {key}", key not in index["networks"]
+        if new and not _copied(index, key, store, folder, room):
             index["left_out"] = sorted({*index["left_out"], name})
             continue
+        room -= index["networks"][key]["bytes"] if new else 0
         index["left_out"] = [left for left in index["left_out"] if left != name]
-        kept.append(key)
+        kept.insert(0, key)
     if kept and kept[-1] == nets["keys"][-1]:
         index["claims"][claim_id] = kept
         about = {"chapter": record["chapter"], "preset": record["preset"], "seed": nets["seed"]}
@@ -91,8 +93,11 @@ def _add(index: dict, claim_id: str, record: Mapping, nets: Mapping, store: Plac
             index["networks"][key] |= about
 
 
-def _copied(index: dict, key: str, store: Place, folder: Path) -> bool:
-    """Write a network's parts; whether it is there, can be built from its configuration alone, and fits."""
+def _copied(index: dict, key: str, store: Place, folder: Path, room: int) -> bool:
+    """Write a network's parts; whether it is there, can be built from its configuration alone, and fits.
+
+    room: bytes that its claim has left.
+    """
     entry, content = (store.read(f"{key}/{name}") for name in ("entry.json", "network.safetensors"))
     try:
         entry, tensors = json.loads(entry or b""), parse(content or b"")
@@ -101,7 +106,7 @@ def _copied(index: dict, key: str, store: Place, folder: Path) -> bool:
         return False
     parts = [save(part) for part in _parts({name: t.half().contiguous() for name, t in tensors.items()})]
     size = sum(map(len, parts))
-    if sum(network["bytes"] for network in index["networks"].values()) + size > ALL_BYTES:
+    if size > room or sum(network["bytes"] for network in index["networks"].values()) + size > ALL_BYTES:
         return False
     for i, part in enumerate(parts):
         atomic_write(folder / f"{key}.{i}.safetensors", part)

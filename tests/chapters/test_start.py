@@ -59,6 +59,15 @@ def test_a_second_data_set_has_an_experiment_of_its_own(tmp_path, monkeypatch):
     assert chapters.beside(second) is None  # a chapter without a second one
 
 
+def test_a_second_record_lies_beside_the_first_in_later_runs_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
+    run = chapters.start("05-specialists", seeds=2)
+    for _ in range(2):
+        second = chapters.beside(run)  # with fewer seeds
+        assert second.seeds == [0]
+        assert second.finish().parent == run.finish().parent == tmp_path / "smoke" / "results"
+
+
 def images(test: int) -> ImageData:
     some = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2, 3])
     given = {"validation_images": some[0], "validation_labels": some[1]}

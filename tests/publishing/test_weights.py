@@ -79,6 +79,16 @@ def test_all_weights_together_have_a_limit(published, store, monkeypatch):
     assert weights.read_index(published)["claims"] == {}
 
 
+def test_a_claims_own_weights_have_a_limit(published, store, monkeypatch):
+    """The network that the claim is about, its last, comes first."""
+    of_one = weights.read_index(published)["networks"][store.key(WIDE)]["bytes"]
+    monkeypatch.setattr(weights, "CLAIM_BYTES", of_one)
+    for path in published.iterdir():
+        path.unlink()
+    assert f"mnist.distilled: {store.key(SMALL)}" in weights.publish(store.root, published)
+    assert weights.read_index(published)["claims"] == {"mnist.distilled": [store.key(WIDE)]}
+
+
 def test_weights_that_are_not_there(published, store):
     next(published.glob(f"{store.key(WIDE)}.1.safetensors")).unlink()
     with pytest.raises(InputError, match=r"\.1\.safetensors are not there"):
