@@ -217,7 +217,8 @@ class MixtureOfExperts(nn.Module):
 
     p(class) = sum over experts of gate(expert) p_expert(class), every factor a softmax of its own, so that
     cross-entropy with these "logits" is the mixture's negative log-likelihood (softmax leaves log p as it is).
-    experts: how many. channels: stages of each expert; gate_channels: of the gate. generator: draws initial weights.
+    experts: how many. channels, blocks: stages of each expert (see `ConvNet`); gate_channels: of the gate. generator:
+    draws initial weights.
     Raises ValueError for fewer than two experts.
     """
 
@@ -229,6 +230,7 @@ class MixtureOfExperts(nn.Module):
         gate_channels: Sequence[int],
         in_channels: int,
         classes: int,
+        blocks: Sequence[int] | None = None,
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ):
@@ -237,7 +239,7 @@ class MixtureOfExperts(nn.Module):
             raise ValueError(f"A mixture needs at least 2 experts, not {experts}.")
         common = {"in_channels": in_channels, "generator": generator}
         self.experts = nn.ModuleList(
-            ConvNet(channels, classes=classes, dropout=dropout, **common) for _ in range(experts)
+            ConvNet(channels, classes=classes, blocks=blocks, dropout=dropout, **common) for _ in range(experts)
         )
         self.gate = ConvNet(gate_channels, classes=experts, **common)
 

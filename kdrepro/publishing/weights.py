@@ -2,7 +2,7 @@
 
 `book/results/weights/` holds a file for each network, `<key>.<part>.safetensors`, no part above 2 MB; `index.json`,
 which says what each is and which claim it belongs to; and `README.md`, the card. Networks that would not fit, or cannot
-be built from their configuration alone, are left out and named; of a claim the last one, which it is about, comes first.
+be built from their configuration alone, are left out and named; of a claim the last, which it is about, comes first.
 """
 
 import json

@@ -54,6 +54,12 @@ def test_gate_and_experts_learn_together(digits):
     assert right.float().mean() > 0.7
 
 
+def test_experts_have_the_blocks_that_are_asked_for():
+    net = MixtureOfExperts(**NETWORK, blocks=[0, 2])
+    assert all(len(expert.stages[1].more) == 1 for expert in net.experts)
+    assert not hasattr(net.experts[0].stages[0], "first")
+
+
 def test_a_mixture_of_one_is_none():
     with pytest.raises(ValueError, match="at least 2 experts, not 1"):
         MixtureOfExperts(**{**NETWORK, "experts": 1})

@@ -3,6 +3,7 @@
 import contextlib
 
 import pytest
+import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from kdrepro import paths
 from kdrepro.chapters import presets
 from kdrepro.errors import InputError
+from kdrepro.store import build
 
 
 @pytest.fixture
@@ -311,3 +313,15 @@ def test_bad_files_are_named(mine, tmp_path):
 def test_only_input_errors_come_out_of_any_change(keys, value):
     with contextlib.suppress(InputError):
         presets.load("smoke", [f"02-mnist.{keys}={value}"])
+
+
+@pytest.mark.parametrize("name", ["smoke", "full", "paper"])
+@pytest.mark.parametrize("chapter", ["05-specialists", "06-mixtures", "07-distil-back"])
+def test_the_networks_of_the_presets_can_be_built(name, chapter):
+    sizes = presets.load(name).chapters[chapter]
+    parts = [getattr(sizes, part, None) for part in ("generalist", "mixture", "student", "second")]
+    searched = [sizes.generalist.but(**change) for s in sizes.searches.values() for change in s.students.values()]
+    for part in filter(None, (*parts, *searched)):
+        plan = getattr(part, "generalist", part)  # of a second data set
+        with torch.device("meta"):
+            assert build({"network": plan.network.of(3, 20)}) is not None
