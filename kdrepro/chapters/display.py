@@ -83,8 +83,12 @@ def _described(plan: Training | Specialist) -> dict[str, str]:
         "epochs": str(recipe.epochs),
         "batch": str(recipe.batch_size),
         "rate": f"{recipe.optimizer} {recipe.learning_rate:g}",
-        "also": ", ".join(name if value is True else f"{name} {value:g}" for name, value in others.items() if value),
+        "also": ", ".join(_said(name, value) for name, value in others.items() if value),
     }
+
+
+def _said(name: str, value: Any) -> str:
+    return name if value is True else f"{name} {value if isinstance(value, str) else f'{value:g}'}"
 
 
 def claim(run: Experiment, claim_id: str) -> Markdown:

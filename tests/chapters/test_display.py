@@ -18,3 +18,14 @@ def test_plans_say_how_each_network_is_trained():
     assert table.loc["distilled", "soft weight"] == f"{mnist.distilled.soft_weight:g}"
     assert f"max-norm {mnist.teacher.recipe.max_norm:g}, jitter {mnist.teacher.jitter}" in table.loc["teacher", "also"]
     assert table.loc["kept knowledge", "targets"] == "hard, and soft by class"
+
+
+def test_a_plan_shows_what_moves_its_images_and_averages_its_weights():
+    generalist = presets.load("full").chapters["05-specialists"].generalist
+    also = display.plans(net=generalist.but(channels=[8, 16], blocks=[0, 2], cutout=8, averaging=0.99)).loc[
+        "net", "also"
+    ]
+    assert also == "weight decay 0.1, jitter 3, cutout 8, blocks 0 – 2, averaging 0.99"
+    part = presets.load("full").chapters["06-mixtures"].long
+    assert "share of each class 0.1" in display.plans(part=part.but(fraction=0.1)).loc["part", "also"]
+    assert "share" not in display.plans(part=part.but(fraction=1.0)).loc["part", "also"]
