@@ -87,7 +87,7 @@ def _needed(statements: list[_Statement], claim_id: str) -> list[_Statement]:
     there = {name for i in chosen for name in statements[i].binds}
     bound = {name for s in statements for name in s.binds}
     for i, one in enumerate(statements):
-        if i < max(targets) + 8 and _calls(one.node, KEEPERS) and one.reads & bound <= there and i > min(chosen):
+        if i < max(targets) + 8 and _keeps(one.node) and one.reads & bound <= there and i > min(chosen):
             chosen.add(i)
     return [statements[i] for i in sorted(chosen)]
 
@@ -182,6 +182,12 @@ def _makes(node: ast.stmt, claim_id: str) -> bool:
 def _calls(node: ast.stmt, methods: Iterable[str]) -> bool:
     parts = (p for p in ast.walk(node) if isinstance(p, ast.Call) and isinstance(p.func, ast.Attribute))
     return any(part.func.attr in methods for part in parts)
+
+
+def _keeps(node: ast.stmt) -> bool:
+    """Whether a statement puts something beside the record: one of KEEPERS, or `run.predictions |= ...`."""
+    into = getattr(node.target, "attr", "") if isinstance(node, ast.AugAssign) else ""
+    return into == "predictions" or _calls(node, KEEPERS)
 
 
 def _started_into(statement: _Statement, into: str) -> str:

@@ -40,6 +40,13 @@ CASES = {
         ["plain = demonstration()", "plain = run.train(2)\nrun.claim('c', plain)"],
         "plain = run.train(2)\nrun.claim('c', plain)",
     ),
+    "predictions of what it has": (
+        [
+            "net = run.train(1)\nother = run.train(2)\nrun.predictions |= {'b': other}\nrun.predictions |= {'a': net}",
+            "run.claim('c', net)",
+        ],
+        "net = run.train(1)\nrun.predictions |= {'a': net}\nrun.claim('c', net)",
+    ),
     "what changes an object": (
         [
             "rows = []\nfor i in range(3):\n    rows.append(run.train(i))\nother = []\nother.append(1)",
