@@ -126,7 +126,10 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
         row |= {"errors": "diverges" if diverged else round(group["errors"].mean(), 1)}
         if student and not diverged:
             mean = saved[teacher, student]
-            row |= {"saved": f"{mean:+.1f}", "95 % of it": interval((mean - half, mean + half) if half else None)}
+            if (teacher, student) == next(iter(saved)):
+                row |= {"saved": "compared with", "95 % of it": ""}
+            else:
+                row |= {"saved": f"{mean:+.1f}", "95 % of it": interval((mean - half, mean + half) if half else None)}
             of_teacher = {"gap": "{:.3f}", "agrees": "{:.2%}"}
             row |= {name: text.format(group[name].mean()) for name, text in of_teacher.items() if name in group}
         found.append(row | {"minutes": round(group["seconds"].mean() / 60, 1)})
