@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kdrepro.acoustic import frames
 from kdrepro.acoustic.frames import Frames, Speech
-from kdrepro.acoustic.recognition import PENALTIES, SCALES, Recognizer, error_counts
+from kdrepro.acoustic.recognition import PENALTIES, SCALES, Recognizer, error_counts, phones_of
 from kdrepro.speech import shards
 from kdrepro.speech.corpus import Segment, Utterance
 from kdrepro.speech.states import monophone_states
@@ -234,3 +234,20 @@ def test_errors_are_the_edit_distance(reference, hypothesis):
 )
 def test_error_counts_by_hand(reference, hypothesis, expected):
     assert error_counts(reference.split(), hypothesis.split()) == expected
+
+
+def test_a_trigram_knows_the_same_words(tiny, words):
+    other = Recognizer.of(replace(tiny, train=tiny.test), order=3)
+    assert other.order == 3
+    assert set(other.graph.chain_label) == set(words.graph.chain_label)
+    found = other.with_weights(0.3, 0.0).errors(tiny.test.utterances, perfect(tiny.test, tiny.states))
+    assert rate(found) <= 0.05
+
+
+def test_phones_whatever_the_units_are(tiny):
+    (utterance, *_) = tiny.test.utterances
+    (found,) = perfect(tiny.test, tiny.states, [utterance])
+    said, heard = utterance["phones"], phones_of(tiny, found)
+    assert (heard[0].start_frame, heard[-1].end_frame) == (0, utterance["frames"])
+    long_enough = [label for label, start, end in said if end - start >= 3]
+    assert sum(error_counts(long_enough, [one.label for one in heard])) <= 0.2 * len(said)

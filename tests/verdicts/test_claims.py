@@ -36,6 +36,7 @@ IDS = [
     "speech.recovered",
     "speech.words",
     "speech.temperature",
+    "speech.aligned",
     "specialists.table2",
     "specialists.table3",
     "specialists.table3.conditional",
