@@ -76,17 +76,25 @@ class Recognizer:
             chosen = [i for i, u in enumerate(utterances) if (u["index"] % step) == 0]
             said += [utterances[i] for i in chosen]
             found += [log_probabilities[i] for i in chosen]
-        rates = []
-        for pair in self.grid:
-            counts = self.with_weights(*pair).errors(said, found)
-            rates.append(counts[:, :3].sum() / counts[:, 3].sum())
+        rates = self.error_rates(said, found)
         best = self.grid[int(np.argmin(rates))]
-        return {"acoustic_scale": best[0], "insertion_penalty": best[1], "rates": np.array(rates)}
+        return {"acoustic_scale": best[0], "insertion_penalty": best[1], "rates": rates}
+
+    def error_rates(self, utterances: Sequence[Mapping], log_probabilities: Sequence[torch.Tensor]) -> np.ndarray:
+        """The error rate at each pair of the grid, [pairs]; all pairs are decoded together."""
+        scores, pairs = self._scores(log_probabilities), len(self.grid)
+        scales, penalties = (np.repeat(each, len(scores)).tolist() for each in zip(*self.grid, strict=True))
+        paths = decode(scores * pairs, self.graph, acoustic_scale=scales, insertion_penalty=penalties)
+        counts = self._counted(list(utterances) * pairs, paths).reshape(pairs, -1, 4).sum(1)
+        return counts[:, :3].sum(1) / counts[:, 3]
 
     def recognize(self, log_probabilities: Sequence[torch.Tensor]) -> list[list[Any]]:
         """Decoded words or phones with their frames, silences among them; log_probabilities: [frames, states] each."""
-        scores = [scaled_log_likelihoods(one, self.log_prior.to(one.device)) for one in log_probabilities]
+        scores = self._scores(log_probabilities)
         return decode(scores, self.graph, acoustic_scale=self.acoustic_scale, insertion_penalty=self.insertion_penalty)
+
+    def _scores(self, log_probabilities: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return [scaled_log_likelihoods(one, self.log_prior.to(one.device)) for one in log_probabilities]
 
     def scored(self, labels: Sequence[str]) -> list[str]:
         """Decoded labels as they count: without silences, phones folded."""
@@ -106,7 +114,10 @@ class Recognizer:
 
         Of an alignment with the fewest errors, each of which counts one.
         """
-        paths = self.recognize(log_probabilities)
+        return self._counted(utterances, self.recognize(log_probabilities))
+
+    def _counted(self, utterances: Sequence[Mapping], paths: Sequence[Sequence[Any]]) -> np.ndarray:
+        """`errors` of decoded paths."""
         said = [self.reference(utterance) for utterance in utterances]
         heard = [self.scored([one.label for one in path]) for path in paths]
         rows = [(*error_counts(a, b), len(a)) for a, b in zip(said, heard, strict=True)]

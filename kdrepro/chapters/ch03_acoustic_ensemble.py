@@ -204,11 +204,14 @@ def _ends(interval: tuple[float, float] | None) -> str:
     return "–" if interval is None else "{:+.2f} to {:+.2f}".format(*(100 * np.array(interval)))
 
 
-def decoders_table(run: SpeechExperiment, systems: Mapping[str, Any], orders: Sequence[int] = (2, 3)) -> pd.DataFrame:
-    """What tuning chose for each system and language model on validation speakers, and the error rate there, fold 0."""
+def decoders_table(run: SpeechExperiment, systems: Mapping[str, Any], chosen: int) -> pd.DataFrame:
+    """What tuning chose for each system on validation speakers, and the error rate there, fold 0.
+
+    systems: by name, the first with both language models, the others with the `chosen` one.
+    """
     lines = []
-    for system, nets in systems.items():
-        for order in orders:
+    for i, (system, nets) in enumerate(systems.items()):
+        for order in (2, 3) if i == 0 else (chosen,):
             recognizer, rate = run.decoder(nets, order=order)[0], run.validation_rate(nets, order=order)
             line = {"system": system, "language model": {2: "bigram", 3: "trigram"}[order]}
             line |= {"acoustic scale": recognizer.acoustic_scale, "penalty": recognizer.insertion_penalty}

@@ -65,7 +65,9 @@ def bootstrap(parts: np.ndarray, of: np.ndarray, level: float = 0.95) -> tuple[f
         return None
     # Of uniform numbers, which NumPy's generators give alike from version to version.
     drawn = (np.random.default_rng(0).random((RESAMPLES, len(parts))) * len(parts)).astype(int)
-    low, high = np.quantile(parts[drawn].sum(1) / of[drawn].sum(1), [(1 - level) / 2, (1 + level) / 2])
+    sums, totals = parts[drawn].sum(1), of[drawn].sum(1)
+    there = totals > 0  # not of draws of nobody who has said anything
+    low, high = np.quantile(sums[there] / totals[there], [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

@@ -73,7 +73,7 @@ def test_bad_input_of_the_builders():
 
 
 def test_trigram_of_classes():
-    """What follows depends on two classes; a sentence's probability is the product of its trigrams, drawn to bigrams."""
+    """What follows depends on two classes: after a, b comes an a, where the bigram knows b alone."""
     lexicon = [Entry("x", "a", (0,)), Entry("y", "b", (1,)), Entry("z", "c", (2,))]
     sentences = [["a", "b", "a"]] * 20 + [["c", "b", "c"]] * 20
     two, three = (

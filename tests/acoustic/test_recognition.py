@@ -109,7 +109,7 @@ class Answers(torch.nn.Module):
 
 
 def test_tuned_weights_are_the_best_of_the_grid(tiny, words):
-    found = words.tuned(Answers(tiny.test, tiny.states, 4.0), tiny.test)
+    found = words.tuned([Answers(tiny.test, tiny.states, 4.0)], tiny.test)
     assert [len(pair) for pair in words.grid] == [2] * len(SCALES) * len(PENALTIES)
     best = words.grid[int(np.argmin(found["rates"]))]
     assert [found["acoustic_scale"], found["insertion_penalty"]] == best
@@ -251,3 +251,16 @@ def test_phones_whatever_the_units_are(tiny):
     assert (heard[0].start_frame, heard[-1].end_frame) == (0, utterance["frames"])
     long_enough = [label for label, start, end in said if end - start >= 3]
     assert sum(error_counts(long_enough, [one.label for one in heard])) <= 0.2 * len(said)
+
+
+def test_all_pairs_of_the_grid_at_once_are_each_by_itself(tiny, words):
+    said = tiny.test.utterances[:4]
+    found = [
+        0.3 * one + torch.randn(one.shape, generator=torch.Generator().manual_seed(0))
+        for one in perfect(tiny.test, tiny.states, said)
+    ]
+    found = [one.log_softmax(1) for one in found]
+    together = words.error_rates(said, found)
+    alone = [rate(words.with_weights(*pair).errors(said, found)) for pair in words.grid]
+    assert together.tolist() == alone
+    assert len(set(alone)) > 1

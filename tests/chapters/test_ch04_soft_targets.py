@@ -177,7 +177,10 @@ def test_early_stopping(speech_regulariser):
 
 def test_figures(speech_regulariser):
     plan = speech_regulariser.sizes.little.hard
-    nets = {"hard": [a_net(plan, (2, 0.5, 0.4), (4, 0.7, 0.3))] * 2, "soft": [a_net(plan.but(early_stopping=False), (5, 0.5, 0.4))]}
+    nets = {
+        "hard": [a_net(plan, (2, 0.5, 0.4), (4, 0.7, 0.3))] * 2,
+        "soft": [a_net(plan.but(early_stopping=False), (5, 0.5, 0.4))],
+    }
     (ax,) = ch04_soft_targets.training_curves(nets).axes
     assert ax.lines[0].get_xdata().tolist() == [2, 4]
     assert ax.lines[0].get_ydata().tolist() == pytest.approx([50, 70])

@@ -73,7 +73,7 @@ def test_labels_do_not_collide(speech_run, speech_members):
     assert names == ["said, phones", "one, phones", "both, phones", "said, words", "one, words", "both, words"]
     assert not overlapping(figure, bottom.texts)
     said = [text.get_text() for text in bottom.texts]
-    assert [word for word, *_ in utterance["words"]][0] in said
+    assert next(word for word, *_ in utterance["words"]) in said
     plt.close("all")
 
 

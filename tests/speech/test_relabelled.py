@@ -19,9 +19,20 @@ class Spoken:
     name = "timit-sample"
 
     def __init__(self):
-        labels = [("h#", 0, 100), ("tcl", 100, 200), ("t", 200, 300), ("ix", 300, 400), ("q", 400, 500), ("pau", 500, 600)]
+        labels = [
+            ("h#", 0, 100),
+            ("tcl", 100, 200),
+            ("t", 200, 300),
+            ("ix", 300, 400),
+            ("q", 400, 500),
+            ("pau", 500, 600),
+        ]
         self.one = Utterance(
-            "one", "ann", np.zeros(600, np.float32), tuple(Segment(*label) for label in labels), (Segment("tea", 100, 400),)
+            "one",
+            "ann",
+            np.zeros(600, np.float32),
+            tuple(Segment(*label) for label in labels),
+            (Segment("tea", 100, 400),),
         )
 
     def fingerprint(self):
@@ -43,7 +54,12 @@ def test_every_label_of_timit_has_one_that_both_know():
 
 def test_closures_join_their_stops_and_silences_one_another():
     found = relabelled.Relabelled(Spoken(), aligned=False).utterances("ann")[0].phones
-    assert found == (Segment(SILENCE, 0, 100), Segment("t", 100, 300), Segment("ih", 300, 400), Segment(SILENCE, 400, 600))
+    assert found == (
+        Segment(SILENCE, 0, 100),
+        Segment("t", 100, 300),
+        Segment("ih", 300, 400),
+        Segment(SILENCE, 400, 600),
+    )
 
 
 def test_training_utterances_alone_are_aligned(monkeypatch):
