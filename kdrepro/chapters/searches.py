@@ -234,4 +234,5 @@ def _saved(record: Mapping[str, Any]) -> Figure:
 
 
 def _judged_on(record: Mapping[str, Any]) -> str:
-    return "frames of validation speakers" if is_speech(record["chapter"]) else "held-out images"
+    chapter = record.get("chapter")
+    return "frames of validation speakers" if chapter and is_speech(chapter) else "held-out images"

@@ -281,7 +281,7 @@ def _images(wanted: Any, root: Path, cache: Path, confirm: bool = False) -> data
     return data.tiny_imagenet(root, **arguments, cache=cache)
 
 
-def _corpora(sizes: Any, root: Path, *, named: bool, fresh: bool) -> dict[str, list[Any]]:
+def _corpora(sizes: Any, root: Path, *, named: bool, fresh: bool = False) -> dict[str, list[Any]]:
     """The corpora of a chapter on speech, by name, several where one is split into folds; TIMIT only where it is.
 
     named: whether somebody gave the root, which must then be there. Raises InputError where it is not, and for a

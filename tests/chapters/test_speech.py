@@ -79,7 +79,7 @@ def test_soft_plans_need_teachers_and_hard_ones_none(speech_run, speech_plan, sp
 
 
 def test_students_differ_by_their_teachers(speech_run, speech_plan, speech_members):
-    soft = speech_plan.but(loss="soft", temperature=2.0, epochs=1, curve=0)
+    soft = speech_plan.but(loss="soft", temperature=2.0, epochs=1, curve=1)
     keys = [
         speech_run.train(soft, [0], teachers)[0][0].key
         for teachers in (speech_members, speech_members[:1], speech_members[1:])
