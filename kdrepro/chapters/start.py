@@ -112,7 +112,11 @@ def start(
     common |= _storing_and_training(chapter, loaded)
     common |= {"into": into, "left_out": own_data_of.left_out(chapter) if loaded.own_data else {}}
     if presets.is_speech(chapter):
-        return SpeechChapter.of(found, **common)
+        speech = SpeechChapter.of(found, **common)
+        if confirm and "synthetic" in speech.sets:
+            seed = speech.sizes.synthetic.corpus.fresh_seed
+            speech.decides.record["data"]["test"] = f"other speakers and sentences, of seed {seed}"
+        return speech
     kind = SpecialistExperiment if isinstance(loaded.chapters[chapter], Specialised) else ImageExperiment
     run = kind(data=found.to(where), **common)
     run.log(f"{chapter} at {loaded.name}: {found.name}, seeds {run.seeds}, {where}")

@@ -98,10 +98,11 @@ def test_only_a_confirmation_sees_fresh_images(tmp_path, monkeypatch, there, int
 def test_what_confirms_is_tested_on_fresh_speech(into, fresh, monkeypatch, tmp_path):
     """Of a seed that the preset keeps for it; training speech is the same."""
     monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
-    made = {}
-    monkeypatch.setattr(start.SpeechChapter, "of", lambda corpora, **_: made.update(corpora))
+    made, sizes = {}, presets.load("smoke").chapters["03-acoustic-ensemble"]
+    chapter = SimpleNamespace(sets={"synthetic": 0}, sizes=sizes, decides=SimpleNamespace(record={"data": {}}))
+    monkeypatch.setattr(start.SpeechChapter, "of", lambda corpora, **_: made.update(corpora) or chapter)
     start.start("03-acoustic-ensemble", seeds=1, first_seed=10 if fresh else 0, into=into)
-    (corpus,) = made["synthetic"]
-    sizes = presets.load("smoke").chapters["03-acoustic-ensemble"].synthetic.corpus
+    (corpus,), sizes = made["synthetic"], sizes.synthetic.corpus
+    assert ("seed 20" in chapter.decides.record["data"].get("test", "")) == fresh
     assert corpus.test_seed == (sizes.fresh_seed if fresh else None)
     assert replace(corpus, test_seed=None) == data.synthetic_speech(**sizes.arguments())
