@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from kdrepro.acoustic.graphs import LOG_HALF, Graph
 from kdrepro.training import lanes
 
-COLUMNS = 300_000  # states times utterances of a batch: what is fast, neither waiting for Python nor for memory
+COLUMNS = 300_000  # states, and pairs of classes, times utterances: what waits neither for Python nor for memory
 
 
 class Decoded(NamedTuple):
@@ -54,7 +54,8 @@ def decode(
     once; None for as many as are fast on this graph. Runs on one thread.
     Raises ValueError as `viterbi` does, and for a batch below 1.
     """
-    batch = max(32, COLUMNS // len(graph.states)) if batch is None else batch
+    rows = len(graph.states) + len(graph.start_log_prob) ** 2
+    batch = max(32, COLUMNS // rows) if batch is None else batch
     if batch < 1:
         raise ValueError(f"batch must be at least 1, not {batch}.")
     scales, penalties = (

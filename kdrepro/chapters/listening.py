@@ -74,35 +74,52 @@ def ogg(waveform: np.ndarray) -> bytes:
 
 
 def heard(
-    run: SpeechExperiment, utterance: Mapping[str, Any], systems: Mapping[str, tuple[Sequence[Folded], Decoder]]
+    run: SpeechExperiment,
+    utterances: Sequence[Mapping[str, Any]],
+    systems: Mapping[str, tuple[Sequence[Folded], Decoder]],
 ) -> Figure:
-    """An utterance of fold 0: spectrogram, the phones and words that were said, and each system's.
+    """Utterances of fold 0, one below the other: spectrogram, the phones and words that were said, and each system's.
 
     systems: by name its networks and its decoder; where that recognises phones, there are no words.
     """
-    split = run.data.parts[0].test
-    lines: dict[str, list[Label]] = {"said, phones": list(utterance["phones"])}
-    words = {"said, words": [(word, start, end) for word, _, start, end in utterance["words"]]}
-    inputs = windows(split, utterance).to(run.device)
+    lines = [recognised(run, utterance, systems) for utterance in utterances]
+    rows = max(map(len, lines))
+    figure, axes = plt.subplots(
+        2 * len(lines),
+        1,
+        figsize=(7.6, len(lines) * (1.4 + 0.32 * rows)),
+        height_ratios=[3, 0.8 * rows] * len(lines),
+        squeeze=False,
+    )
+    for utterance, found, top, bottom in zip(utterances, lines, axes[::2, 0], axes[1::2, 0], strict=True):
+        spectrogram(top, features_of(run.data.parts[0].test, utterance))
+        top.set_title(utterance["name"], fontsize=8, loc="left")
+        top.tick_params(labelbottom=False)
+        for i, labels in enumerate(found.values()):
+            boxes(bottom, labels, -i)
+        bottom.set_yticks([-i for i in range(len(found))], list(found), fontsize=8)
+        bottom.set(xlim=top.get_xlim(), ylim=(-len(found) + 0.4, 0.6))
+        bottom.grid(False)
+    axes[-1, 0].set_xlabel("frame (10 ms)")
+    for bottom in axes[1::2, 0]:
+        apart(figure, bottom.texts)
+    return figure
+
+
+def recognised(
+    run: SpeechExperiment, utterance: Mapping[str, Any], systems: Mapping[str, tuple[Sequence[Folded], Decoder]]
+) -> dict[str, list[Label]]:
+    """What was said in an utterance and what each system made of it, phones first, then words where it knows any."""
+    phones: dict[str, list[Label]] = {"said, phones": list(utterance["phones"])}
+    words: dict[str, list[Label]] = {}
+    inputs = windows(run.data.parts[0].test, utterance).to(run.device)
     for name, (networks, (recognizer, *_)) in systems.items():
         found = posteriors.mean_log_probabilities([net[0].network for net in networks], inputs)
-        lines[f"{name}, phones"] = [tuple(one) for one in phones_of(run.data.parts[0], found)]
+        phones[f"{name}, phones"] = [tuple(one) for one in phones_of(run.data.parts[0], found)]
         if recognizer.words:
             words[f"{name}, words"] = [tuple(one) for one in recognizer.recognize([found])[0]]
-    lines |= words if len(words) > 1 else {}
-    rows = len(lines)
-    figure, (top, bottom) = plt.subplots(
-        2, 1, figsize=(7.6, 1.6 + 0.5 * rows), sharex=True, height_ratios=(3, 0.9 * rows)
-    )
-    spectrogram(top, features_of(split, utterance))
-    top.set_title(utterance["name"], fontsize=8, loc="left")
-    for i, labels in enumerate(lines.values()):
-        boxes(bottom, labels, -i)
-    bottom.set_yticks([-i for i in range(len(lines))], list(lines))
-    bottom.set(ylim=(-len(lines) + 0.4, 0.6), xlabel="frame (10 ms)")
-    bottom.grid(False)
-    apart(figure, bottom.texts)
-    return figure
+    said = [(word, start, end) for word, _, start, end in utterance["words"]]
+    return phones | ({"said, words": said} | words if words else {})
 
 
 def labelled_spectrograms(split: Frames, speakers: int = 3, seconds: float = 1.6) -> Figure:

@@ -64,11 +64,12 @@ def test_labels_do_not_collide(speech_run, speech_members):
     for ax in spectrograms.axes:
         assert len(ax.texts) > 5
         assert not overlapping(spectrograms, ax.texts)
-    (utterance, *_) = listening.chosen(speech_run)
+    utterances = listening.chosen(speech_run)
     decoder = speech_run.decoder(speech_members[0])
     systems = {"one": (speech_members[:1], decoder), "both": (speech_members, decoder)}
-    figure = listening.heard(speech_run, utterance, systems)
-    _, bottom = figure.axes
+    figure = listening.heard(speech_run, utterances, systems)
+    assert len(figure.axes) == 2 * len(utterances)
+    utterance, bottom = utterances[-1], figure.axes[-1]
     names = [label.get_text() for label in bottom.get_yticklabels()]
     assert names == ["said, phones", "one, phones", "both, phones", "said, words", "one, words", "both, words"]
     assert not overlapping(figure, bottom.texts)
