@@ -172,9 +172,14 @@ def graph_of_phones(speech: Speech) -> Graph:
     return phone_loop(phones, {p: speech.states.of(i) for i, p in enumerate(phones)}, counts)
 
 
-def graph_of_words(speech: Speech) -> Graph:
-    """A chain for every pronunciation of every word, and for silence; a bigram over the classes of the grammar."""
-    heard, classes = _pronunciations(speech)
+def graph_of_words(speech: Speech, order: int = 2) -> Graph:
+    """A chain for every pronunciation of every word, and for silence; a bigram or trigram over the grammar's classes.
+
+    Raises ValueError for another order than 2 and 3.
+    """
+    if order not in (2, 3):
+        raise ValueError(f"order must be 2 (a bigram over classes) or 3 (a trigram), not {order}.")
+    heard, sentences = _pronunciations(speech)
     by_class = Counter()
     for (_, tag), variants in heard.items():
         by_class[tag] += variants.total()
@@ -188,14 +193,57 @@ def graph_of_words(speech: Speech) -> Graph:
     for silence in speech.corpus.silences:
         index = speech.corpus.phones.index(silence)
         lexicon.append(Entry("", SILENCE_CLASS, speech.states.of(index), -float(np.log(len(speech.corpus.silences)))))
-    return word_graph(lexicon, classes)
+    pairs = Counter(pair for tags in sentences for pair in pairwise([None, *tags, None]))
+    return word_graph(lexicon, pairs) if order == 2 else trigram_graph(lexicon, sentences)
 
 
-def _pronunciations(speech: Speech) -> tuple[dict[tuple[str, str], Counter], Counter]:
-    """How often each word of a class was heard as which phones in training, and what class followed what."""
+PRIOR_COUNT = 5.0  # how many occurrences of a pair of classes its bigram counts as beside what followed it
+
+
+def trigram_graph(lexicon: Sequence[Entry], sentences: Sequence[Sequence[str]], smoothing: float = 0.5) -> Graph:
+    """A graph with a trigram over word classes: each class once for every class that it was seen to follow.
+
+    sentences: the classes of each, in order. What follows a pair of classes is drawn towards what follows the second
+    of them, as if the bigram had been seen `PRIOR_COUNT` times; pairs that were never seen are impossible.
+    Raises ValueError as `word_graph` does.
+    """
+    pairs = Counter(pair for tags in sentences for pair in pairwise([None, *tags, None]))
+    followers, triples = _totals(pairs), Counter()
+    for tags in sentences:
+        triples.update(zip([None, *tags[:-1]], tags, [*tags[1:], None], strict=True))
+    classes = {pair for pair in pairs if pair[1] is not None}
+    counts: dict[tuple[str | None, str | None], float] = {}
+    for before, this in classes:
+        place = _pair(before, this)
+        if before is None:
+            counts[None, place] = pairs[before, this] + smoothing
+        for other, after in pairs:
+            if other == this:
+                expected = PRIOR_COUNT * pairs[this, after] / followers[this]
+                counts[place, None if after is None else _pair(this, after)] = triples[before, this, after] + expected
+    known = [entry._replace(word_class=_pair(before, this))
+             for before, this in sorted(classes, key=str) for entry in lexicon if entry.word_class == this]  # fmt: skip
+    return word_graph(known, counts, smoothing=0)
+
+
+def _pair(before: str | None, this: str) -> str:
+    """The name of a class that follows another."""
+    return f"{before or ''} {this}"
+
+
+def _totals(pairs: Counts) -> Counter:
+    """How often each class was followed by anything, an end included."""
+    found: Counter = Counter()
+    for (before, _), count in pairs.items():
+        found[before] += count
+    return found
+
+
+def _pronunciations(speech: Speech) -> tuple[dict[tuple[str, str], Counter], list[list[str]]]:
+    """How often each word of a class was heard as which phones in training, and the classes of each sentence."""
     silences = set(speech.corpus.silences)
     heard: dict[tuple[str, str], Counter] = {}
-    classes: Counter = Counter()
+    sentences = []
     for utterance in speech.train.utterances:
         phones = utterance["phones"]
         follows = [(start, SILENCE_CLASS) for label, start, _ in phones if label in silences]
@@ -204,8 +252,8 @@ def _pronunciations(speech: Speech) -> tuple[dict[tuple[str, str], Counter], Cou
             if inside:
                 heard.setdefault((word, tag), Counter())[inside] += 1
                 follows.append((first, tag))
-        classes.update(pairwise([None, *(tag for _, tag in sorted(follows)), None]))
-    return heard, classes
+        sentences.append([tag for _, tag in sorted(follows)])
+    return heard, sentences
 
 
 def _chain(speech: Speech, phones: Sequence[str]) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import nn
 
 from kdrepro.acoustic import posteriors
 from kdrepro.acoustic.frames import Frames, Speech
-from kdrepro.acoustic.graphs import Graph, graph_of_phones, graph_of_words
+from kdrepro.acoustic.graphs import Graph, graph_of_phones, graph_of_words, phone_loop
 from kdrepro.acoustic.viterbi import decode, scaled_log_likelihoods
 
 SCALES = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)  # of the acoustic log-likelihoods, against the language model
@@ -26,8 +26,9 @@ class Recognizer:
     """Decodes with a graph, and counts the errors as its data set is scored.
 
     Words, where the corpus tags them with the classes of its grammar: a lexicon of the pronunciations heard in
-    training, with a bigram over word classes. Else phones: a loop over them with a bigram, folded as the corpus says
-    (61 to 39 for TIMIT). log_prior: of the states in training. acoustic_scale and insertion_penalty: see `decode`.
+    training, with a bigram or trigram over word classes. Else phones: a loop over them with a bigram, folded as the
+    corpus says (61 to 39 for TIMIT). log_prior: of the states in training. acoustic_scale and insertion_penalty: see
+    `decode`. order: of the language model.
     """
 
     speech: Speech
@@ -36,14 +37,18 @@ class Recognizer:
     words: bool
     acoustic_scale: float = 1.0
     insertion_penalty: float = 0.0
+    order: int = 2
 
     @classmethod
-    def of(cls, speech: Speech) -> "Recognizer":
-        """The recognizer of a data set, all of it estimated on training utterances."""
+    def of(cls, speech: Speech, order: int = 2) -> "Recognizer":
+        """The recognizer of a data set, all of it estimated on training utterances.
+
+        order: 2 for a bigram, 3 for a trigram over classes; phones have a bigram in either case.
+        """
         counts = torch.bincount(speech.train.targets, minlength=len(speech.states)).double() + 0.5
         words = any(tag for u in speech.train.utterances[:1] for _, tag, *_ in u["words"])
-        graph = graph_of_words(speech) if words else graph_of_phones(speech)
-        return cls(speech, graph, (counts / counts.sum()).log().float(), words)
+        graph = graph_of_words(speech, order) if words else graph_of_phones(speech)
+        return cls(speech, graph, (counts / counts.sum()).log().float(), words, order=order if words else 2)
 
     @property
     def grid(self) -> list[list[float]]:
@@ -54,25 +59,42 @@ class Recognizer:
         """The same recognizer, with these two in place of its own."""
         return replace(self, acoustic_scale=acoustic_scale, insertion_penalty=insertion_penalty)
 
-    def tuned(self, network: nn.Module, validation: Frames, device: torch.device | str = "cpu") -> dict[str, Any]:
-        """The scale and penalty with the fewest errors on validation utterances, and the error rate of each pair."""
+    def tuned(
+        self,
+        networks: Sequence[nn.Module],
+        validation: Frames,
+        how: str = "arithmetic",
+        device: torch.device | str = "cpu",
+    ) -> dict[str, Any]:
+        """The scale and penalty with the fewest errors on validation utterances, and the error rate of each pair.
+
+        networks: of one system, averaged as `how` says where they are several.
+        """
         step = max(1, len(validation.utterances) // TUNING_UTTERANCES)
         said, found = [], []
-        for utterances, log_probabilities in posteriors.by_utterance([network], validation, "arithmetic", device):
+        for utterances, log_probabilities in posteriors.by_utterance(networks, validation, how, device):
             chosen = [i for i, u in enumerate(utterances) if (u["index"] % step) == 0]
             said += [utterances[i] for i in chosen]
             found += [log_probabilities[i] for i in chosen]
-        rates = []
-        for pair in self.grid:
-            counts = self.with_weights(*pair).errors(said, found)
-            rates.append(counts[:, :3].sum() / counts[:, 3].sum())
+        rates = self.error_rates(said, found)
         best = self.grid[int(np.argmin(rates))]
-        return {"acoustic_scale": best[0], "insertion_penalty": best[1], "rates": np.array(rates)}
+        return {"acoustic_scale": best[0], "insertion_penalty": best[1], "rates": rates}
+
+    def error_rates(self, utterances: Sequence[Mapping], log_probabilities: Sequence[torch.Tensor]) -> np.ndarray:
+        """The error rate at each pair of the grid, [pairs]; all pairs are decoded together."""
+        scores, pairs = self._scores(log_probabilities), len(self.grid)
+        scales, penalties = (np.repeat(each, len(scores)).tolist() for each in zip(*self.grid, strict=True))
+        paths = decode(scores * pairs, self.graph, acoustic_scale=scales, insertion_penalty=penalties)
+        counts = self._counted(list(utterances) * pairs, paths).reshape(pairs, -1, 4).sum(1)
+        return counts[:, :3].sum(1) / counts[:, 3]
 
     def recognize(self, log_probabilities: Sequence[torch.Tensor]) -> list[list[Any]]:
         """Decoded words or phones with their frames, silences among them; log_probabilities: [frames, states] each."""
-        scores = [scaled_log_likelihoods(one, self.log_prior.to(one.device)) for one in log_probabilities]
+        scores = self._scores(log_probabilities)
         return decode(scores, self.graph, acoustic_scale=self.acoustic_scale, insertion_penalty=self.insertion_penalty)
+
+    def _scores(self, log_probabilities: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return [scaled_log_likelihoods(one, self.log_prior.to(one.device)) for one in log_probabilities]
 
     def scored(self, labels: Sequence[str]) -> list[str]:
         """Decoded labels as they count: without silences, phones folded."""
@@ -92,7 +114,10 @@ class Recognizer:
 
         Of an alignment with the fewest errors, each of which counts one.
         """
-        paths = self.recognize(log_probabilities)
+        return self._counted(utterances, self.recognize(log_probabilities))
+
+    def _counted(self, utterances: Sequence[Mapping], paths: Sequence[Sequence[Any]]) -> np.ndarray:
+        """`errors` of decoded paths."""
         said = [self.reference(utterance) for utterance in utterances]
         heard = [self.scored([one.label for one in path]) for path in paths]
         rows = [(*error_counts(a, b), len(a)) for a, b in zip(said, heard, strict=True)]
@@ -103,3 +128,22 @@ def error_counts(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[i
     """Substitutions, insertions and deletions of an alignment with the fewest errors: Levenshtein's distance."""
     kinds = Counter(step.tag for step in Levenshtein.editops(reference, hypothesis))
     return kinds["replace"], kinds["insert"], kinds["delete"]
+
+
+def phones_of(speech: Speech, log_probabilities: torch.Tensor, least: int = 3) -> list[Any]:
+    """The phones of one utterance, whatever its recognizer's units: a loop over them with a bigram.
+
+    log_probabilities: [frames, states]. A phone's score is its states' together, over how frequent they are in
+    training; each lasts `least` frames or more.
+    """
+    phones = speech.corpus.phones
+    of_state = torch.tensor([phone for (phone, *_), _ in sorted(speech.states.index.items(), key=lambda one: one[1])])
+    counts = torch.bincount(of_state[speech.train.targets.long()], minlength=len(phones)).double() + 0.5
+    together = torch.full((len(log_probabilities), len(phones)), 1e-30)
+    together.index_add_(1, of_state, log_probabilities.cpu().exp())
+    bigram = Counter(
+        pair for u in speech.train.utterances for pair in pairwise([None, *(p for p, *_ in u["phones"]), None])
+    )
+    graph = phone_loop(phones, {phone: (i,) * least for i, phone in enumerate(phones)}, bigram)
+    likelihoods = together.log() - (counts / counts.sum()).log().float()
+    return decode([likelihoods], graph, acoustic_scale=0.5)[0]

@@ -15,6 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from kdrepro.acoustic.graphs import LOG_HALF, Graph
 from kdrepro.training import lanes
 
+COLUMNS = 300_000  # states, and pairs of classes, times utterances: what waits neither for Python nor for memory
+
 
 class Decoded(NamedTuple):
     """A recognised phone or word, in the frames start_frame <= t < end_frame."""
@@ -41,17 +43,25 @@ def decode(
     log_likelihoods: Sequence[torch.Tensor],
     graph: Graph,
     *,
-    batch: int = 32,
-    acoustic_scale: float = 1.0,
-    insertion_penalty: float = 0.0,
+    batch: int | None = None,
+    acoustic_scale: float | Sequence[float] = 1.0,
+    insertion_penalty: float | Sequence[float] = 0.0,
 ) -> list[list[Decoded]]:
     """The best paths of many utterances, in their order, by `viterbi` on batches of similar lengths.
 
-    log_likelihoods: [T_i, E] for every utterance, of one dtype and on one device. Runs on one thread.
+    log_likelihoods: [T_i, E] for every utterance, of one dtype and on one device. acoustic_scale, insertion_penalty:
+    one for all, or one for each: the same utterances with several of both are decoded together. batch: utterances at
+    once; None for as many as are fast on this graph. Runs on one thread.
     Raises ValueError as `viterbi` does, and for a batch below 1.
     """
+    rows = len(graph.states) + len(graph.start_log_prob) ** 2
+    batch = max(32, COLUMNS // rows) if batch is None else batch
     if batch < 1:
         raise ValueError(f"batch must be at least 1, not {batch}.")
+    scales, penalties = (
+        torch.as_tensor(given, dtype=torch.float64).expand(len(log_likelihoods))
+        for given in (acoustic_scale, insertion_penalty)
+    )
     order = sorted(range(len(log_likelihoods)), key=lambda i: len(log_likelihoods[i]))
     paths: list[list[Decoded]] = [[] for _ in order]
     for start in range(0, len(order), batch):
@@ -64,8 +74,8 @@ def decode(
                 pad_sequence(utterances, batch_first=True),
                 torch.tensor([len(u) for u in utterances]),
                 graph,
-                acoustic_scale=acoustic_scale,
-                insertion_penalty=insertion_penalty,
+                acoustic_scale=scales[chosen],
+                insertion_penalty=penalties[chosen],
             )
         for i, path in zip(chosen, found, strict=True):
             paths[i] = path
@@ -78,23 +88,24 @@ def viterbi(
     lengths: torch.Tensor,
     graph: Graph,
     *,
-    acoustic_scale: float = 1.0,
-    insertion_penalty: float = 0.0,
+    acoustic_scale: float | torch.Tensor = 1.0,
+    insertion_penalty: float | torch.Tensor = 0.0,
 ) -> tuple[list[list[Decoded]], torch.Tensor]:
     """The best path of every utterance through the graph, and its score.
 
     log_likelihoods: float32 or float64 [B, T, E], scaled likelihoods of the E emission states; frames after an
     utterance's length may hold anything. lengths: integers [B], frames. A path's score is the sum of acoustic_scale
     times its frames' log_likelihoods and of the graph's log-probabilities (LOG_HALF also where it leaves the last
-    state of a chain, the last one's included), less insertion_penalty for every chain.
+    state of a chain, the last one's included), less insertion_penalty for every chain; both are one for all, or [B].
     Returns B paths and scores [B]: no labels and -inf where no path fits, say in an utterance too short. Of equal
     scores, staying in a state wins over entering it, and the lower index of class and chain over the higher.
     Memory: 6 T K B bytes for K chains in float32, besides a few [S, B].
     Raises ValueError naming the argument that does not fit, and for NaN or +inf within an utterance.
     """
     counts = _check_search(log_likelihoods, lengths, graph, acoustic_scale, insertion_penalty)
-    network = _Network.of(graph, insertion_penalty, log_likelihoods)
-    history = _forward(log_likelihoods, network, acoustic_scale)
+    scale, penalty = (torch.as_tensor(one, dtype=torch.float64).cpu() for one in (acoustic_scale, insertion_penalty))
+    network = _Network.of(graph, penalty, log_likelihoods)
+    history = _forward(log_likelihoods, network, scale.to(log_likelihoods))
     return _trace(history, counts, network, graph.chain_label)
 
 
@@ -111,10 +122,13 @@ def _check_search(log_likelihoods, lengths, graph, acoustic_scale, insertion_pen
     counts = lengths.tolist()
     if any(not 0 <= count <= frames for count in counts):
         raise ValueError(f"lengths must lie in 0..{frames}, the frames of log_likelihoods, not {counts}.")
-    if not 0 < acoustic_scale < math.inf:
-        raise ValueError(f"acoustic_scale must be positive and finite, not {acoustic_scale}.")
-    if not math.isfinite(insertion_penalty):
-        raise ValueError(f"insertion_penalty must be finite, not {insertion_penalty}.")
+    for name, given in (("acoustic_scale", acoustic_scale), ("insertion_penalty", insertion_penalty)):
+        values = torch.as_tensor(given)
+        if list(values.shape) not in ([], [utterances]):
+            raise ValueError(f"{name} must be one number, or {utterances} of them, not {list(values.shape)}.")
+        if not torch.isfinite(values).all() or (name == "acoustic_scale" and not (values > 0).all()):
+            what = "positive and finite" if name == "acoustic_scale" else "finite"
+            raise ValueError(f"{name} must be {what}, not {given}.")
     peaks = [utterance[:count].amax() for utterance, count in zip(log_likelihoods, counts, strict=True) if count]
     if peaks and not (torch.stack(peaks) < math.inf).all():
         raise ValueError("log_likelihoods holds NaN or +inf.")
@@ -132,14 +146,14 @@ class _Network(NamedTuple):
     exits: torch.Tensor  # [K] the row of each chain's last state
     chain_class: torch.Tensor  # [K]
     chain_log_prob: torch.Tensor  # [K, 1]
-    between: torch.Tensor  # [C, C, 1], start [C, 1] and end [C]: the bigram, with what else a chain costs
+    between: torch.Tensor  # [C, C, B or 1], start [C, B or 1], end [C]: the bigram, with what else a chain costs
     start: torch.Tensor
     end: torch.Tensor
     members: list[torch.Tensor]  # the chains of every class
     groups: tuple[torch.Tensor, torch.Tensor]  # of `_groups`
 
     @classmethod
-    def of(cls, graph: Graph, insertion_penalty: float, like: torch.Tensor) -> "_Network":
+    def of(cls, graph: Graph, insertion_penalty: torch.Tensor, like: torch.Tensor) -> "_Network":
         """The network of a graph, in the dtype and on the device of `like`."""
         chains = torch.arange(len(graph.first))
         repeats = graph.last - graph.first + 1
@@ -155,8 +169,8 @@ class _Network(NamedTuple):
             chain_log_prob=graph.chain_log_prob[:, None].to(like),
             # Every frame is charged LOG_HALF. Going from chain to chain pays it once, as it should; the first entry
             # pays one too many, and the end one too few.
-            between=(graph.class_log_prob - insertion_penalty)[:, :, None].to(like),
-            start=(graph.start_log_prob - insertion_penalty - LOG_HALF)[:, None].to(like),
+            between=(graph.class_log_prob[:, :, None] - insertion_penalty).to(like),
+            start=(graph.start_log_prob[:, None] - insertion_penalty - LOG_HALF).to(like),
             end=(graph.end_log_prob + LOG_HALF).to(like),
             members=members,
             groups=tuple(index.to(like.device) for index in _groups(members)),
@@ -202,7 +216,7 @@ class _History(NamedTuple):
         return cls(new(shape), new(shape, dtype=small), new(frames, classes, utterances))
 
 
-def _forward(log_likelihoods: torch.Tensor, network: _Network, scale: float) -> _History:
+def _forward(log_likelihoods: torch.Tensor, network: _Network, scale: torch.Tensor) -> _History:
     """Carry the tokens through all frames.
 
     Utterances are columns, so that a row, and the choice of rows, is contiguous. Frames beyond an utterance's end
@@ -243,7 +257,7 @@ def _trace(
 ) -> tuple[list[list[Decoded]], torch.Tensor]:
     """Follow the best path of every utterance back from its last frame; arguments and result as of `viterbi`."""
     chain_exit, entered, class_exit = (tensor.cpu().numpy() for tensor in history)
-    between, end = network.between[:, :, 0].cpu().numpy(), network.end.cpu().numpy()
+    between, end = network.between.expand(-1, -1, len(counts)).cpu().numpy(), network.end.cpu().numpy()
     members = [chains.numpy() for chains in network.members]
     paths: list[list[Decoded]] = [[] for _ in counts]
     scores = torch.full((len(counts),), -math.inf, dtype=network.end.dtype)
@@ -258,7 +272,7 @@ def _trace(
             paths[b].append(Decoded(labels[chain], start, count))
             if start == 0:
                 break
-            leave = class_exit[start - 1, :, b] + between[:, word_class]
+            leave = class_exit[start - 1, :, b] + between[:, word_class, b]
             count = start
         paths[b].reverse()
     return paths, scores.to(network.end.device)

@@ -1,8 +1,10 @@
-"""Chapter 3: Table 1, what its text quotes, what its systems cost, and figures of speech."""
+"""Chapter 3: Table 1, what its text quotes, words, labels of an aligner, what its systems cost, and figures."""
 
 import copy
+import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,50 +12,75 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from kdrepro import paths
 from kdrepro.acoustic import frames, posteriors, soft_targets
 from kdrepro.acoustic.frames import WINDOW_FRAMES, Frames
 from kdrepro.chapters import figures
 from kdrepro.chapters.experiment import Trained
 from kdrepro.chapters.figures import COLOURS
-from kdrepro.chapters.speech import CURVE_FRAMES, Folded, Found, Score, SpeechExperiment, evenly, mean_percent, percent
+from kdrepro.chapters.listening import windows
+from kdrepro.chapters.speech import CURVE_FRAMES, Folded, Folds, Score, SpeechExperiment, evenly, mean_percent, percent
 from kdrepro.networks import parameter_count
 from kdrepro.speech.features import COEFFICIENTS
-from kdrepro.speech.shards import LEFT, RIGHT
+from kdrepro.speech.relabelled import Relabelled
 from kdrepro.training import lanes
-from kdrepro.verdicts import stats, wording
+from kdrepro.verdicts import recompute, wording
 
 # The paper's Table 1: frame accuracy and word error rate.
 PAPER = {"baseline": (0.589, 0.109), "ensemble": (0.611, 0.107), "distilled": (0.608, 0.107)}
+Scores = Mapping[str, Sequence[Sequence[Score]]]  # system -> seed -> one an ensemble; ensembles have one "seed"
+Found = Sequence[tuple[SpeechExperiment, Scores]]  # a data set each
+
+
+def accuracies(scores: Sequence[Sequence[Score]]) -> np.ndarray:
+    """Frame accuracies of a system, [seeds, ensembles]."""
+    return np.array([[score.frame_accuracy for score in each] for each in scores])
+
+
+def error_rates(scores: Sequence[Sequence[Score]]) -> np.ndarray:
+    """Error rates of a system after decoding, [seeds, ensembles]."""
+    return np.array([[score.error_rate for score in each] for each in scores])
 
 
 def table1(found: Found) -> pd.DataFrame:
-    """The paper's Table 1 with ours beside it, for every data set: means over seeds with their 95 % intervals."""
+    """The paper's Table 1 with ours beside it, for every data set: means over seeds with their 95 % intervals.
+
+    A seed's figure is the mean over the ensembles' nets.
+    """
     lines = []
     for system, (accuracy, errors) in PAPER.items():
         line = {"system": system, ("paper", "frame accuracy"): percent(accuracy), ("paper", "WER"): percent(errors)}
         for run, scores in found:
             kind = "WER" if run.is_synthetic else "PER"
-            line[run.data.name, "frame accuracy"] = mean_percent([s.frame_accuracy for s in scores[system]])
-            line[run.data.name, kind] = mean_percent([s.error_rate for s in scores[system]])
+            line[run.data.name, "frame accuracy"] = mean_percent(accuracies(scores[system]).mean(1))
+            line[run.data.name, kind] = mean_percent(error_rates(scores[system]).mean(1))
         lines.append(line)
     table = pd.DataFrame(lines).set_index("system")
     table.columns = pd.MultiIndex.from_tuples(table.columns)
     return table
 
 
+def by_ensemble(scores: Scores) -> pd.DataFrame:
+    """The systems of each ensemble by itself, in per cent, and what its students keep of its gain; means over seeds."""
+    found = {system: 100 * accuracies(each).mean(0) for system, each in scores.items()}
+    table = pd.DataFrame(found, index=pd.RangeIndex(1, len(found["baseline"]) + 1, name="ensemble"))
+    gain = table["ensemble"] - table["baseline"]
+    kept = 100 * (table["distilled"] - table["baseline"]) / gain.where(gain != 0)
+    return table.assign(**{"kept of the gain": kept}).add_suffix(", %").round(2)
+
+
 def table1_texts(claims: Mapping[str, Any], error_metric: str = "word_error_rate") -> dict[str, str]:
     """What the text quotes of Table 1's claims in a record; a dash for a share of a gain that is 0."""
     means = {system: claims[f"speech.{system}"]["mean"] for system in PAPER}
-    words = [mean[error_metric] for mean in means.values()]
+    errors = [mean[error_metric] for mean in means.values()]
     return {
         **{system: percent(mean["frame_accuracy"]) for system, mean in means.items()},
         "kept": wording.written("recovered", claims["speech.recovered"]["mean"].get("recovered")),
         "verdict": claims["speech.recovered"]["verdict"],
-        "kept_words": wording.written("recovered", share_kept(*words)),
-        "wer": "{:.1f}, {:.1f} and {:.1f} %".format(*(100 * rate for rate in words)),
+        "kept_words": wording.written("recovered", share_kept(*errors)),
+        "wer": "{:.1f}, {:.1f} and {:.1f} %".format(*(100 * rate for rate in errors)),
     }
 
 
@@ -62,16 +89,35 @@ def share_kept(baseline: float, ensemble: float, distilled: float) -> float | No
     return (distilled - baseline) / (ensemble - baseline) if ensemble != baseline else None
 
 
-def control_texts(control: pd.DataFrame, ensemble: Score) -> dict[str, str]:
-    """What the text quotes of the longer training: `control` has a row a system, with its rates in per cent."""
-    right, wrong = control["frame accuracy, %"], control["error rate, %"]
-    kept = share_kept(right["longer baseline"], 100 * ensemble.frame_accuracy, right["distilled"])
-    return {
-        "kept_longer": wording.written("recovered", kept),
-        "words_longer": f"{wrong['longer baseline']:.1f} %",
-        "words_distilled": f"{wrong['distilled']:.1f} %",
-        "words_ensemble": percent(ensemble.error_rate),
-    }
+def by_pass(systems: Mapping[str, Sequence[Folded]]) -> pd.DataFrame:
+    """Accuracy on validation speakers after every pass, in per cent, a row a net and pass; the mean over folds."""
+    rows = []
+    for system, nets in systems.items():
+        for net in nets:
+            noted = [[row for row in fold.history if "validation_frame_accuracy" in row] for fold in net]
+            for looks in zip(*noted, strict=True):
+                accuracy = 100 * float(np.mean([look["validation_frame_accuracy"] for look in looks]))
+                rows.append({"system": system, "net": net[0].key, "pass": looks[0]["epoch"], "accuracy, %": accuracy})
+    return pd.DataFrame(rows)
+
+
+def passes_figure(found: pd.DataFrame) -> Figure:
+    """Accuracy on validation speakers over the passes, a line a net; see `by_pass`."""
+    figure, ax = plt.subplots(figsize=(7.2, 3.2))
+    systems = list(dict.fromkeys(found["system"]))
+    for system, colour in zip(systems, figures.colours_of(systems), strict=True):
+        for i, (_, one) in enumerate(found[found["system"] == system].groupby("net", sort=False)):
+            ax.plot(one["pass"], one["accuracy, %"], color=colour, lw=1.1, label=system if i == 0 else None)
+    ax.set(xlabel="passes over the training speech", ylabel="validation frames right, %")
+    ax.legend()
+    return figure
+
+
+def last_rise(found: pd.DataFrame, system: str) -> float:
+    """What the last fifth of the passes added to a system's validation accuracy, in points; the mean over its nets."""
+    one = found[found["system"] == system].groupby("pass")["accuracy, %"].mean()
+    before = max(0, len(one) - 1 - max(1, round(len(one) / 5)))
+    return float(one.iloc[-1] - one.iloc[before])
 
 
 def temperature_texts(found: pd.DataFrame) -> dict[str, str]:
@@ -130,26 +176,115 @@ def divergences(
     return pd.DataFrame.from_dict(lines, orient="index")
 
 
-def paired_tests(found: Found) -> pd.DataFrame:
-    """Systems two at a time: differences over test speakers (seeds averaged) and over seeds, and McNemar's counts."""
-    lines = []
-    for run, scores in found:
-        for first, second in (("ensemble", "baseline"), ("distilled", "baseline"), ("ensemble", "distilled")):
-            a, b = (np.mean([s.by_speaker() for s in scores[name]], axis=0) for name in (first, second))
-            mean, ends, p = stats.paired(a, b)
-            only_b, only_a, p_frames = stats.mcnemar(~scores[first][0].correct, ~scores[second][0].correct)
-            lines.append(
-                {
-                    "data": run.data.name,
-                    "systems": f"{first} − {second}",
-                    "points, mean over speakers": f"{100 * mean:+.2f}",
-                    "95 % over speakers": "–" if ends is None else "{:+.2f} to {:+.2f}".format(*(100 * np.array(ends))),
-                    "p, speakers": "–" if p is None else f"{p:.1e}",
-                    "frames only the first / second gets right": f"{only_a:,} / {only_b:,}",
-                    "p, frames": f"{p_frames:.1e}",
-                }
-            )
+def differences(run: SpeechExperiment) -> pd.DataFrame:
+    """Systems two at a time: frames gained and errors saved, in points, with a bootstrap over test speakers each.
+
+    run: with the scores of Table 1 published; all of a system's nets together.
+    """
+    of, lines, each = run.predictions["frames of speaker"].astype(int), [], {}
+    for name in PAPER:
+        right = run.predictions[f"{name}.right"].astype(int).reshape(-1, len(of)).mean(0)
+        errors = run.predictions[f"{name}.errors by speaker"].astype(int).reshape(-1, len(of), 4).mean(0)
+        each[name] = right.sum() / of.sum(), errors[:, :3].sum() / errors[:, 3].sum()
+    for first, second in (("ensemble", "baseline"), ("distilled", "baseline"), ("ensemble", "distilled")):
+        lines.append(
+            {
+                "data": run.data.name,
+                "systems": f"{first} − {second}",
+                "frames gained": f"{100 * (each[first][0] - each[second][0]):+.2f}",
+                "95 % of that": _ends(recompute.gained_by_speakers(run.predictions, first, second)),
+                "errors saved": f"{100 * (each[second][1] - each[first][1]):+.2f}",
+                "95 % of them": _ends(recompute.saved_by_speakers(run.predictions, first, second)),
+            }
+        )
     return pd.DataFrame(lines).set_index(["data", "systems"])
+
+
+def _ends(interval: tuple[float, float] | None) -> str:
+    return "–" if interval is None else "{:+.2f} to {:+.2f}".format(*(100 * np.array(interval)))
+
+
+def decoders_table(run: SpeechExperiment, systems: Mapping[str, Any], chosen: int) -> pd.DataFrame:
+    """What tuning chose for each system on validation speakers, and the error rate there, fold 0.
+
+    systems: by name, the first with both language models, the others with the `chosen` one.
+    """
+    lines = []
+    for i, (system, nets) in enumerate(systems.items()):
+        for order in (2, 3) if i == 0 else (chosen,):
+            recognizer, rate = run.decoder(nets, order=order)[0], run.validation_rate(nets, order=order)
+            line = {"system": system, "language model": {2: "bigram", 3: "trigram"}[order]}
+            line |= {"acoustic scale": recognizer.acoustic_scale, "penalty": recognizer.insertion_penalty}
+            lines.append(line | {"validation error rate, %": round(100 * rate, 2)})
+    return pd.DataFrame(lines).set_index(["system", "language model"])
+
+
+def chosen_order(run: SpeechExperiment, baseline: Folded, orders: Sequence[int] = (2, 3)) -> int:
+    """The language model with which a baseline makes the fewest errors on validation speakers; the shorter of equals.
+
+    A loop over phones has a bigram only.
+    """
+    if not run.decoder(baseline)[0].words:
+        return 2
+    return min(orders, key=lambda order: (run.validation_rate(baseline, order=order), order))
+
+
+def calibration(run: SpeechExperiment, systems: Mapping[str, Sequence[Folded]], bins: int = 20) -> pd.DataFrame:
+    """How far a system's confidence is from its accuracy on validation frames of fold 0, a row a system.
+
+    systems: the networks of each. Expected calibration error over `bins` of equal width, mean confidence and accuracy
+    in per cent, and the mean log loss in nats.
+    """
+    split, lines = run.data.parts[0].validation, {}
+    for name, nets in systems.items():
+        config = {"calibration": [net[0].key for net in nets], "bins": bins, "data": run.data.fingerprint}
+        found = run.store.compute_or_load(config, lambda nets=nets: _calibration(run, nets, split, bins))
+        count, confidence, right = np.asarray(found["bins"])
+        lines[name] = {
+            "confidence, %": round(100 * confidence.sum() / count.sum(), 2),
+            "right, %": round(100 * right.sum() / count.sum(), 2),
+            "calibration error, points": round(100 * np.abs(confidence - right).sum() / count.sum(), 2),
+            "log loss, nats": round(float(found["loss"]), 3),
+        }
+    return pd.DataFrame.from_dict(lines, orient="index")
+
+
+def _calibration(run: SpeechExperiment, nets: Sequence[Folded], split: Frames, bins: int) -> dict[str, Any]:
+    """Frames, summed confidence and right answers of each bin, [3, bins], and the mean log loss."""
+    table, loss, done = torch.zeros(3, bins, dtype=torch.float64), 0.0, 0
+    for inputs in split.windows(run.device):
+        p = posteriors.mean_log_probabilities([net[0].network for net in nets], inputs).cpu()
+        targets = split.targets[done : done + len(p)].long()
+        done += len(p)
+        confidence, answer = p.exp().max(1)
+        place = (confidence * bins).long().clamp(max=bins - 1)
+        for row, values in enumerate((torch.ones_like(confidence), confidence, (answer == targets).float())):
+            table[row].index_add_(0, place, values.double())
+        loss -= p.gather(1, targets[:, None]).double().sum().item()
+    return {"bins": table.numpy(), "loss": loss / done}
+
+
+def labels_of_two(sets: Mapping[str, SpeechExperiment]) -> dict[str, SpeechExperiment]:
+    """The experiments on TIMIT with labels by hand and of the aligner, in the phones of both; none without either."""
+    run = next((one for one in sets.values() if one.data.name.startswith("timit")), None)
+    if run is None:
+        return {}
+    if importlib.util.find_spec("pocketsphinx") is None:
+        run.log("labels of an aligner are left out: pip install 'kdrepro[align]' would have them")
+        return {}
+    cache, found = paths.runs(run.preset.origin) / "corpora", {}
+    for how in ("by hand", "aligned"):
+        corpora = [Relabelled(part.corpus, how == "aligned") for part in run.data.parts]
+        parts = tuple(frames.load_speech(corpus, cache) for corpus in corpora)
+        found[how] = replace(run, data=Folds(parts), record={}, predictions={})
+    return found
+
+
+def lost_in_alignment(by_hand: SpeechExperiment, aligned: SpeechExperiment) -> list[str]:
+    """The training utterances that the aligner lost, over all folds."""
+    of_both = (by_hand, aligned)
+    kept = [{u["name"] for part in run.data.parts for u in part.train.utterances} for run in of_both]
+    return sorted(kept[0] - kept[1])
 
 
 def ensemble_sizes(
@@ -233,7 +368,7 @@ def _read_stored(best: Any, prior: torch.Tensor, count: int) -> torch.Tensor:
 
 def decoding_speed(run: SpeechExperiment, net: Folded) -> float:
     """Seconds that decoding an hour of speech takes, one thread, without the net; on test utterances of fold 0."""
-    recognizer, split = run.recognizer(0), run.data.parts[0].test
+    recognizer, split = run.decoder(net)[0], run.data.parts[0].test
     utterances, found = next(posteriors.by_utterance([net[0].network], split, "arithmetic", run.device))
     found = [one.cpu() for one in found]
     with lanes.threads(1):
@@ -268,60 +403,13 @@ def sizes_figure(alone: np.ndarray, growing: np.ndarray) -> Figure:
     return figure
 
 
-def features_of(split: Frames, utterance: Mapping[str, Any]) -> np.ndarray:
-    """The normalised log-mel coefficients of an utterance, [frames, 40]."""
-    return _padded(split, utterance)[LEFT : LEFT + utterance["frames"]].astype(np.float32)
-
-
-def labelled_spectrograms(split: Frames, speakers: int = 3, seconds: float = 1.6) -> Figure:
-    """The beginning of an utterance of several speakers, with the boundaries and names of its phones."""
-    first_of = {}
-    for utterance in split.utterances:
-        first_of.setdefault(utterance["speaker"], utterance)
-    chosen = list(first_of.values())
-    speakers = min(speakers, len(chosen))
-    chosen = [chosen[i * len(chosen) // speakers] for i in range(speakers)]
-    figure, axes = plt.subplots(len(chosen), 1, figsize=(7.6, 1.75 * len(chosen)), squeeze=False)
-    for ax, utterance in zip(axes.flat, chosen, strict=True):
-        shown = min(int(100 * seconds), utterance["frames"])
-        _spectrogram(ax, features_of(split, utterance)[:shown])
-        _labels(ax, [p for p in utterance["phones"] if p[1] < shown - 2], shown, COEFFICIENTS + 1)
-        ax.set_title(utterance["name"], fontsize=8, loc="left", pad=14)
-    axes[-1, 0].set_xlabel("frame (10 ms)")
-    return figure
-
-
-def decoded_utterance(run: SpeechExperiment, systems: Mapping[str, Sequence[Folded]], seconds: float = 2.5) -> Figure:
-    """A test utterance of fold 0: spectrogram, reference, and what each system's states were decoded to."""
-    split, recognizer = run.data.parts[0].test, run.recognizer(0)
-    utterances = split.utterances
-    utterance = next((u for u in utterances if u["frames"] >= 100 * seconds), utterances[0])
-    shown = min(int(100 * seconds), utterance["frames"])
-    reference = [(w, a, b) for w, _, a, b in utterance["words"]] if recognizer.words else utterance["phones"]
-    lines = {"reference": reference}
-    inputs = _windows(split, utterance).to(run.device)
-    for name, members in systems.items():
-        found = posteriors.mean_log_probabilities([folded[0].network for folded in members], inputs)
-        lines[name] = [tuple(one) for one in recognizer.recognize([found])[0]]
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7.6, 3.6), sharex=True, height_ratios=(3, 0.75 * len(lines)))
-    _spectrogram(top, features_of(split, utterance)[:shown])
-    for i, labels in enumerate(lines.values()):
-        for label, start, end in labels:
-            if start < shown:
-                _box(bottom, label, start, min(end, shown), -i)
-    bottom.set_yticks([-i for i in range(len(lines))], list(lines))
-    bottom.set(ylim=(-len(lines) + 0.5, 0.5), xlabel="frame (10 ms)")
-    bottom.grid(False)
-    return figure
-
-
 def boundary(
     run: SpeechExperiment, members: Sequence[Folded], temperatures: Sequence[float], margin: int = 9, states: int = 6
 ) -> Figure:
     """The ensemble's soft targets around a boundary within a word, one panel a temperature; fold 0's test frames."""
     speech = run.data.parts[0]
     utterance, at = _a_boundary(speech.test, set(speech.corpus.silences), margin)
-    inputs = _windows(speech.test, utterance)[at - margin : at + margin].to(run.device)
+    inputs = windows(speech.test, utterance)[at - margin : at + margin].to(run.device)
     found = posteriors.mean_log_probabilities([folded[0].network for folded in members], inputs).cpu()
     names = speech.states.names()
     figure, axes = plt.subplots(1, len(temperatures), figsize=(7.6, 3.2), sharey=True, squeeze=False)
@@ -349,31 +437,3 @@ def _a_boundary(split: Frames, silences: set[str], margin: int) -> tuple[Mapping
                 if end - start >= least and last - end >= least:
                     return utterance, end
     raise ValueError("The split has no utterance that is long enough.")
-
-
-def _windows(split: Frames, utterance: Mapping[str, Any]) -> torch.Tensor:
-    return frames.cut_windows(torch.from_numpy(_padded(split, utterance)), torch.arange(utterance["frames"]))
-
-
-def _padded(split: Frames, utterance: Mapping[str, Any]) -> np.ndarray:
-    """A copy of an utterance's stored features with their context on both sides, float16."""
-    shard = int(np.searchsorted(split.offsets, utterance["first"], side="right")) - 1
-    first = utterance["row"]
-    return np.array(split.shards[shard].features[first : first + LEFT + utterance["frames"] + RIGHT])
-
-
-def _spectrogram(ax: Axes, features: np.ndarray) -> None:
-    ax.imshow(features.T, origin="lower", aspect="auto", cmap="magma", interpolation="nearest", vmin=-2, vmax=2.5)
-    ax.set_ylabel("mel filter")
-    ax.grid(False)
-
-
-def _labels(ax: Axes, phones: Sequence[tuple[str, int, int]], shown: int, height: float) -> None:
-    for label, start, end in phones:
-        ax.axvline(start - 0.5, color="white", lw=0.8)
-        ax.text((start + min(end, shown)) / 2 - 0.5, height, label, ha="center", va="bottom", fontsize=7)
-
-
-def _box(ax: Axes, label: str, start: int, end: int, y: float) -> None:
-    ax.plot([start - 0.5, start - 0.5], [y - 0.4, y + 0.4], color="grey", lw=0.8)
-    ax.text((start + end) / 2 - 0.5, y, label or "·", ha="center", va="center", fontsize=8, clip_on=True)

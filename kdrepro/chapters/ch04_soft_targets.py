@@ -1,4 +1,4 @@
-"""Chapter 4: Table 5, what its text quotes, early stopping, teachers compared, and its figures."""
+"""Chapter 4: the choice of the teacher, Table 5, what its text quotes, early stopping, and its figures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kdrepro.chapters import figures
-from kdrepro.chapters.figures import COLOURS
+from kdrepro.chapters.sizes import SpeechTraining, Systems
 from kdrepro.chapters.speech import Folded, Score, Scores, SpeechExperiment, mean_percent, percent
 from kdrepro.verdicts import recompute, wording
 
@@ -65,6 +65,11 @@ def _kept_and_last(net: Folded) -> np.ndarray:
     return recompute.kept_and_last(curves[None], kept[None])[:, 0]
 
 
+def lost_without_stopping(net: Folded) -> float:
+    """Test frames lost from the best epoch by validation speakers to the last, a share, the mean over folds."""
+    return float(recompute.lost_at_the_end(learning_curves(net)[0][None])[0])
+
+
 def publish_curves(run: SpeechExperiment, name: str, nets: Sequence[Folded]) -> None:
     """Keep the `learning_curves` of a system beside the record, [seeds, folds, epochs, 3] and [seeds, folds]."""
     curves, kept = zip(*map(learning_curves, nets), strict=True)
@@ -117,37 +122,65 @@ def stopping(nets: Sequence[Folded]) -> pd.DataFrame:
     return pd.DataFrame(lines).set_index("seed")
 
 
-def by_teacher(accuracies: Mapping[str, Mapping[str, Sequence[float]]], low: float) -> pd.DataFrame:
-    """Means over seeds in per cent, a row a kind of teacher, and how much of its gain its students recover.
+def candidates(run: SpeechExperiment, little: Systems) -> pd.DataFrame:
+    """The teachers that may be chosen, as the first seed finds them on validation speakers, a row each, in per cent.
 
-    accuracies: by teacher, shares of 1 of "teacher, training frames", "teacher, test frames" and "student, test
-    frames". low: what hard targets reach on the students' data; nothing is recovered of a gain of 0.
+    A candidate is a net on all labels, of some passes, and the temperature of its soft targets: the preset's
+    `teacher_shares` and `teacher_temperatures`. The one whose student on little speech gets most of the validation
+    frames right is chosen, whatever its own accuracy is; of equals the first.
     """
-    rows = {name: {key: 100 * np.mean(values) for key, values in row.items()} for name, row in accuracies.items()}
-    table = pd.DataFrame(rows).T
-    above = table[["teacher, test frames", "student, test frames"]] - 100 * low
-    gain = above["teacher, test frames"].where(above["teacher, test frames"] != 0)
-    return table.assign(recovered=100 * above["student, test frames"] / gain).add_suffix(", %")
+    rows, seed, most = [], run.seeds[:1], run.plans.training.recipe.epochs
+    for epochs in sorted({max(1, round(share * most)) for share in run.sizes.teacher_shares}):
+        teacher = run.train(full_plan(run, epochs), seed, name=f"all, hard, {passes(epochs)}")
+        for t in run.sizes.teacher_temperatures:
+            plan = little.distilled.but(temperature=t)
+            student = run.train(plan, seed, {seed[0]: teacher}, name=f"candidate's student, T = {t:g}")
+            row: dict[str, Any] = {"passes": epochs, "T": t}
+            for name, net in (("teacher", teacher[0]), ("student", student[0])):
+                row[f"{name}, validation frames, %"] = 100 * run.score(net, split="validation").frame_accuracy
+            row["teacher, training frames, %"] = 100 * train_accuracy(teacher[0])
+            rows.append(row)
+    table = pd.DataFrame(rows)
+    best = table["student, validation frames, %"].idxmax()
+    return table.assign(chosen=["←" if i == best else "" for i in table.index])
 
 
-def whole_percent(value: float) -> str:
-    """A percentage for the text; a dash for one that is not finite."""
-    return f"{value:.0f} %" if np.isfinite(value) else "–"
+def chosen(table: pd.DataFrame) -> tuple[int, float]:
+    """Passes and temperature of the teacher that `candidates` chose."""
+    (row,) = table[table["chosen"] != ""].to_dict("records")
+    return int(row["passes"]), float(row["T"])
+
+
+def full_plan(run: SpeechExperiment, epochs: int) -> SpeechTraining:
+    """A net on all labels that makes so many passes."""
+    plan = run.plans.training
+    return plan if epochs == plan.recipe.epochs else plan.but(epochs=epochs)
+
+
+def shifted(seeds: Sequence[int], nets: Sequence[Folded]) -> dict[int, list[Folded]]:
+    """A teacher for each seed that another seed began: none has its student's initial weights, where there are two."""
+    return {seed: [nets[(i + 1) % len(nets)]] for i, seed in enumerate(seeds)}
 
 
 def training_curves(nets: Mapping[str, Sequence[Folded]]) -> Figure:
-    """Accuracy while nets train, a panel a kind of targets, a line a seed: training frames dashed, validation solid."""
-    figure, axes = plt.subplots(1, len(nets), figsize=(7.6, 3.3), sharey=True, squeeze=False)
-    for ax, (kind, found) in zip(axes.flat, nets.items(), strict=True):
+    """Accuracy while nets train, a colour a kind of targets, a line a seed: training frames dashed, validation solid.
+
+    A ring is the epoch whose weights a net that was stopped early was left with; on fold 0.
+    """
+    figure, ax = plt.subplots(figsize=(7.4, 3.8))
+    for colour, (kind, found) in zip(figures.colours_of(f"{kind} targets" for kind in nets), nets.items(), strict=True):
         for i, net in enumerate(found):
             rows = [row for row in net[0].history if "train_frame_accuracy" in row]
-            for split, style, colour in (("train", "--", COLOURS[0]), ("validation", "-", COLOURS[1])):
-                values = [100 * row[f"{split}_frame_accuracy"] for row in rows]
-                label = split if i == 0 else None
-                ax.plot([row["epoch"] for row in rows], values, style, color=colour, lw=1.2, label=label)
-        ax.set(xlabel="epoch", title=f"{kind} targets")
-    axes[0, 0].set_ylabel("frames right, %")
-    axes[0, -1].legend()
+            curves, kept = learning_curves(net)
+            epochs = [row["epoch"] for row in rows]
+            for split, (name, style) in enumerate((("training", "--"), ("validation", "-"))):
+                label = f"{kind} targets, {name} frames" if i == 0 else None
+                ax.plot(epochs, 100 * curves[0, :, split], style, color=colour, lw=1.2, label=label)
+            if net[0].plan.early_stopping:
+                at = int(kept[0])
+                ax.plot(epochs[at], 100 * curves[0, at, 1], "o", mfc="none", color=colour)
+    ax.set(xlabel="epoch", ylabel="frames right, %")
+    ax.legend(fontsize=9)
     return figure
 
 

@@ -160,6 +160,11 @@ def elsewhere(runs: Iterable[Experiment], claim_id: str) -> Markdown | None:
     return Markdown("  \n".join(lines)) if lines else None
 
 
+def show(output: Any) -> None:
+    """Show what a loop or a condition makes, as if it were the last line of a cell."""
+    display(output)
+
+
 def glue(**texts: Any) -> None:
     """Name values that the text quotes with ``{glue:text}`name` ``; strings, already formatted.
 

@@ -1,4 +1,7 @@
-"""Searches for recipes: students of several teachers, judged on training images that were held out."""
+"""Searches for recipes: students of several teachers, judged on training images that were held out.
+
+Those of the chapters on speech judge acoustic models on validation speakers.
+"""
 
 import io
 import json
@@ -14,9 +17,11 @@ from matplotlib.figure import Figure
 from kdrepro import paths
 from kdrepro.chapters import figures
 from kdrepro.chapters.ch02_mnist import interval
-from kdrepro.chapters.experiment import Trained
+from kdrepro.chapters.experiment import Experiment, Trained
 from kdrepro.chapters.images import ImageExperiment
+from kdrepro.chapters.presets import is_speech
 from kdrepro.chapters.sizes import DarkKnowledge, Specialised, Training
+from kdrepro.chapters.speech import SpeechExperiment
 from kdrepro.errors import DivergedError
 from kdrepro.files import atomic_write, writing
 from kdrepro.verdicts import stats
@@ -24,14 +29,17 @@ from kdrepro.verdicts import stats
 Row = dict[str, Any]
 
 
-def search(run: ImageExperiment, name: str) -> list[Row]:
+def search(run: ImageExperiment | SpeechExperiment, name: str) -> list[Row]:
     """Train every student of every teacher of a search, teacher by teacher; a row a network.
 
     run: of `start.start_search`. What is changed are the chapter's own teacher and student, or chapter 2's; of the
     chapters on specialists the generalist, which has no teacher. A row:
     teacher, student ("" for the teacher itself), seed, errors on the held-out images, what `_fidelity` says of it, and
-    seconds of training; errors are None where the recipe diverges.
+    seconds of training; errors are None where the recipe diverges. Of a `SpeechExperiment`, whose students have one
+    teacher, an ensemble, or none: wrong frames of the validation speakers.
     """
+    if isinstance(run, SpeechExperiment):
+        return _search_speech(run, name)
     plans, rows = run.sizes.searches[name], []
     changed = run.sizes if hasattr(run.sizes, "distilled") else run.preset.chapters["02-mnist"]
     tuned = _tuned(run, changed)
@@ -67,6 +75,27 @@ def _tried(run: ImageExperiment, plan: Training, taught: list[Trained] | None, a
     return [_row(run, net, **about) | (_fidelity(run, net, teacher) if teacher else {}) for net in nets]
 
 
+def _search_speech(run: SpeechExperiment, name: str) -> list[Row]:
+    """The rows of a search of a chapter on speech."""
+    wanted, rows = run.sizes.searches[name], []
+    tuned = getattr(run.sizes, wanted.of).training
+    members = [seed + max(run.seeds) + 1 for seed in range(wanted.members)]  # no student begins as one of them
+    for student, change in wanted.students.items():
+        plan, about = tuned.but(**change), {"teacher": "", "student": student}
+        try:
+            taught = () if plan.loss == "hard" else run.train(run.plans.training, members, name=f"{name}: member")
+            nets = run.train(plan, run.seeds, taught, name=f"{name}: {student}")
+        except DivergedError as error:
+            run.log(f"{name}: {error}")
+            rows += [about | {"seed": seed, "errors": None, "seconds": 0.0} for seed in run.seeds]
+            continue
+        for net in nets:
+            wrong = int((~run.score(net).correct).sum())
+            rows.append(about | {"seed": net[0].seed, "errors": wrong, "seconds": round(net[0].seconds, 1)})
+        write(run, name, rows)
+    return rows
+
+
 def _fidelity(run: ImageExperiment, student: Trained, teacher: Trained) -> Row:
     """How near a student is to its teacher on the held-out images.
 
@@ -94,17 +123,18 @@ def _row(run: ImageExperiment, net: Trained, teacher: str, student: str) -> Row:
     return about | {"errors": run.errors(net), "seconds": round(net.seconds, 1)}
 
 
-def place(run: ImageExperiment, name: str) -> Path:
+def place(run: Experiment, name: str) -> Path:
     """Where a search's record is."""
     return paths.runs(run.preset.name) / "searches" / f"{run.chapter}.{name}.json"
 
 
-def write(run: ImageExperiment, name: str, rows: Sequence[Row]) -> Path:
+def write(run: Experiment, name: str, rows: Sequence[Row]) -> Path:
     """Save a search's record in the preset's runs; returns its path. Raises InputError when it cannot be written."""
     kept = ("chapter", "preset", "data", "provenance")
     record = {key: run.record[key] for key in kept} | {"search": name}
     record["plans"] = run.sizes.searches[name].model_dump()
-    record["held_out"] = len(run.data.test_images)
+    speech = isinstance(run, SpeechExperiment)
+    record["held_out"] = len(run.data.parts[0].test if speech else run.data.test_images)
     path = place(run, name)
     with writing(f"the search's record {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +214,7 @@ def _over_epochs(record: Mapping[str, Any], plans: Mapping[str, tuple]) -> Figur
         ax.plot(epochs, part["errors"], "o", ms=4, color=line.get_color(), alpha=0.6)
     for teacher in rows.loc[rows["student"] == "", "errors"]:
         ax.axhline(teacher, color="black", ls=":", label="the teacher")
-    ax.set(xscale="log", xlabel="epochs", ylabel="errors on held-out images")
+    ax.set(xscale="log", xlabel="epochs", ylabel=f"errors on {_judged_on(record)}")
     ax.minorticks_off()
     ax.set_xticks(sorted({int(e) for e in students["student"].str.extract(r"(\d+) epochs")[0].dropna()}))
     ax.xaxis.set_major_formatter("{x:.0f}")
@@ -202,5 +232,10 @@ def _saved(record: Mapping[str, Any]) -> Figure:
     ax.axvline(0, color="black", ls=":")
     ax.set_yticks(heights, names)
     ax.invert_yaxis()
-    ax.set(xlabel="errors saved on held-out images")
+    ax.set(xlabel=f"errors saved on {_judged_on(record)}")
     return drawn
+
+
+def _judged_on(record: Mapping[str, Any]) -> str:
+    chapter = record.get("chapter")
+    return "frames of validation speakers" if chapter and is_speech(chapter) else "held-out images"

@@ -107,22 +107,84 @@ class SyntheticCorpus(Sizes):
     minutes_per_speaker: float = Field(2.0, gt=0)
     words_per_class: int | None = Field(None, ge=1)
     snr: tuple[float, float] = (0.0, 15.0)  # dB
+    fresh_seed: int = 20  # of the test speakers and sentences of a confirmation; nothing else is made of it
+
+    def arguments(self, fresh: bool = False) -> dict[str, Any]:
+        """Of `data.synthetic_speech`; fresh: with other test speakers, who say other sentences."""
+        given = self.model_dump(exclude={"fresh_seed"})
+        return given | ({"test_seed": self.fresh_seed} if fresh else {})
 
 
-class Synthetic(Sizes):
+class Soft(Sizes):
+    """What a net on soft targets has that differs from a net on labels; all else of its training is the same."""
+
+    temperature: Temperature
+    soft_weight: float = Field(1.0, gt=0, le=1)
+    learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)  # None: that of the training
+    early_stopping: bool | None = None  # None: as the training
+
+
+class Systems(Sizes):
+    """Acoustic models of equal budgets: one training, passes, batch and schedule, for labels and for soft targets.
+
+    training: on labels; what is written there holds for both. soft: what soft targets change of it.
+    """
+
+    training: SpeechTraining
+    soft: Soft
+
+    @property
+    def hard(self) -> SpeechTraining:
+        """On labels."""
+        return self.training
+
+    @property
+    def distilled(self) -> SpeechTraining:
+        """On soft targets, for as long."""
+        changed = self.soft.model_dump(exclude_none=True)
+        return self.training.but(loss="soft", **changed)
+
+    @model_validator(mode="after")
+    def _trains_on_labels(self) -> Self:
+        if self.training.loss != "hard":
+            raise ValueError("training is that of the nets on labels: its loss must be hard")
+        _ = self.distilled  # refused where it does not fit
+        return self
+
+
+class Ensembles(Systems):
+    """Members of ensembles, each a baseline too, and the nets that are distilled from an ensemble."""
+
+    ensembles: int = Field(1, ge=1)  # disjoint ones, each with as many members and as many students
+
+    @property
+    def member(self) -> SpeechTraining:
+        """A baseline, and a member of an ensemble."""
+        return self.training
+
+
+class Synthetic(Ensembles):
     """Synthetic speech and the acoustic models that are trained on it."""
 
     corpus: SyntheticCorpus
     states: int = Field(ge=3)  # tied tri-phone states
-    member: SpeechTraining  # hard targets: a baseline, and a member of the ensemble
-    distilled: SpeechTraining
 
 
-class TimitSizes(Sizes):
+class TimitSizes(Ensembles):
     """TIMIT, with three states a phone, and the acoustic models that are trained on it."""
 
-    member: SpeechTraining
-    distilled: SpeechTraining
+
+class SpeechSearch(Sizes):
+    """A search on validation speakers, who are in the place of the test speakers, of synthetic speech.
+
+    members: nets of the ensemble that teaches those students whose loss is soft. students: by name, what differs from
+    the chapter's training, or from its part `of`.
+    """
+
+    seeds: int = Field(ge=1)
+    members: int = Field(1, ge=1)
+    of: Literal["synthetic", "little"] = "synthetic"
+    students: dict[str, dict[str, Any]] = Field(min_length=1)
 
 
 class SpeechSizes(Sizes):
@@ -136,14 +198,22 @@ class SpeechSizes(Sizes):
         None, ge=1
     )  # soft targets kept a frame (all, from as many as states on); None: computed for every batch
     sweep_seeds: int = Field(ge=1)
+    searches: dict[str, SpeechSearch] = {}
+
+    @model_validator(mode="after")
+    def _searches_name_fields_of_plans(self) -> Self:
+        for search in self.searches.values():
+            for change in search.students.values():
+                getattr(self, search.of).training.but(**change)
+        return self
 
 
 class AcousticEnsemble(SpeechSizes):
     """Chapter 3."""
 
-    members: int = Field(ge=2)  # of the ensemble; at least as many as seeds
+    members: int = Field(ge=2)  # of an ensemble; at least as many as seeds
     sweep_fraction: Fraction  # share of the training utterances that the nets of all sweeps are trained on
-    sweep_epochs: int = Field(ge=1)  # of the sweeps' distilled nets
+    sweep_epochs: int = Field(ge=1)  # of all nets of the sweeps
     temperatures: list[Temperature]
     equal_soft_weight: float = Field(gt=0, lt=1)  # the other reading of the paper's relative weight
     small: list[list[Annotated[int, Field(ge=1)]]]  # hidden layers of the students smaller than a member
@@ -151,16 +221,21 @@ class AcousticEnsemble(SpeechSizes):
 
 
 class SoftTargetsSizes(SpeechSizes):
-    """Chapter 4; the nets of its full data, whose soft targets the others get, are trained by `synthetic.member`."""
+    """Chapter 4; the nets of its full data are trained by `synthetic.training`, as chapter 3's members."""
 
-    fraction: Fraction
-    hard: SpeechTraining  # on a share of the data, with early stopping
-    soft: SpeechTraining  # on the same share, without
-    timit_hard: SpeechTraining | None = None
-    timit_soft: SpeechTraining | None = None
+    little: Systems  # on a share of the data: labels and soft targets, for as long
+    timit_little: Systems | None = None
     fractions: list[Fraction]  # of the curve
-    longer_epochs: int = Field(ge=1)  # of full nets that are trained for longer, as teachers
-    longer_temperature: Temperature  # of their soft targets
+    teacher_shares: list[Fraction]  # of the passes of a full net, that the candidates for the teacher make
+    teacher_temperatures: list[Temperature]  # of their soft targets
+
+    @model_validator(mode="after")
+    def _the_full_nets_are_candidates(self) -> Self:
+        if 1.0 not in self.teacher_shares:
+            raise ValueError("teacher_shares must have 1 among them, the full nets themselves")
+        if self.little.soft.temperature not in self.teacher_temperatures:
+            raise ValueError("teacher_temperatures must have little.soft.temperature among them")
+        return self
 
 
 class Convolutional(Sizes):

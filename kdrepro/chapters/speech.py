@@ -5,7 +5,7 @@ a score is over the test speakers of all folds together.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from kdrepro.verdicts import stats, wording
 
 CURVE_FRAMES = 30_000  # at most so many frames of a split are looked at for a learning curve
 Folded = tuple[Trained, ...]  # one network, trained once a fold
+Decoder = tuple[Recognizer, ...]  # one a fold
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Score:
     """How a system does on test speakers, of all folds one after the other.
 
     correct: bool [frames]. speaker: int [frames], whose frame it is. errors: int [utterances, 4]: substitutions,
-    insertions, deletions and length of the reference, after decoding; None where that was not asked for.
+    insertions, deletions and length of the reference, after decoding; None where that was not asked for. said_by: int
+    [utterances], the speaker of each.
     """
 
     correct: np.ndarray
     speaker: np.ndarray
     errors: np.ndarray | None = None
+    said_by: np.ndarray | None = None
 
     @property
     def frame_accuracy(self) -> float:
@@ -51,9 +54,17 @@ class Score:
         """Substitutions, insertions and deletions per word (or phone) of the reference."""
         return float(self.errors[:, :3].sum() / self.errors[:, 3].sum())
 
-    def by_speaker(self) -> np.ndarray:
-        """Frame accuracy of each test speaker."""
-        return np.bincount(self.speaker, self.correct) / np.bincount(self.speaker)
+    @property
+    def right(self) -> np.ndarray:
+        """How many frames of each test speaker are right: int [speakers]."""
+        return np.bincount(self.speaker, self.correct).astype(np.int64)
+
+    @property
+    def errors_by_speaker(self) -> np.ndarray:
+        """`errors` added up for each test speaker: int [speakers, 4]."""
+        found = np.zeros((self.speaker.max() + 1, 4), np.int64)
+        np.add.at(found, self.said_by, self.errors)
+        return found
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,13 @@ class Folds:
         """Those of all folds in one."""
         return "-".join(part.fingerprint for part in self.parts)
 
+    def without_test(self) -> "Folds":
+        """The same with the validation speakers in the place of the test speakers, whom nobody then sees."""
+        # Another fingerprint: networks of a search note other figures while they train, and are not the chapter's.
+        return Folds(
+            tuple(replace(p, test=p.validation, fingerprint=f"{p.fingerprint}-without-test") for p in self.parts)
+        )
+
     def describe(self) -> str:
         """Name and size, for a reader."""
         sizes = [[len(split) for split in (p.train, p.validation, p.test)] for p in self.parts]
@@ -84,7 +102,7 @@ class Folds:
 class SpeechExperiment(Experiment):
     """One chapter on one data set of speech; its data is a `Folds`."""
 
-    _recognizers: dict[int, Recognizer] = field(default_factory=dict, init=False)  # by fold, once asked for
+    _recognizers: dict[tuple, Recognizer] = field(default_factory=dict, init=False)  # by fold and order, once asked for
 
     @property
     def plans(self) -> Any:
@@ -102,6 +120,32 @@ class SpeechExperiment(Experiment):
         return "word_error_rate" if self.is_synthetic else "phone_error_rate"
 
     # --- networks -------------------------------------------------------------------------------
+
+    @property
+    def places(self) -> list[int]:
+        """Of each seed, the place of its baseline in an ensemble."""
+        return [seed % self.sizes.members for seed in self.seeds]
+
+    def ensemble(self, number: int = 0) -> list[Folded]:
+        """One of the data set's disjoint ensembles; its members differ in their initial weights and order of cases.
+
+        Seeds from `members` on, those that confirm, have ensembles of their own.
+        """
+        return self.train(self.plans.member, self._seeds_of(number), name=f"member {number}")
+
+    def distilled_from(
+        self, number: int, plan: SpeechTraining, seeds: Sequence[int] | None = None, name: str = ""
+    ) -> list[Folded]:
+        """The nets distilled from that ensemble, one a seed: no member of it has the same initial weights."""
+        others = self._seeds_of((number + 1) % max(2, self.plans.ensembles))
+        chosen = [others[seed % self.sizes.members] for seed in (self.seeds if seeds is None else seeds)]
+        return self.train(plan, chosen, self.ensemble(number), name=name or "distilled")
+
+    def _seeds_of(self, number: int) -> list[int]:
+        members = self.sizes.members
+        block = self.seeds[0] // members
+        first = (block * max(2, self.plans.ensembles) + number) * members
+        return list(range(first, first + members))
 
     def train(
         self,
@@ -246,23 +290,32 @@ class SpeechExperiment(Experiment):
         }
 
     def score(
-        self, system: Folded | Sequence[Folded], *, how: str = "arithmetic", decode: bool = False, split: str = "test"
+        self,
+        system: Folded | Sequence[Folded],
+        *,
+        how: str = "arithmetic",
+        decoder: Decoder | None = None,
+        split: str = "test",
     ) -> Score:
         """A network's score, or that of an ensemble averaged as `how` says, on "test" or "validation" speakers.
 
-        decode: also count the errors after decoding (see `recognition.Recognizer`).
+        decoder: also count the errors after decoding with it; see `decoder`.
         """
-        ensemble = [system] if isinstance(system[0], Trained) else list(system)
-        parts = [self._score_fold([m[f] for m in ensemble], how, decode, split, f) for f in range(len(self.data.parts))]
+        ensemble, folds = _members(system), range(len(self.data.parts))
+        with_each = decoder or [None] * len(folds)
+        parts = [self._score_fold([m[f] for m in ensemble], how, with_each[f], split, f) for f in folds]
         speakers = np.cumsum([0, *(part["speakers"] for part in parts)])
+        splits = [part.split(split) for part in self.data.parts]
         return Score(
             np.concatenate([np.unpackbits(part["correct"], count=int(part["frames"])) for part in parts]).astype(bool),
-            np.concatenate([_speakers(self.data.parts[f].split(split)) + n for f, n in enumerate(speakers[:-1])]),
-            np.concatenate([part["errors"] for part in parts]) if decode else None,
+            np.concatenate([_speakers(one) + n for one, n in zip(splits, speakers[:-1], strict=True)]),
+            np.concatenate([part["errors"] for part in parts]) if decoder else None,
+            np.concatenate([_said_by(one) + n for one, n in zip(splits, speakers[:-1], strict=True)]),
         )
 
-    def _score_fold(self, ensemble: list[Trained], how: str, decode: bool, split: str, fold: int) -> dict:
-        recognizer = self.recognizer(fold) if decode else None
+    def _score_fold(
+        self, ensemble: list[Trained], how: str, recognizer: Recognizer | None, split: str, fold: int
+    ) -> dict:
         config = {
             "score": [trained.key for trained in ensemble],
             "how": how if len(ensemble) > 1 else "",
@@ -270,6 +323,8 @@ class SpeechExperiment(Experiment):
             "split": split,
             **self._data_config(fold),
         }
+        if recognizer and recognizer.order > 2:
+            config["order"] = recognizer.order
         speech = self.data.parts[fold]
 
         def compute() -> dict[str, np.ndarray]:
@@ -282,36 +337,64 @@ class SpeechExperiment(Experiment):
             correct = torch.cat(answers) == chosen.targets
             count = len(set(_speakers(chosen)))
             result = {"correct": np.packbits(correct.numpy()), "frames": len(correct), "speakers": count}
-            return result | ({"errors": np.concatenate(errors)} if decode else {})
+            return result | ({"errors": np.concatenate(errors)} if recognizer else {})
 
         return self.store.compute_or_load(config, compute)
 
-    def recognizer(self, fold: int) -> Recognizer:
-        """The decoder of a fold, its scale and penalty chosen on validation speakers with the first baseline."""
-        if fold not in self._recognizers:
-            self._recognizers[fold] = self._tuned_recognizer(fold)
-        return self._recognizers[fold]
+    def decoder(self, system: Folded | Sequence[Folded], how: str = "arithmetic", order: int = 2) -> Decoder:
+        """A decoder of each fold, its scale and penalty chosen for this system on validation speakers.
 
-    def _tuned_recognizer(self, fold: int) -> Recognizer:
-        speech = self.data.parts[fold]
-        (baseline,) = self.train_many([self.request(self.plans.member, 0, fold=fold, name="baseline")])
-        recognizer = Recognizer.of(speech)
-        config = {"recognizer": baseline.key, "grid": recognizer.grid, **self._data_config(fold)}
+        Every system gets the same trials: `Recognizer.grid`. order: 2 for a bigram, 3 for a trigram.
+        """
+        folds = range(len(self.data.parts))
+        return tuple(self._tuned([m[f] for m in _members(system)], how, order, f)[0] for f in folds)
 
-        def compute() -> dict[str, np.ndarray]:
-            self.log(f"{self._place(fold)}decoder: scale and penalty on validation speakers")
-            return recognizer.tuned(baseline.network, speech.validation, self.device)
+    def validation_rate(self, system: Folded | Sequence[Folded], how: str = "arithmetic", order: int = 2) -> float:
+        """The error rate that a system's `decoder` has on the utterances that tuned it; the mean over folds."""
+        ensemble, folds = _members(system), range(len(self.data.parts))
+        return float(np.mean([self._tuned([m[f] for m in ensemble], how, order, f)[1] for f in folds]))
+
+    def _tuned(self, ensemble: Sequence[Trained], how: str, order: int, fold: int) -> tuple[Recognizer, float]:
+        recognizer = self._recognizer(fold, order)
+        config = {"recognizer": [net.key for net in ensemble], "how": how if len(ensemble) > 1 else ""}
+        config |= {"grid": recognizer.grid, "order": order, **self._data_config(fold)}
+
+        def compute() -> dict[str, Any]:
+            self.log(f"{self._place(fold)}decoder of {ensemble[0].kind}: scale and penalty on validation speakers")
+            networks = [net.network for net in ensemble]
+            return recognizer.tuned(networks, self.data.parts[fold].validation, how, self.device)
 
         chosen = self.store.compute_or_load(config, compute)
-        return recognizer.with_weights(float(chosen["acoustic_scale"]), float(chosen["insertion_penalty"]))
+        weights = float(chosen["acoustic_scale"]), float(chosen["insertion_penalty"])
+        return recognizer.with_weights(*weights), float(np.min(chosen["rates"]))
 
-    def publish_scores(self, name: str, scores: Sequence[Score]) -> None:
-        """Keep which test frames these get right, packed bits [seeds, frames / 8], and their decoding errors."""
-        self.predictions[f"{name}.correct"] = np.stack([np.packbits(score.correct) for score in scores])
-        self.predictions["frames"] = np.array(len(scores[0].correct))
-        self.predictions["speaker"] = scores[0].speaker.astype(np.uint16)
-        if scores[0].errors is not None:
-            self.predictions[f"{name}.errors"] = np.stack([score.errors for score in scores]).astype(np.uint16)
+    def _recognizer(self, fold: int, order: int) -> Recognizer:
+        if (fold, order) not in self._recognizers:
+            self._recognizers[fold, order] = Recognizer.of(self.data.parts[fold], order)
+        return self._recognizers[fold, order]
+
+    def publish_scores(self, name: str, scores: Sequence[Any]) -> None:
+        """Keep how many frames of each test speaker these get right, and their errors after decoding.
+
+        scores: one a seed, or a list a seed of one an ensemble. `name.right`: [seeds, (ensembles,) speakers];
+        `name.errors by speaker`: [..., speakers, 4], see `Score.errors`. `frames of speaker`: [speakers].
+        """
+        first = scores[0] if isinstance(scores[0], Score) else scores[0][0]
+        self.predictions["frames of speaker"] = np.bincount(first.speaker).astype(np.uint32)
+        self.predictions[f"{name}.right"] = _stacked(scores, lambda score: score.right).astype(np.uint32)
+        if first.errors is not None:
+            errors = _stacked(scores, lambda score: score.errors_by_speaker)
+            self.predictions[f"{name}.errors by speaker"] = errors.astype(np.uint32)
+
+
+def _stacked(scores: Sequence[Any], of: Callable[[Score], np.ndarray]) -> np.ndarray:
+    """What each score has, as one array; nested lists are its leading dimensions."""
+    return np.stack([of(one) if isinstance(one, Score) else _stacked(one, of) for one in scores])
+
+
+def _members(system: Folded | Sequence[Folded]) -> list[Folded]:
+    """The networks of a system: one, or an ensemble's."""
+    return [system] if isinstance(system[0], Trained) else list(system)
 
 
 def evenly(frames: torch.Tensor | int, most: int) -> torch.Tensor:
@@ -320,23 +403,31 @@ def evenly(frames: torch.Tensor | int, most: int) -> torch.Tensor:
     return which[:: max(1, -(-len(which) // most))]
 
 
-def _speakers(split: frames.Frames) -> np.ndarray:
-    """The speaker of each frame, numbered as they come: int [frames]."""
+def _said_by(split: frames.Frames) -> np.ndarray:
+    """The speaker of each utterance, numbered as they come: int [utterances]."""
     names = [utterance["speaker"] for utterance in split.utterances]
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return np.repeat([number[name] for name in names], [utterance["frames"] for utterance in split.utterances])
+    return np.array([number[name] for name in names])
+
+
+def _speakers(split: frames.Frames) -> np.ndarray:
+    """The speaker of each frame, numbered as in `_said_by`: int [frames]."""
+    return np.repeat(_said_by(split), [utterance["frames"] for utterance in split.utterances])
 
 
 Scores = Mapping[str, Sequence[Score]]  # system -> one score a seed, or one for all seeds
 Found = Sequence[tuple[SpeechExperiment, Scores]]  # a data set each
 
 
-def rows(run: SpeechExperiment, nets: Sequence[Folded], **columns: Any) -> list[dict[str, Any]]:
-    """A row a network (a seed): the given columns, frame accuracy and the error rate after decoding, in per cent."""
+def rows(
+    run: SpeechExperiment, nets: Sequence[Folded], decoder: Decoder | None = None, **columns: Any
+) -> list[dict[str, Any]]:
+    """A row a network (a seed): the given columns, frame accuracy and, with a decoder, the error rate, in per cent."""
     found = []
     for net in nets:
-        score = run.score(net, decode=True)
-        figures = {"frame accuracy, %": 100 * score.frame_accuracy, "error rate, %": 100 * score.error_rate}
+        score = run.score(net, decoder=decoder)
+        figures = {"frame accuracy, %": 100 * score.frame_accuracy}
+        figures |= {"error rate, %": 100 * score.error_rate} if decoder else {}
         found.append({**columns, "seed": net[0].seed, **figures})
     return found
 

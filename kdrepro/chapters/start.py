@@ -112,7 +112,11 @@ def start(
     common |= _storing_and_training(chapter, loaded)
     common |= {"into": into, "left_out": own_data_of.left_out(chapter) if loaded.own_data else {}}
     if presets.is_speech(chapter):
-        return SpeechChapter.of(found, **common)
+        speech = SpeechChapter.of(found, **common)
+        if confirm and "synthetic" in speech.sets:
+            seed = speech.sizes.synthetic.corpus.fresh_seed
+            speech.decides.record["data"]["test"] = f"other speakers and sentences, of seed {seed}"
+        return speech
     kind = SpecialistExperiment if isinstance(loaded.chapters[chapter], Specialised) else ImageExperiment
     run = kind(data=found.to(where), **common)
     run.log(f"{chapter} at {loaded.name}: {found.name}, seeds {run.seeds}, {where}")
@@ -134,8 +138,9 @@ def start_search(
 ) -> Any:
     """The experiment of one of a chapter's searches: held-out training images are in the place of its test images.
 
-    Returns an `ImageExperiment` that is never handed a test image. Raises InputError, before anything trains, when
-    something that was asked for is wrong, or the chapter has no such search.
+    Returns an `ImageExperiment` that is never handed a test image, or a `SpeechExperiment` on synthetic speech whose
+    test speakers are the validation speakers. Raises InputError, before anything trains, when something that was asked
+    for is wrong, or the chapter has no such search.
     """
     chapter = presets.check_chapter(chapter)
     searches = getattr(presets.load(preset, changes).chapters[chapter], "searches", {})
@@ -143,11 +148,15 @@ def start_search(
         there = f"{nearest(name, searches)}: it has {', '.join(searches)}" if searches else ": it has none"
         raise InputError(f"{chapter} at {preset} has no search {name!r}{there}.")
     chapter, loaded, seeds, where, found = check(chapter, preset, searches[name].seeds, 0, device, data_root, changes)
+    common = {"chapter": chapter, "preset": loaded, "seeds": seeds, "device": where}
+    common |= _storing_and_training(chapter, loaded)
+    if presets.is_speech(chapter):
+        run = SpeechChapter.of({"synthetic": found["synthetic"]}, **common).decides
+        return replace(run, data=run.data.without_test(), record={})
     if not searches[name].held_out < len(found.train_images):
         raise InputError(f"The search {name} holds out {searches[name].held_out:,} images, all that there are.")
     data = found.with_validation(searches[name].held_out).to(where)
-    common = _storing_and_training(chapter, loaded)
-    return ImageExperiment(chapter=chapter, preset=loaded, seeds=seeds, device=where, data=data, **common)
+    return ImageExperiment(data=data, **common)
 
 
 def _storing_and_training(chapter: str, preset: Preset) -> dict[str, Any]:
@@ -181,7 +190,8 @@ def check(
 ) -> tuple[str, Preset, list[int], torch.device, Any]:
     """What `start` was asked for, looked up and validated; the images on the CPU, or the corpora of speech.
 
-    confirm: whether test images that nothing has used take the place of the others, where there are such.
+    confirm: whether test images that nothing has used take the place of the others, where there are such; of synthetic
+    speech, other speakers with other sentences.
 
     Raises InputError for whatever is wrong with it.
     """
@@ -197,16 +207,16 @@ def check(
     if own:
         own_data_of.check_kind(chapter, own)
     if presets.is_speech(chapter):
-        if isinstance(sizes, AcousticEnsemble) and first + count > sizes.members:
+        if isinstance(sizes, AcousticEnsemble) and first % sizes.members + count > sizes.members:
             raise InputError(
-                f"Each seed of {chapter} is a member of one ensemble of {sizes.members}, so seeds can't go up to "
-                f"{first + count - 1}: ask for fewer, or raise {chapter}.members."
+                f"Each seed of {chapter} is a member of one ensemble of {sizes.members}, so seeds can't go from "
+                f"{first} up to {first + count - 1}: ask for fewer, or raise {chapter}.members."
             )
         if own:
             corpus = own_data_of.recordings(own)
             found = {corpus.name: [corpus]}
         else:
-            found = _corpora(sizes, root, named=bool(data_root or os.environ.get("KDREPRO_DATA")))
+            found = _corpora(sizes, root, named=bool(data_root or os.environ.get("KDREPRO_DATA")), fresh=confirm)
     elif isinstance(sizes, Specialised):
         loaded, cache = presets.with_seeds(loaded, chapter, count), paths.runs(loaded.origin) / "images"
         found = (
@@ -275,7 +285,7 @@ def _images(wanted: Any, root: Path, cache: Path, confirm: bool = False) -> data
     return data.tiny_imagenet(root, **arguments, cache=cache)
 
 
-def _corpora(sizes: Any, root: Path, *, named: bool) -> dict[str, list[Any]]:
+def _corpora(sizes: Any, root: Path, *, named: bool, fresh: bool = False) -> dict[str, list[Any]]:
     """The corpora of a chapter on speech, by name, several where one is split into folds; TIMIT only where it is.
 
     named: whether somebody gave the root, which must then be there. Raises InputError where it is not, and for a
@@ -289,7 +299,7 @@ def _corpora(sizes: Any, root: Path, *, named: bool) -> dict[str, list[Any]]:
         )
     if sizes.timit is not None and timit.unknown_layout(root) is not None:
         data.timit(root)  # says what is wrong with it
-    found = {"synthetic": [data.synthetic_speech(**sizes.synthetic.corpus.model_dump())]}
+    found = {"synthetic": [data.synthetic_speech(**sizes.synthetic.corpus.arguments(fresh))]}
     if sizes.timit is not None and timit.find(root) is not None:
         first = data.timit(root)
         folds = 1 if first.name == "timit" else timit.FOLDS

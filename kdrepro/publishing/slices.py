@@ -16,6 +16,7 @@ from kdrepro.errors import InputError
 
 CHANGING = {"append", "extend", "insert", "update", "add", "setdefault", "pop", "remove", "sort", "clear"}  # methods
 KEEPERS = {
+    "publish_curves",
     "publish_predictions",
     "publish_right",
     "publish_scores",

@@ -21,7 +21,7 @@ from kdrepro.errors import InputError, nearest
 from kdrepro.files import atomic_write, writing
 from kdrepro.store import build
 from kdrepro.store.places import Place, place
-from kdrepro.verdicts import records
+from kdrepro.verdicts import claims, records
 
 PART_BYTES, ALL_BYTES = 2_000_000, 30_000_000
 CLAIM_BYTES = 8_000_000  # of a claim's networks that no claim before it has: forty specialists would take all the room
@@ -38,12 +38,17 @@ def publish(store: Path | str, folder: Path) -> list[str]:
         for record in records.read_all():
             for claim_id, entry in record["claims"].items():
                 nets = (entry.get("confirm") or entry).get("nets")
-                if nets:
+                if nets and _decides(claim_id, record):
                     _add(index, claim_id, record, nets, files, folder)
         _remove_others(index, folder)
         atomic_write(folder / "index.json", (json.dumps(index, indent=1) + "\n").encode())
         atomic_write(folder / "README.md", (_card(index) + "\n").encode())
     return index["left_out"]
+
+
+def _decides(claim_id: str, record: Mapping[str, Any]) -> bool:
+    """Whether a record is of the data that decides the claim: the nets of others would take its nets' place."""
+    return claims.get(claim_id).data == record["data"]["name"]
 
 
 def load(claim_id: str, folder: Path | None = None) -> nn.Module:

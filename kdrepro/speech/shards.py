@@ -11,6 +11,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -107,9 +108,24 @@ def _make_all(jobs: Sequence[tuple], workers: int, progress: Callable[[int, int]
             raise
 
 
-def _in_own_process(job: tuple) -> None:
-    """Run `make_shard` in a fresh interpreter; unlike multiprocessing, it needs no guard in a user's script."""
-    sent = pickle.dumps(sys.path) + _pickled(job)
+def utterances_again(corpus: Corpus, speakers: Sequence[str]) -> list[Utterance]:
+    """What these speakers say, with its sound: that of a shard, where they are its first speakers in its order.
+
+    Raises InputError for whatever is wrong with the corpus.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "utterances"
+        _in_own_process((corpus, list(speakers), path), _keep_utterances)
+        return pickle.loads(path.read_bytes())
+
+
+def _keep_utterances(corpus: Corpus, speakers: Sequence[str], path: Path) -> None:
+    path.write_bytes(pickle.dumps([one for speaker in speakers for one in corpus.utterances(speaker)]))
+
+
+def _in_own_process(job: tuple, work: Callable[..., None] | None = None) -> None:
+    """Run `make_shard`, or other work, in a fresh interpreter; unlike multiprocessing, without a guard in a script."""
+    sent = pickle.dumps(sys.path) + _pickled((*job, work or make_shard))
     done = subprocess.run([sys.executable, "-c", WORKER], input=sent, capture_output=True)
     said = done.stderr.decode("utf-8", "backslashreplace").strip()  # a worker's terminal need not be UTF-8
     if done.returncode == 2:
@@ -133,7 +149,8 @@ def _pickled(job: tuple) -> bytes:
 def serve() -> None:
     """The other end of `_in_own_process`, which has read its path."""
     try:
-        make_shard(*_unpickled(sys.stdin.buffer.read()))
+        *job, work = _unpickled(sys.stdin.buffer.read())
+        work(*job)
     except InputError as error:
         sys.stderr.buffer.write(str(error).encode())
         sys.exit(2)

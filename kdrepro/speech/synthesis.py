@@ -62,6 +62,7 @@ class SyntheticSpeech:
     name: str = "synthetic"
     phones: tuple[str, ...] = PHONES
     silences: tuple[str, ...] = (SILENCE,)
+    test_seed: int | None = None
 
     @property
     def scored_as(self) -> Mapping[str, str]:
@@ -70,7 +71,10 @@ class SyntheticSpeech:
 
     def fingerprint(self) -> str:
         """Hex digest of the settings and of what is said."""
-        content = [VERSION, asdict(self), grammar.vocabulary(self.words_per_class), grammar.GRAMMAR]
+        settings = asdict(self)
+        if self.test_seed is None:
+            del settings["test_seed"]  # corpora were made before there was such a thing
+        content = [VERSION, settings, grammar.vocabulary(self.words_per_class), grammar.GRAMMAR]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def speakers(self) -> Mapping[str, Sequence[str]]:
@@ -87,7 +91,7 @@ class SyntheticSpeech:
         split, _, number = speaker.partition("-")
         if split not in SPLITS or speaker not in self.speakers()[split]:
             raise InputError(f"There is no synthetic speaker {speaker!r}: they are named like train-00012.")
-        generator = np.random.default_rng([self.seed, SPLITS.index(split), int(number)])
+        generator = np.random.default_rng([self.seed, SPLITS.index(split), int(number), *self._fresh(split)])
         voice, stretch = self._voice(split, int(number), generator)
         found, samples = [], 0
         while samples < 60 * RATE * self.minutes_per_speaker:
@@ -99,6 +103,10 @@ class SyntheticSpeech:
             found.append(self._utterance(name, speaker, tags, spoken, voice, stretch, generator))
             samples += len(found[-1].waveform)
         return found
+
+    def _fresh(self, split: str) -> list[int]:
+        """What a fresh test set's speakers and sentences are drawn from besides, so that they are no others'."""
+        return [] if self.test_seed is None or split != "test" else [self.test_seed]
 
     @cached_property
     def _vocabulary(self) -> dict[str, Sequence[str]]:
@@ -155,13 +163,15 @@ def synthetic_speech(
     words_per_class: int | None = None,
     snr: tuple[float, float] = (0.0, 15.0),
     name: str = "synthetic",
+    test_seed: int | None = None,
 ) -> SyntheticSpeech:
     """Speech from text, of any length, without a download; `shards.prepare` makes it.
 
     hours: of training speech. validation_hours, test_hours: a tenth of it if not given. words_per_class: a smaller
     vocabulary. snr: the range of the signal-to-noise ratio in dB. Voices (accent and variant) and sentences of the
     three splits are disjoint; a speaker has a voice with a pitch, a rate and a vocal tract of its own. name: of the
-    data set, in records.
+    data set, in records. test_seed: another one makes a fresh test set, other speakers with other sentences, beside the
+    same training and validation speech; its voices are test voices still.
     Raises InputError for hours or minutes that are not positive, or a range of SNR upside down.
     """
     chosen = {
@@ -179,7 +189,8 @@ def synthetic_speech(
         raise InputError(f"snr must be a range from low to high in dB, not {tuple(snr)}.")
     lengths = {argument: float(value) for argument, value in chosen.items()}
     low, high = (float(end) for end in snr)
-    return SyntheticSpeech(seed=seed, words_per_class=words_per_class, snr=(low, high), name=name, **lengths)
+    settings = {"words_per_class": words_per_class, "snr": (low, high), "name": name, "test_seed": test_seed}
+    return SyntheticSpeech(seed=seed, **settings, **lengths)
 
 
 def voices(split: str, seed: int) -> list[tuple[str, str]]:

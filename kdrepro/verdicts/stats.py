@@ -49,6 +49,28 @@ def paired(
     return mean, interval, p
 
 
+RESAMPLES = 5000  # of a bootstrap
+
+
+def bootstrap(parts: np.ndarray, of: np.ndarray, level: float = 0.95) -> tuple[float, float] | None:
+    """The interval of sum(parts) / sum(of) by resampling the speakers (or whatever has a part), always the same ones.
+
+    parts: what each of them adds, a difference of two systems' errors say, [speakers]. of: what that is a share of.
+    The percentiles of `RESAMPLES` draws; None for a single speaker. Raises ValueError where the shapes differ.
+    """
+    parts, of = np.asarray(parts, dtype=float), np.asarray(of, dtype=float)
+    if parts.shape != of.shape or parts.ndim != 1:
+        raise ValueError(f"parts are {list(parts.shape)} and of is {list(of.shape)}: both have one value a speaker.")
+    if len(parts) < 2:
+        return None
+    # Of uniform numbers, which NumPy's generators give alike from version to version.
+    drawn = (np.random.default_rng(0).random((RESAMPLES, len(parts))) * len(parts)).astype(int)
+    sums, totals = parts[drawn].sum(1), of[drawn].sum(1)
+    there = totals > 0  # not of draws of nobody who has said anything
+    low, high = np.quantile(sums[there] / totals[there], [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def largest_p(differences: Sequence[np.ndarray]) -> float | None:
     """The largest p-value, by Holm, of one-sided paired tests that each of these is above 0; None for one seed."""
     p_values = [one_sided_p(one) for one in differences]

@@ -7,7 +7,8 @@ from typing import Any
 # or a plain figure.
 COUNTS = ("errors", "parameters", "synchronisations", "bytes")
 PERCENT = ("error_rate", "recovered", "accuracy", "frame_accuracy", "train_frame_accuracy", "relative_gain",
-           "conditional_accuracy", "phone_error_rate", "word_error_rate", "share", "spread", "right_on_3")  # fmt: skip
+           "relative_loss", "conditional_accuracy", "phone_error_rate", "word_error_rate", "share", "spread",
+           "right_on_3")  # fmt: skip
 POINTS = (
     "gain_over_dustbin",
     "gain_over_unstopped",
@@ -20,6 +21,9 @@ POINTS = (
     "gain_of_committee_over_labels",
     "gain_of_longer",
     "word_errors_saved",
+    "word_errors_above_ensemble",
+    "lost_without_stopping",
+    "lost_by_alignment",
     "overfit",
 )
 

@@ -1,13 +1,15 @@
 """What a graph is made of, its bigram, and what must be refused."""
 
 import math
+from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 
-from kdrepro.acoustic.graphs import Entry, phone_loop, word_graph
-from kdrepro.acoustic.viterbi import decode
+from kdrepro.acoustic.graphs import Entry, graph_of_words, phone_loop, trigram_graph, word_graph
+from kdrepro.acoustic.viterbi import decode, viterbi
 
 PHONES = ("a", "b", "sil")
 STATES_OF = {"a": (0, 1, 2), "b": (3, 4, 5), "sil": (6, 7, 8)}
@@ -68,3 +70,27 @@ def test_bad_input_of_the_builders():
         phone_loop("a", {"a": (0,)}, {}, smoothing=-1)
     with pytest.raises(ValueError, match="batch"):
         decode([], GRAPH, batch=0)
+
+
+def test_trigram_of_classes():
+    """What follows depends on two classes: after a, b comes an a, where the bigram knows b alone."""
+    lexicon = [Entry("x", "a", (0,)), Entry("y", "b", (1,)), Entry("z", "c", (2,))]
+    sentences = [["a", "b", "a"]] * 20 + [["c", "b", "c"]] * 20
+    two, three = (
+        word_graph(lexicon, Counter(p for s in sentences for p in pairwise([None, *s, None])), smoothing=0),
+        trigram_graph(lexicon, sentences, smoothing=0),
+    )
+    assert sorted(three.chain_label) == ["x", "x", "y", "y", "z", "z"]  # each class once for every class before it
+    assert torch.allclose(three.start_log_prob.exp().sum(), torch.tensor(1.0, dtype=torch.float64))
+    rows = three.class_log_prob.exp().sum(1) + three.end_log_prob.exp()
+    assert torch.allclose(rows, torch.ones_like(rows))
+    emitted = torch.full((1, 3, 3), -9.0)
+    emitted[0, 0, 0] = emitted[0, 1, 1] = 0.0  # a, b, and then it cannot be heard whether a or c
+    emitted[0, 2] = torch.tensor([-1.0, -9.0, -0.9])
+    heard = [[one.label for one in viterbi(emitted, torch.tensor([3]), graph)[0][0]] for graph in (two, three)]
+    assert heard == [["x", "y", "z"], ["x", "y", "x"]]  # after a b there was always a
+
+
+def test_orders_that_are_not_there(tiny):
+    with pytest.raises(ValueError, match=r"order must be 2 .* not 1"):
+        graph_of_words(tiny, 1)

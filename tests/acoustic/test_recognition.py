@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kdrepro.acoustic import frames
 from kdrepro.acoustic.frames import Frames, Speech
-from kdrepro.acoustic.recognition import PENALTIES, SCALES, Recognizer, error_counts
+from kdrepro.acoustic.recognition import PENALTIES, SCALES, Recognizer, error_counts, phones_of
 from kdrepro.speech import shards
 from kdrepro.speech.corpus import Segment, Utterance
 from kdrepro.speech.states import monophone_states
@@ -109,7 +109,7 @@ class Answers(torch.nn.Module):
 
 
 def test_tuned_weights_are_the_best_of_the_grid(tiny, words):
-    found = words.tuned(Answers(tiny.test, tiny.states, 4.0), tiny.test)
+    found = words.tuned([Answers(tiny.test, tiny.states, 4.0)], tiny.test)
     assert [len(pair) for pair in words.grid] == [2] * len(SCALES) * len(PENALTIES)
     best = words.grid[int(np.argmin(found["rates"]))]
     assert [found["acoustic_scale"], found["insertion_penalty"]] == best
@@ -234,3 +234,33 @@ def test_errors_are_the_edit_distance(reference, hypothesis):
 )
 def test_error_counts_by_hand(reference, hypothesis, expected):
     assert error_counts(reference.split(), hypothesis.split()) == expected
+
+
+def test_a_trigram_knows_the_same_words(tiny, words):
+    other = Recognizer.of(replace(tiny, train=tiny.test), order=3)
+    assert other.order == 3
+    assert set(other.graph.chain_label) == set(words.graph.chain_label)
+    found = other.with_weights(0.3, 0.0).errors(tiny.test.utterances, perfect(tiny.test, tiny.states))
+    assert rate(found) <= 0.05
+
+
+def test_phones_whatever_the_units_are(tiny):
+    (utterance, *_) = tiny.test.utterances
+    (found,) = perfect(tiny.test, tiny.states, [utterance])
+    said, heard = utterance["phones"], phones_of(tiny, found)
+    assert (heard[0].start_frame, heard[-1].end_frame) == (0, utterance["frames"])
+    long_enough = [label for label, start, end in said if end - start >= 3]
+    assert sum(error_counts(long_enough, [one.label for one in heard])) <= 0.2 * len(said)
+
+
+def test_all_pairs_of_the_grid_at_once_are_each_by_itself(tiny, words):
+    said = tiny.test.utterances[:4]
+    found = [
+        0.3 * one + torch.randn(one.shape, generator=torch.Generator().manual_seed(0))
+        for one in perfect(tiny.test, tiny.states, said)
+    ]
+    found = [one.log_softmax(1) for one in found]
+    together = words.error_rates(said, found)
+    alone = [rate(words.with_weights(*pair).errors(said, found)) for pair in words.grid]
+    assert together.tolist() == alone
+    assert len(set(alone)) > 1

@@ -10,6 +10,8 @@ import pytest
 
 from kdrepro.chapters import ch04_soft_targets, display
 from kdrepro.chapters.experiment import Trained
+from kdrepro.chapters.speech import SpeechExperiment
+from kdrepro.verdicts import recompute
 
 
 def a_net(plan, *curve, seed=0):
@@ -26,22 +28,56 @@ def a_net(plan, *curve, seed=0):
 
 
 def test_plans_at_other_shares(speech_regulariser, speech_cell, capsys):
-    """The notebook's cell: as many steps with soft targets at every share, fewer passes with hard ones on more data."""
+    """The notebook's cell: as many steps at every share, with hard and with soft targets."""
     sizes = speech_regulariser.sizes
-    own = {"hard": sizes.hard, "soft": sizes.soft}
+    own = {"hard": sizes.little.hard, "soft": sizes.little.distilled}
     names = {"own": {"synthetic": own}, "main": "synthetic", "synthetic": speech_regulariser, "sizes": sizes}
     plans_at = speech_cell("04-soft-targets", "def plans_at(", **names)["plans_at"]
-    assert plans_at(sizes.fraction) == own
-    assert plans_at(1) == {"hard": speech_regulariser.plans.member}
+    assert plans_at(sizes.little.training.fraction) == own
+    assert plans_at(1) == {"hard": speech_regulariser.plans.training}
     for share in (0.003, 0.02, 0.3, 0.9):
         plans = plans_at(share)
         assert [plan.fraction for plan in plans.values()] == [share, share]
-        ratio = sizes.fraction / share
-        assert plans["soft"].recipe.epochs == max(1, round(own["soft"].recipe.epochs * ratio))
-        assert plans["hard"].recipe.epochs == max(1, round(own["hard"].recipe.epochs * ratio**0.5))
+        ratio = sizes.little.training.fraction / share
+        assert {plan.recipe.epochs for plan in plans.values()} == {max(1, round(own["hard"].recipe.epochs * ratio))}
         assert plans["hard"].early_stopping
         assert plans["hard"].curve >= 1
     assert capsys.readouterr().out.startswith("10 %: 12 epochs of hard targets, 12 epochs of soft targets")
+
+
+def test_hard_and_soft_targets_are_trained_as_long(speech_regulariser):
+    little = speech_regulariser.sizes.little
+    assert little.hard.recipe == little.distilled.recipe
+    assert (little.hard.early_stopping, little.distilled.early_stopping) == (True, False)
+
+
+def test_the_teacher_is_chosen_by_its_student_on_validation_speakers(speech_regulariser, monkeypatch):
+    """Whatever it gets right itself: validation figures are given here, and the shorter training is the worse net."""
+    right = {2: {"teacher": 0.5, "student": 0.45}, 4: {"teacher": 0.6, "student": 0.4}}
+    asked = []
+
+    def train(run, plan, seeds, teachers=None, name=""):
+        asked.append((plan.recipe.epochs, seeds, plan.loss))
+        epochs = teachers[seeds[0]][0][0].plan.recipe.epochs if teachers else plan.recipe.epochs
+        return [a_net(plan, (epochs, 0.7, right[epochs]["student" if teachers else "teacher"]))]
+
+    def score(run, net, split):
+        assert split == "validation"
+        return SimpleNamespace(frame_accuracy=net[0].history[-1]["validation_frame_accuracy"])
+
+    monkeypatch.setattr(SpeechExperiment, "train", train)
+    monkeypatch.setattr(SpeechExperiment, "score", score)
+    table = ch04_soft_targets.candidates(speech_regulariser, speech_regulariser.sizes.little)
+    assert table["passes"].tolist() == [2, 4]
+    assert ch04_soft_targets.chosen(table) == (2, 2.0)
+    assert {tuple(seeds) for _, seeds, _ in asked} == {(0,)}
+    assert table["teacher, training frames, %"].tolist() == [70, 70]
+
+
+def test_no_student_has_the_teacher_of_its_own_seed():
+    nets = ["a", "b", "c"]
+    assert ch04_soft_targets.shifted([0, 1, 2], nets) == {0: ["b"], 1: ["c"], 2: ["a"]}
+    assert ch04_soft_targets.shifted([4], ["a"]) == {4: ["a"]}
 
 
 # --- Table 5 ----------------------------------------------------------------------------------------------------------
@@ -51,14 +87,15 @@ def test_plans_at_other_shares(speech_regulariser, speech_cell, capsys):
 def three(speech_regulariser, speech_members):
     """Networks and scores of Table 5's systems."""
     sizes = speech_regulariser.sizes
-    plans = {"hard": sizes.hard.but(epochs=1, curve=1), "soft": sizes.soft.but(epochs=1, curve=1)}
+    plans = {"hard": sizes.little.hard.but(epochs=1), "soft": sizes.little.distilled.but(epochs=1)}
     teachers = {seed: [speech_members[seed]] for seed in (0, 1)}
     nets = {
         "all, hard": speech_members,
         "little, hard": speech_regulariser.train(plans["hard"], [0, 1]),
         "little, soft": speech_regulariser.train(plans["soft"], [0, 1], teachers),
     }
-    scores = {name: [speech_regulariser.score(net, decode=True) for net in found] for name, found in nets.items()}
+    decoder = speech_regulariser.decoder(speech_members[0])
+    scores = {name: [speech_regulariser.score(net, decoder=decoder) for net in nets[name]] for name in nets}
     return nets, scores
 
 
@@ -79,6 +116,10 @@ def test_claims_of_table_5(speech_regulariser, speech_cell, three):
     gain = [f - h for f, h in zip(full, hard, strict=True)]
     assert claims["soft.full"]["metrics"]["gain_over_hard3"] == pytest.approx(gain, rel=1e-6)
     assert claims["soft.soft3"]["seconds"] > claims["soft.full"]["seconds"] > 0
+    again = recompute.figures(speech_regulariser.record, speech_regulariser.predictions)
+    for name, entry in claims.items():
+        for metric, found in entry["metrics"].items():
+            assert again[name][metric] == pytest.approx(found, abs=1e-6), metric
     table = ch04_soft_targets.table5([(speech_regulariser, nets, scores)])
     assert table.loc["little, soft", ("paper", "test")] == "57.0 %"
     assert "recovered" not in ch04_soft_targets.table5_texts(claims)["recovered"]
@@ -93,12 +134,13 @@ def test_what_is_measured_of_a_system(speech_regulariser, three):
 
 
 def test_accuracy_in_training_is_that_of_the_weights_that_were_kept(speech_regulariser):
-    net = a_net(speech_regulariser.sizes.hard, (2, 0.5, 0.4), (4, 0.7, 0.3))
+    net = a_net(speech_regulariser.sizes.little.hard, (2, 0.5, 0.4), (4, 0.7, 0.3))
     assert ch04_soft_targets.train_accuracy(net) == 0.5
     assert ch04_soft_targets.gain_of_stopping(net) == pytest.approx(0.1)
     (one,) = net
     last = replace(one, plan=one.plan.but(early_stopping=False))
     assert ch04_soft_targets.train_accuracy((last,)) == 0.7
+    assert ch04_soft_targets.lost_without_stopping((last,)) == pytest.approx(0.1)
     assert ch04_soft_targets.train_accuracy((one, last)) == pytest.approx(0.6)  # the mean over folds
 
 
@@ -118,14 +160,13 @@ def test_texts_of_table_5(mean, recovered):
 
 def test_numbers_in_words():
     assert [ch04_soft_targets.passes(n) for n in (1, 3)] == ["one pass", "3 passes"]
-    assert [ch04_soft_targets.whole_percent(v) for v in (84.6, np.nan, np.inf)] == ["85 %", "–", "–"]
 
 
 # --- what else is measured ------------------------------------------------------------------------------------------
 
 
 def test_early_stopping(speech_regulariser):
-    plan = speech_regulariser.sizes.hard
+    plan = speech_regulariser.sizes.little.hard
     nets = [a_net(plan, (2, 0.5, 0.4), (4, 0.7, 0.38)), a_net(plan, (2, 0.5, 0.3), (4, 0.7, 0.4), seed=3)]
     table = ch04_soft_targets.stopping(nets)
     assert table.index.tolist() == [0, 3]
@@ -134,24 +175,17 @@ def test_early_stopping(speech_regulariser):
     assert table["validation points lost"].tolist() == [2.0, 0.0]
 
 
-def test_teachers_side_by_side():
-    accuracies = {
-        "own": {"teacher, training frames": [0.7], "teacher, test frames": [0.5, 0.7], "student, test frames": [0.55]},
-        "none": {"teacher, training frames": [0.7], "teacher, test frames": [0.4], "student, test frames": [0.55]},
-    }
-    table = ch04_soft_targets.by_teacher(accuracies, low=0.4)
-    assert table.loc["own", "teacher, test frames, %"] == pytest.approx(60)
-    assert table.loc["own", "recovered, %"] == pytest.approx(75)
-    assert np.isnan(table.loc["none", "recovered, %"])  # a teacher that is no better than hard targets
-
-
 def test_figures(speech_regulariser):
-    plan = speech_regulariser.sizes.hard
-    nets = {"hard": [a_net(plan, (2, 0.5, 0.4), (4, 0.7, 0.3))] * 2, "soft": [a_net(plan, (5, 0.5, 0.4))]}
-    left, right = ch04_soft_targets.training_curves(nets).axes
-    assert (left.get_title(), len(left.lines), len(right.lines)) == ("hard targets", 4, 2)
-    assert left.lines[0].get_xdata().tolist() == [2, 4]
-    assert left.lines[0].get_ydata().tolist() == pytest.approx([50, 70])
+    plan = speech_regulariser.sizes.little.hard
+    nets = {
+        "hard": [a_net(plan, (2, 0.5, 0.4), (4, 0.7, 0.3))] * 2,
+        "soft": [a_net(plan.but(early_stopping=False), (5, 0.5, 0.4))],
+    }
+    (ax,) = ch04_soft_targets.training_curves(nets).axes
+    assert ax.lines[0].get_xdata().tolist() == [2, 4]
+    assert ax.lines[0].get_ydata().tolist() == pytest.approx([50, 70])
+    rings = [line for line in ax.lines if line.get_marker() == "o"]  # stopped early, at the first look
+    assert [ring.get_xdata().tolist() for ring in rings] == [[2], [2]]
     rows = [(3.0, "hard", 30.0), (3.0, "soft", 40.0), (100.0, "hard", 50.0)]
     (ax,) = ch04_soft_targets.shares_figure(pd.DataFrame(rows, columns=["share", "targets", "frame accuracy, %"])).axes
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["3", "100"]

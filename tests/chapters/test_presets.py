@@ -81,16 +81,19 @@ def test_bad_values_are_named(written, change, said):
         ("03", {"synthetic": {"corpus": {"snr": [1]}}}, "snr"),
         ("03", {"synthetic": {"state": 200}}, "did you mean 'states'"),
         ("03", {"synthetic": {"states": 2}}, "states"),
-        ("03", {"synthetic": {"member": {"samplin": "frames"}}}, "did you mean 'sampling'"),
-        ("03", {"synthetic": {"member": {"sampling": "speakers"}}}, "sampling.*'speakers'"),
+        ("03", {"synthetic": {"training": {"samplin": "frames"}}}, "did you mean 'sampling'"),
+        ("03", {"synthetic": {"training": {"sampling": "speakers"}}}, "sampling.*'speakers'"),
+        ("03", {"synthetic": {"soft": {"epochs": 9}}}, r"soft\.epochs"),  # budgets cannot be unequal
+        ("03", {"searches": {"x": {"seeds": 1, "students": {"y": {"epoch": 3}}}}}, "epoch"),
         ("03", {"members": 1}, "members"),
         ("03", {"top_k": 0}, "top_k"),
         ("03", {"tok_p": 3}, "did you mean 'top_k'"),
-        ("04", {"hard": {"curve": 0}}, "early_stopping needs curve"),
-        ("04", {"soft": {"early_stopping": True, "curve": 0}}, "early_stopping needs curve"),
-        ("04", {"fraction": 1.5}, "fraction"),
-        ("04", {"hard": {"loss": "hard", "temperature": 3}}, "temperature and soft_weight mean nothing"),
-        ("04", {"hard": {"network": {"hiden": [3]}}}, "did you mean 'hidden'"),
+        ("04", {"little": {"training": {"curve": 0}}}, "early_stopping needs curve"),
+        ("04", {"little": {"training": {"fraction": 1.5}}}, "fraction"),
+        ("04", {"little": {"training": {"temperature": 3}}}, "temperature and soft_weight mean nothing"),
+        ("04", {"little": {"training": {"network": {"hiden": [3]}}}}, "did you mean 'hidden'"),
+        ("04", {"teacher_shares": [0.5]}, "teacher_shares must have 1"),
+        ("04", {"teacher_temperatures": [5]}, "little.soft.temperature among them"),
     ],
 )
 def test_bad_values_of_speech_are_named(written, chapter, change, said):
@@ -101,7 +104,7 @@ def test_bad_values_of_speech_are_named(written, chapter, change, said):
 
 
 def test_early_stopping_with_a_curve_is_fine():
-    hard = presets.load("smoke").chapters["04-soft-targets"].hard
+    hard = presets.load("smoke").chapters["04-soft-targets"].little.hard
     assert hard.early_stopping
     assert hard.but(curve=1).curve == 1
     with pytest.raises(ValueError, match="early_stopping needs curve"):

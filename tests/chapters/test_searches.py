@@ -131,3 +131,27 @@ def test_lengths_of_several_kinds_are_curves(tmp_path):
     (tmp_path / "record.json").write_text(json.dumps(record))
     searches.draw(tmp_path / "record.json", tmp_path / "drawn.svg")
     assert (tmp_path / "drawn.svg").read_text().startswith("<?xml")
+
+
+@pytest.fixture
+def speech_search(speech_runs, monkeypatch):
+    monkeypatch.setenv("KDREPRO_RUNS", str(speech_runs))
+    return start_search("03-acoustic-ensemble", "passes", preset="smoke")
+
+
+def test_a_search_on_speech_sees_no_test_speaker(speech_search, speech_run):
+    (part,), (whole,) = speech_search.data.parts, speech_run.data.parts
+    assert part.test is part.validation
+    assert part.test.fingerprint == whole.validation.fingerprint
+    assert part.fingerprint != whole.fingerprint  # nothing of a search is taken for the chapter's
+
+
+def test_labels_and_soft_targets_are_searched_alike(speech_search):
+    rows = searches.search(speech_search, "passes")
+    assert [row["student"] for row in rows] == ["labels, 2 epochs", "soft targets, 2 epochs"]
+    wrong = [row["errors"] for row in rows]
+    assert all(0 < count < len(speech_search.data.parts[0].validation) for count in wrong)
+    record = json.loads(searches.place(speech_search, "passes").read_bytes())
+    assert record["held_out"] == len(speech_search.data.parts[0].validation)
+    assert [ax.get_xlabel() for ax in searches.figure(record).axes] == ["errors saved on frames of validation speakers"]
+    assert searches.table(record)["saved"].tolist() == ["+0.0", f"{wrong[0] - wrong[1]:+.1f}"]

@@ -11,7 +11,7 @@ from kdrepro import training
 from kdrepro.acoustic import batches, frames, posteriors, soft_targets
 from kdrepro.acoustic.recognition import Recognizer
 from kdrepro.chapters import presets, speech
-from kdrepro.chapters.speech import CURVE_FRAMES, Folds, Score, evenly
+from kdrepro.chapters.speech import CURVE_FRAMES, Folds, Score, SpeechExperiment, evenly
 from kdrepro.errors import InputError
 from kdrepro.verdicts import records
 
@@ -79,7 +79,7 @@ def test_soft_plans_need_teachers_and_hard_ones_none(speech_run, speech_plan, sp
 
 
 def test_students_differ_by_their_teachers(speech_run, speech_plan, speech_members):
-    soft = speech_plan.but(loss="soft", temperature=2.0, epochs=1, curve=0)
+    soft = speech_plan.but(loss="soft", temperature=2.0, epochs=1, curve=1)
     keys = [
         speech_run.train(soft, [0], teachers)[0][0].key
         for teachers in (speech_members, speech_members[:1], speech_members[1:])
@@ -148,8 +148,8 @@ def test_score_of_a_network(speech_run, speech_members, split, speech_log_probab
     assert score.errors is None
     names = [u["speaker"] for u in chosen.utterances for _ in range(u["frames"])]
     assert score.speaker.tolist() == [sorted(set(names)).index(name) for name in names]
-    assert len(score.by_speaker()) == len(set(names)) == 2
-    assert score.by_speaker()[0] == pytest.approx(right.numpy()[score.speaker == 0].mean())
+    assert len(score.right) == len(set(names)) == 2
+    assert score.right[0] == right.numpy()[score.speaker == 0].sum()
 
 
 @pytest.mark.parametrize("how", ["arithmetic", "geometric"])
@@ -164,51 +164,89 @@ def test_score_of_an_ensemble(speech_run, speech_members, how, speech_log_probab
 
 
 def test_score_after_decoding(speech_run, speech_members, speech_log_probabilities):
-    score = speech_run.score(speech_members, decode=True)
-    recognizer, split = speech_run.recognizer(0), speech_run.data.parts[0].test
+    decoder = speech_run.decoder(speech_members)
+    score = speech_run.score(speech_members, decoder=decoder)
+    split = speech_run.data.parts[0].test
     found = speech_log_probabilities(speech_run, *speech_members).split([u["frames"] for u in split.utterances])
-    expected = recognizer.errors(split.utterances, found)
+    expected = decoder[0].errors(split.utterances, found)
     assert score.errors.shape == (len(split.utterances), 4)
     assert np.array_equal(score.errors[:, 3], expected[:, 3])
     assert score.error_rate == pytest.approx(expected[:, :3].sum() / expected[:, 3].sum(), abs=0.02)
     assert np.array_equal(score.correct, speech_run.score(speech_members).correct)
+    assert score.errors_by_speaker.shape == (2, 4)
+    of_first = [u["speaker"] == split.utterances[0]["speaker"] for u in split.utterances]
+    assert score.errors_by_speaker[0].tolist() == score.errors[of_first].sum(0).tolist()
 
 
 def test_scores_are_computed_once(speech_run, speech_members, speech_never):
-    first = speech_run.score(speech_members, decode=True), speech_run.score(speech_members[0])
+    decoder = speech_run.decoder(speech_members)
+    first = speech_run.score(speech_members, decoder=decoder), speech_run.score(speech_members[0])
     speech_never()
-    again = speech_run.score(speech_members, decode=True), speech_run.score(speech_members[0])
-    for a, b in zip(first, again, strict=True):
+    again = speech_run.decoder(speech_members)
+    assert again[0].acoustic_scale == decoder[0].acoustic_scale
+    for a, b in zip(
+        first, (speech_run.score(speech_members, decoder=again), speech_run.score(speech_members[0])), strict=True
+    ):
         assert np.array_equal(a.correct, b.correct)
-    assert np.array_equal(first[0].errors, again[0].errors)
-    for other in ({"how": "geometric", "decode": True}, {"split": "validation", "decode": True}):
+    assert speech_run.score(speech_members, decoder=again).error_rate == first[0].error_rate
+    others = {"how": "geometric", "decoder": decoder}, {"split": "validation", "decoder": decoder}
+    for other in (*others, {"decoder": (decoder[0].with_weights(0.3, 1.0),)}):
         with pytest.raises(AssertionError, match="computed again"):
             speech_run.score(speech_members, **other)
 
 
-def test_the_decoder_is_tuned_with_the_baseline_on_validation_speakers(speech_run, speech_members, monkeypatch):
-    recognizer = speech_run.recognizer(0)
-    (baseline,) = speech_run.train(speech_run.plans.member, [0])
-    fresh = Recognizer.of(speech_run.data.parts[0])
-    tuned = fresh.tuned(baseline[0].network, speech_run.data.parts[0].validation)
-    assert [recognizer.acoustic_scale, recognizer.insertion_penalty] == [
-        tuned["acoustic_scale"],
-        tuned["insertion_penalty"],
-    ]
-    assert speech_run.recognizer(0) is recognizer
+def test_each_system_has_a_decoder_tuned_to_itself_on_validation_speakers(speech_run, speech_members):
+    (validation, fresh) = speech_run.data.parts[0].validation, Recognizer.of(speech_run.data.parts[0])
+    for system in (speech_members[0], speech_members):
+        networks = [net[0].network for net in ([system] if system is speech_members[0] else system)]
+        tuned = fresh.tuned(networks, validation)
+        (found,) = speech_run.decoder(system)
+        assert (found.acoustic_scale, found.insertion_penalty) == (tuned["acoustic_scale"], tuned["insertion_penalty"])
+        assert speech_run.validation_rate(system) == tuned["rates"].min()
+    assert speech_run.decoder(speech_members[0], order=3)[0].order == 3
+    with pytest.raises(ValueError, match="order must be 2"):
+        speech_run.decoder(speech_members[0], order=4)
 
 
-def test_another_baseline_decodes_anew(speech_run, speech_members):
-    """Errors depend on the decoder's weights, and those on the baseline that chose them."""
-    rows = speech_run.score(speech_members[1], decode=True).errors
-    plans = speech_run.plans.but(member=speech_run.plans.member.but(epochs=1, learning_rate=1e-5).model_dump())
-    chapters = {**speech_run.preset.chapters, speech_run.chapter: speech_run.sizes.but(synthetic=plans.model_dump())}
-    other = replace(speech_run, preset=speech_run.preset.model_copy(update={"chapters": chapters}), record={})
-    assert (other.recognizer(0).acoustic_scale, other.recognizer(0).insertion_penalty) != (
-        speech_run.recognizer(0).acoustic_scale,
-        speech_run.recognizer(0).insertion_penalty,
+# --- ensembles -------------------------------------------------------------------------------------
+
+
+def test_ensembles_are_disjoint_and_no_student_begins_as_a_member_of_its_own(speech_run):
+    members = speech_run.sizes.members
+    for seeds in ([0, 1], [members, members + 1], [10]):  # the last two confirm
+        run = replace(speech_run, seeds=seeds, record={})
+        ensembles = [run._seeds_of(number) for number in (0, 1)]
+        assert [len(each) for each in ensembles] == [members] * 2
+        every = {seed for each in ensembles for seed in each}
+        assert len(every) == 2 * members
+        assert set(run.places) <= set(range(members))
+        if seeds[0] < members:
+            first = every
+        else:
+            assert not first & every
+
+
+def test_a_students_weights_begin_as_those_of_the_other_ensemble(speech_run, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        SpeechExperiment, "train", lambda self, plan, seeds, teachers=(), name="": asked.append(seeds) or list(seeds)
     )
-    assert not np.array_equal(other.score(speech_members[1], decode=True).errors, rows)
+    for number in (0, 1):
+        students = speech_run.distilled_from(number, speech_run.plans.distilled)
+        assert not set(students) & set(speech_run._seeds_of(number))
+        assert len(students) == len(speech_run.seeds)
+    assert speech_run.distilled_from(0, speech_run.plans.distilled, [1]) == [speech_run._seeds_of(1)[1]]
+
+
+def test_systems_differ_in_their_targets_alone(speech_run):
+    plans = speech_run.plans
+    hard, soft = plans.member.model_dump(), plans.distilled.model_dump()
+    assert {name for name in hard if hard[name] != soft[name]} == {"loss", "temperature", "soft_weight"}
+    assert hard["early_stopping"]
+    with pytest.raises(ValueError, match="Extra inputs"):
+        plans.but(soft={**plans.soft.model_dump(), "epochs": 3})
+    with pytest.raises(ValueError, match="its loss must be hard"):
+        plans.but(training=plans.distilled.model_dump())
 
 
 def test_two_folds_are_scored_together(speech_run, speech_plan):
@@ -249,7 +287,7 @@ def test_curves_look_at_frames_evenly():
 
 def test_early_stopping_keeps_the_best_epoch(speech_regulariser, monkeypatch):
     """Whichever it is: here the second of four, since the figures are given and not measured."""
-    plan = speech_regulariser.sizes.hard.but(epochs=4, curve=1, learning_rate=0.011)  # no other test's
+    plan = speech_regulariser.sizes.little.hard.but(epochs=4, curve=1, learning_rate=0.011)  # no other test's
     given, weights = iter([0.2, 0.6, 0.5, 0.4]), []
 
     def evaluate(network):
@@ -266,7 +304,7 @@ def test_early_stopping_keeps_the_best_epoch(speech_regulariser, monkeypatch):
 
 
 def test_the_curve_is_the_accuracy_on_validation_frames(speech_regulariser):
-    plan = speech_regulariser.sizes.hard.but(epochs=2, curve=1, learning_rate=0.012)
+    plan = speech_regulariser.sizes.little.hard.but(epochs=2, curve=1, learning_rate=0.012)
     (net,) = speech_regulariser.train(plan, [0])[0]
     curve = [row["validation_frame_accuracy"] for row in net.history]
     validation = speech_regulariser.data.parts[0].validation
@@ -280,7 +318,7 @@ def test_the_curve_is_the_accuracy_on_validation_frames(speech_regulariser):
 def test_a_share_is_trained_on_alone(speech_regulariser, speech_members, monkeypatch):
     sizes = speech_regulariser.sizes
     short = {"epochs": 1, "curve": 1, "learning_rate": 1e-4}  # no other test's, so that nothing is loaded
-    plans = {"hard": sizes.hard.but(**short), "soft": sizes.soft.but(**short)}
+    plans = {"hard": sizes.little.hard.but(**short), "soft": sizes.little.distilled.but(**short)}
     train = speech_regulariser.data.parts[0].train
     seen = {}
     real = batches.FrameBatches
@@ -307,11 +345,13 @@ def test_a_share_is_trained_on_alone(speech_regulariser, speech_members, monkeyp
 
 
 def test_a_chapters_record(speech_chapter, speech_run, speech_members, tmp_path):
-    scores = [speech_run.score(net, decode=True) for net in speech_members]
+    decoder = speech_run.decoder(speech_members[0])
+    scores = [speech_run.score(net, decoder=decoder) for net in speech_members]
     right = np.array([score.frame_accuracy for score in scores])
     trained = [one for net in speech_members for one in net]
     speech_run.claim("speech.baseline", trained, frame_accuracy=right, gain_of_ensemble=np.array([np.inf, 0.1]))
     speech_run.publish_scores("baseline", scores)
+    speech_run.publish_scores("two", [scores, scores[::-1]])
     (path,) = speech_chapter.finish()
     assert path.is_relative_to(tmp_path)
     record = json.loads(path.read_text())
@@ -321,10 +361,10 @@ def test_a_chapters_record(speech_chapter, speech_run, speech_members, tmp_path)
     assert claim["seconds"] > 0
     assert record["data"] == {"name": "synthetic-smoke", "fingerprint": speech_run.data.fingerprint}
     with np.load(path.with_suffix(".npz")) as published:
-        bits = np.unpackbits(published["baseline.correct"], axis=1, count=int(published["frames"])).astype(bool)
-        assert np.array_equal(bits, np.stack([score.correct for score in scores]))
-        assert np.array_equal(published["baseline.errors"], np.stack([score.errors for score in scores]))
-        assert np.array_equal(published["speaker"], scores[0].speaker)
+        assert published["frames of speaker"].sum() == len(scores[0].correct)
+        assert published["baseline.right"].tolist() == [score.right.tolist() for score in scores]
+        assert published["baseline.errors by speaker"].sum((1, 2)).tolist() == [s.errors.sum() for s in scores]
+        assert published["two.right"].shape == (2, 2, 2)  # seeds, ensembles, speakers
     assert records.files("03-acoustic-ensemble", path.parent) == [path]
     found = records.claim_by_data("speech.baseline", "03-acoustic-ensemble", path.parent)
     assert found == {"synthetic-smoke": claim}
@@ -334,7 +374,10 @@ def test_a_chapters_record(speech_chapter, speech_run, speech_members, tmp_path)
 def test_rows_of_networks(speech_run, speech_members):
     rows = speech.rows(speech_run, speech_members, kind="x")
     assert [(row["kind"], row["seed"]) for row in rows] == [("x", 0), ("x", 1)]
-    expected = speech_run.score(speech_members[1], decode=True).error_rate
+    decoder = speech_run.decoder(speech_members[0])
+    assert "error rate, %" not in rows[1]
+    rows = speech.rows(speech_run, speech_members, decoder, kind="x")
+    expected = speech_run.score(speech_members[1], decoder=decoder).error_rate
     assert rows[1]["error rate, %"] == pytest.approx(100 * expected)
 
 
@@ -349,18 +392,16 @@ def test_records_of_a_chapter(tmp_path):
 
 def test_error_rate_of_a_score():
     errors = np.array([[1, 2, 0, 10], [0, 0, 3, 2]])
-    score = Score(np.array([True, False, True, True]), np.array([0, 0, 1, 1]), errors)
+    score = Score(np.array([True, False, True, True]), np.array([0, 0, 1, 1]), errors, np.array([0, 1]))
     assert score.error_rate == 6 / 12
     assert score.frame_accuracy == 0.75
-    assert score.by_speaker().tolist() == [0.5, 1.0]
+    assert score.right.tolist() == [1, 2]
+    assert score.errors_by_speaker.tolist() == errors.tolist()
 
 
 def test_presets_of_both_chapters_share_their_members():
     for name in ("smoke", "full", "paper"):
         chapters = presets.load(name).chapters
         three, four = chapters["03-acoustic-ensemble"], chapters["04-soft-targets"]
-        for name in ("corpus", "states"):
-            assert getattr(three.synthetic, name) == getattr(four.synthetic, name)
-        member = four.synthetic.member
-        assert three.synthetic.member in (member, member.but(epochs=four.longer_epochs))
+        assert three.synthetic == four.synthetic  # so that the full nets of one are the members of the other
         assert three.members >= max(three.seeds, four.seeds)

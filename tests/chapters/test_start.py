@@ -1,12 +1,13 @@
 """Where a chapter on speech begins: a data root that is not there, and a `timit` in it that is none."""
 
 import importlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from kdrepro import chapters
+from kdrepro import chapters, data
 from kdrepro.chapters import presets
 from kdrepro.data import ImageData
 from kdrepro.data.tiny_imagenet import NoFreshError
@@ -89,3 +90,19 @@ def test_only_a_confirmation_sees_fresh_images(tmp_path, monkeypatch, there, int
     assert run.data.test_images.max() == (7 if confirms and there else 0)
     said = "training images numbered from 400 on" if there else "the usual test images: this copy has none from 400 on"
     assert run.record["data"].get("test") == (said if confirms else None)
+
+
+@pytest.mark.parametrize(
+    ("into", "fresh"), [("", False), ("claims/speech.words", False), ("confirm/speech.words", True)]
+)
+def test_what_confirms_is_tested_on_fresh_speech(into, fresh, monkeypatch, tmp_path):
+    """Of a seed that the preset keeps for it; training speech is the same."""
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
+    made, sizes = {}, presets.load("smoke").chapters["03-acoustic-ensemble"]
+    chapter = SimpleNamespace(sets={"synthetic": 0}, sizes=sizes, decides=SimpleNamespace(record={"data": {}}))
+    monkeypatch.setattr(start.SpeechChapter, "of", lambda corpora, **_: made.update(corpora) or chapter)
+    start.start("03-acoustic-ensemble", seeds=1, first_seed=10 if fresh else 0, into=into)
+    (corpus,), sizes = made["synthetic"], sizes.synthetic.corpus
+    assert ("seed 20" in chapter.decides.record["data"].get("test", "")) == fresh
+    assert corpus.test_seed == (sizes.fresh_seed if fresh else None)
+    assert replace(corpus, test_seed=None) == data.synthetic_speech(**sizes.arguments())

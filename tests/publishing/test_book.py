@@ -130,30 +130,6 @@ def test_predictions_give_the_errors_of_the_record(mnist_root):
         assert errors == record["claims"][f"mnist.{name}"]["metrics"]["errors"]
 
 
-SPEECH = [path for path in RECORDS if path.stem.startswith(("03-", "04-"))]
-SYSTEMS = {
-    "speech.baseline": "baseline",
-    "speech.distilled": "distilled",
-    "soft.full": "all, hard",
-    "soft.hard3": "little, hard",
-    "soft.soft3": "little, soft",
-}
-
-
-@pytest.mark.parametrize("path", SPEECH, ids=lambda p: p.stem)
-def test_published_frames_and_errors_give_the_figures_of_the_record(path):
-    found = np.load(path.with_suffix(".npz"))
-    claimed = records.read(path)["claims"]
-    kind = "word" if path.stem.endswith("synthetic") else "phone"
-    for claim in SYSTEMS.keys() & claimed.keys():
-        metrics, system = claimed[claim]["metrics"], SYSTEMS[claim]
-        correct = np.unpackbits(found[f"{system}.correct"], axis=1, count=int(found["frames"]))
-        assert correct.mean(1) == pytest.approx(metrics["frame_accuracy"], abs=1e-7)
-        errors = found[f"{system}.errors"].astype(int)
-        rates = errors[:, :, :3].sum((1, 2)) / errors[:, :, 3].sum(1)
-        assert rates == pytest.approx(metrics[f"{kind}_error_rate"], abs=1e-7)
-
-
 def test_statistics_from_published_predictions():
     """The site's example prints the record's own errors, and needs no data."""
     example = paths.BOOK / "example_statistics.py"

@@ -34,7 +34,10 @@ def published(store, tmp_path, monkeypatch):
     folder = tmp_path / "weights"
     nets = {"mnist.distilled": [store.key(SMALL), store.key(WIDE)], "mnist.teacher": [store.key(FOREIGN)]}
     entries = {claim: {"nets": {"seed": 0, "keys": keys}} for claim, keys in nets.items()}
-    monkeypatch.setattr(records, "read_all", lambda: [{"chapter": "02-mnist", "preset": "full", "claims": entries}])
+    record = {"chapter": "02-mnist", "preset": "full", "claims": entries, "data": {"name": "mnist"}}
+    other = {"claims": {"mnist.distilled": {"nets": {"seed": 0, "keys": [store.key(FOREIGN)]}}}}
+    others = record | other | {"data": {"name": "digits"}}  # decides nothing, and gives no net
+    monkeypatch.setattr(records, "read_all", lambda: [record, others])
     monkeypatch.setattr(paths, "WEIGHTS", folder)
     weights.publish(store.root, folder)
     return folder
@@ -64,7 +67,11 @@ def test_what_is_left_out_is_named(published, store):
 
 def test_what_no_claim_names_any_more_goes_and_what_is_not_in_the_store_stays(published, store, tmp_path, monkeypatch):
     entries = {"mnist.distilled": {"nets": {"seed": 0, "keys": [store.key(WIDE)]}}}
-    monkeypatch.setattr(records, "read_all", lambda: [{"chapter": "02-mnist", "preset": "full", "claims": entries}])
+    monkeypatch.setattr(
+        records,
+        "read_all",
+        lambda: [{"chapter": "02-mnist", "preset": "full", "claims": entries, "data": {"name": "mnist"}}],
+    )
     weights.publish(tmp_path / "empty", published)
     assert {path.name.split(".")[0] for path in published.glob("*.safetensors")} == {store.key(WIDE)}
     kdrepro.load("mnist.distilled")

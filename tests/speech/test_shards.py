@@ -395,3 +395,13 @@ def test_a_cache_that_cannot_be_written(corpus, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="Cannot write the shard"):
         shards.prepare(corpus, tmp_path / "file", workers=1)
+
+
+def test_speakers_say_it_again(corpus):
+    """In a process of its own, in the order of a shard."""
+    found = shards.utterances_again(corpus, ["ann"])
+    assert [one.name for one in found] == [one.name for one in corpus.utterances("ann")]
+    for again, one in zip(found, corpus.utterances("ann"), strict=True):
+        assert np.array_equal(again.waveform, one.waveform)
+    with pytest.raises(InputError, match="no speaker 'eve'"):
+        shards.utterances_again(corpus, ["eve"])

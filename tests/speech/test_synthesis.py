@@ -302,3 +302,23 @@ def test_without_espeak_the_message_says_what_to_do(monkeypatch):
         with pytest.raises(InputError, match=r"pip install .*kdrepro\[speech\].*TIMIT.*run without it"):
             attempt()
     small().speakers()  # who would speak is known all the same
+
+
+def test_a_fresh_test_set_has_other_speakers_and_sentences_beside_the_same_training_speech():
+    usual, fresh, other = small(), small(test_seed=20), small(test_seed=21)
+    assert len({corpus.fingerprint() for corpus in (usual, fresh, other)}) == 3
+
+    def said(corpus, split):
+        return [(u.waveform.tobytes(), u.words) for s in corpus.speakers()[split] for u in corpus.utterances(s)]
+
+    tests = [{words for _, words in said(corpus, "test")} for corpus in (usual, fresh, other)]
+    assert all(not a & b for a, b in pairwise([*tests, tests[0]]))
+    rng = [np.random.default_rng([0, SPLITS.index("train"), 0, *corpus._fresh("train")]) for corpus in (usual, fresh)]
+    assert rng[0].random() == rng[1].random()
+    assert usual._fresh("test") == []
+    assert {voice for voice in synthesis.voices("test", 0)}.isdisjoint(synthesis.voices("train", 0))
+
+
+def test_the_fingerprint_of_corpora_that_have_no_fresh_test_set_is_what_it_was():
+    """Networks that are stored have it in their names."""
+    assert small().fingerprint() == "40fe9ee9c2d3ceec"

@@ -139,6 +139,80 @@ def test_accuracies_of_a_learning_curve_are_those_of_the_epoch_that_was_kept():
     assert "train_frame_accuracy" not in speech.WAYS["soft.full"](published)
 
 
+def by_speaker(right, wrong):
+    """Arrays of systems: frames that are right, and words that are wrong of ten, [seeds, ensembles, two speakers]."""
+    found = {"frames of speaker": np.array([60, 40])}
+    for name, counts in right.items():
+        errors = np.zeros((*np.shape(wrong[name]), 4), int)
+        errors[..., 0], errors[..., 3] = wrong[name], 10
+        found |= {f"{name}.right": np.array(counts), f"{name}.errors by speaker": errors}
+    return found
+
+
+def test_two_ensembles_are_averaged_and_the_worse_one_is_named():
+    right = {
+        "baseline": [[[20, 20], [20, 20]], [[22, 20], [20, 22]]],
+        "ensemble": [[[30, 20], [30, 30]]],
+        "distilled": [[[28, 20], [24, 20]], [[30, 20], [26, 20]]],
+    }
+    wrong = {
+        "baseline": [[[4, 4], [4, 4]], [[4, 4], [4, 4]]],
+        "ensemble": [[[2, 2], [2, 2]]],
+        "distilled": [[[3, 3], [3, 3]], [[2, 4], [3, 1]]],
+    }
+    arrays = by_speaker(right, wrong)
+    kept = speech.WAYS["speech.recovered"](arrays)
+    assert kept["recovered"] == pytest.approx([(0.08 + 0.04) / (0.10 + 0.20), (0.08 + 0.04) / (0.08 + 0.18)])
+    assert kept["recovered_at_equal_passes"].tolist() == kept["recovered"].tolist()
+    assert kept["recovered_of_worse_ensemble"] == pytest.approx(0.08 / 0.38)
+    assert speech.WAYS["speech.distilled"](arrays)["gain_at_equal_passes"] == pytest.approx([0.06, 0.06])
+    assert speech.WAYS["speech.ensemble"](arrays)["frame_accuracy"] == pytest.approx(0.55)
+    words = speech.WAYS["speech.words"](arrays)
+    assert words["word_errors_saved"] == pytest.approx([0.1, 0.15])
+    assert words["word_errors_saved_by_ensemble"] == pytest.approx([0.2, 0.2])
+    assert words["word_errors_above_ensemble"] == pytest.approx([0.1, 0.05])
+    # The means over seeds and ensembles: 4 wrong words of each speaker, and 2.75 of both with a distilled net.
+    assert (words["word_errors_saved_low"], words["word_errors_saved_high"]) == pytest.approx((0.125, 0.125))
+    low, high = recompute.gained_by_speakers(arrays, "distilled", "baseline")
+    assert low < 0.06 < high
+
+
+def test_the_first_arrays_and_later_ones_give_the_same():
+    old = {"frames": np.array(4), "baseline.correct": bits([1, 0, 1, 0]), "baseline.errors": np.array([[[1, 1, 0, 8]]])}
+    old |= {"ensemble.correct": bits([1, 1, 1, 0]), "ensemble.errors": np.array([[[0, 1, 0, 8]]])}
+    new = {"frames of speaker": np.array([2, 2]), "baseline.right": np.array([[[1, 1]]])}
+    new |= {"ensemble.right": np.array([[[2, 1]]])}
+    new |= {"baseline.errors by speaker": np.array([[[[1, 0, 0, 4], [0, 1, 0, 4]]]])}
+    new |= {"ensemble.errors by speaker": np.array([[[[0, 0, 0, 4], [0, 1, 0, 4]]]])}
+    for claim in ("speech.baseline", "speech.ensemble"):
+        found = [speech.WAYS[claim](arrays) for arrays in (old, new)]
+        assert found[0].keys() == found[1].keys()
+        for metric, values in found[0].items():
+            assert np.allclose(values, found[1][metric]), metric
+
+
+def test_the_figures_of_temperature_two():
+    table = {1.0: np.array([0.5, 0.52]), 2.0: np.array([0.55, 0.53]), 5.0: np.array([0.54, 0.56])}
+    found = recompute.temperature(table)
+    assert found["gain_of_t2"] == pytest.approx([0.01, -0.03])  # against T = 5, the best of the others by its mean
+    assert found["best_temperature"] == 5
+    arrays = {f"T = {t:g}.right": (100 * values)[:, None] for t, values in table.items()}
+    again = speech.WAYS["speech.temperature"](arrays | {"frames of speaker": np.array([100])})
+    assert again["gain_of_t2"] == pytest.approx(found["gain_of_t2"])
+
+
+def test_what_alignment_costs():
+    arrays = {"frames of speaker": np.array([10, 10]), "labels by hand.right": np.array([[5, 5]])}
+    found = speech.WAYS["speech.aligned"](arrays | {"labels aligned.right": np.array([[4, 5]])})
+    assert found["lost_by_alignment"] == pytest.approx([0.05])
+    assert found["relative_loss"] == pytest.approx([0.1])
+
+
+def test_what_stopping_would_have_saved_a_net_that_was_not_stopped():
+    curve = np.array([[[[0.2, 0.5, 0.45], [0.4, 0.3, 0.4]]], [[[0.1, 0.1, 0.1], [0.3, 0.4, 0.2]]]])
+    assert recompute.lost_at_the_end(curve) == pytest.approx([0.05, 0])
+
+
 # --- Sections 5 to 8 --------------------------------------------------------------------------------------------------
 
 

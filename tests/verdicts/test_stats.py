@@ -104,3 +104,25 @@ def test_one_sided_without_spread_or_seeds():
     assert stats.one_sided_p([1.0]) is None
     assert stats.one_sided_p([2.0, 2.0]) == 0
     assert stats.one_sided_p([0.0, 0.0]) == 1
+
+
+def test_bootstrap_over_speakers():
+    """Of ratios of sums: about as wide as theory has it, around the estimate, and the same every time."""
+    rng = np.random.default_rng(1)
+    parts, of = rng.normal(2, 3, 400), np.full(400, 10.0)
+    low, high = stats.bootstrap(parts, of)
+    assert low < parts.sum() / of.sum() < high
+    half = 1.96 * parts.std() / np.sqrt(400) / 10
+    assert (high - low) / 2 == pytest.approx(half, rel=0.05)
+    assert stats.bootstrap(parts, of) == (low, high)
+    wide = stats.bootstrap(parts, of, level=0.99)
+    assert wide[0] < low < high < wide[1]
+    assert stats.bootstrap([1.0], [2.0]) is None
+    with pytest.raises(ValueError, match="one value a speaker"):
+        stats.bootstrap([1.0, 2.0], [3.0])
+
+
+def test_bootstrap_weighs_speakers_by_what_they_said():
+    """A speaker without words adds nothing, whatever is drawn."""
+    low, high = stats.bootstrap([0, 5, 5, 5], [0, 10, 10, 10])
+    assert (low, high) == (0.5, 0.5)

@@ -20,7 +20,15 @@ from kdrepro.verdicts.recompute.specialists import (
     rank_correlation,
     within_over_between,
 )
-from kdrepro.verdicts.recompute.speech import kept_and_last
+from kdrepro.verdicts.recompute.speech import (
+    gained_by_speakers,
+    kept_and_last,
+    lost_at_the_end,
+    recovered,
+    saved_by_speakers,
+    temperature,
+    words,
+)
 from kdrepro.verdicts.recompute.theory import (
     data_ratio,
     highest_rates,
@@ -40,18 +48,24 @@ __all__ = [
     "class_p",
     "data_ratio",
     "figures",
+    "gained_by_speakers",
     "highest_rates",
     "kept_and_last",
     "load",
+    "lost_at_the_end",
     "means",
     "narrow_temperatures",
     "overfit",
     "rank_correlation",
+    "recovered",
     "relative_variance",
+    "saved_by_speakers",
     "small_student",
     "softened",
+    "temperature",
     "wide_temperatures",
     "within_over_between",
+    "words",
 ]
 
 

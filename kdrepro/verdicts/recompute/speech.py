@@ -4,17 +4,34 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kdrepro.verdicts.recompute.arrays import Arrays, Metrics, right, share
+from kdrepro.verdicts import stats
+from kdrepro.verdicts.recompute.arrays import Arrays, Errors, Metrics, right, share
 
 
 def _frames(arrays: Arrays, system: str) -> np.ndarray:
-    """Share of the test frames that each seed's net gets right, [seeds]."""
-    return right(arrays, system, "correct", int(arrays["frames"])) / int(arrays["frames"])
+    """Share of the test frames that each net gets right: [seeds, ensembles], or [1, ensembles] for an ensemble.
+
+    The first published arrays have a bit a frame, and one ensemble; later ones count by test speaker.
+    """
+    if f"{system}.correct" in arrays:
+        return (right(arrays, system, "correct", int(arrays["frames"])) / int(arrays["frames"]))[:, None]
+    found = arrays[f"{system}.right"].astype(int).sum(-1) / arrays["frames of speaker"].astype(int).sum()
+    return found if found.ndim == 2 else found[:, None]
+
+
+def _errors(arrays: Arrays, system: str) -> np.ndarray:
+    """Substitutions, insertions, deletions and length of the reference, [seeds, ensembles, speakers, 4].
+
+    In the first published arrays it is utterances and not speakers.
+    """
+    found = arrays.get(f"{system}.errors by speaker")
+    found = (arrays[f"{system}.errors"] if found is None else found).astype(int)
+    return found if found.ndim == 4 else found[:, None]
 
 
 def _error_rate(arrays: Arrays, system: str) -> np.ndarray:
-    """Errors after decoding over the reference's length, [seeds]."""
-    *wrong, length = np.moveaxis(arrays[f"{system}.errors"].astype(int), 2, 0).sum(-1)
+    """Errors after decoding over the reference's length, [seeds, ensembles]."""
+    *wrong, length = np.moveaxis(_errors(arrays, system), 3, 0).sum(-1)
     return sum(wrong) / length
 
 
@@ -24,26 +41,95 @@ def _error_rates(rate: np.ndarray) -> Metrics:
 
 
 def _baseline(arrays: Arrays) -> Metrics:
-    one, (ten,) = _frames(arrays, "baseline"), _frames(arrays, "ensemble")
-    found = {"frame_accuracy": one, "gain_of_ensemble": ten - one}
-    return found | _error_rates(_error_rate(arrays, "baseline"))
+    one, ten = _frames(arrays, "baseline"), _frames(arrays, "ensemble")
+    found = {"frame_accuracy": one.mean(1), "gain_of_ensemble": (ten - one).mean(1)}
+    return found | _error_rates(_error_rate(arrays, "baseline").mean(1))
 
 
 def _ensemble(arrays: Arrays) -> Metrics:
-    one, (ten,) = _frames(arrays, "baseline"), _frames(arrays, "ensemble")
-    rate = _error_rate(arrays, "ensemble")[0]
-    return {"frame_accuracy": ten, "relative_gain": (ten - one) / one} | _error_rates(rate)
+    one, ten = _frames(arrays, "baseline"), _frames(arrays, "ensemble")
+    rate = _error_rate(arrays, "ensemble").mean()
+    found = {"frame_accuracy": ten.mean(), "relative_gain": (ten - one).mean(1) / one.mean(1)}
+    return found | _error_rates(rate)
 
 
 def _student(arrays: Arrays) -> Metrics:
     one, student = _frames(arrays, "baseline"), _frames(arrays, "distilled")
-    rate = _error_rate(arrays, "distilled")
-    return {"frame_accuracy": student, "relative_gain": (student - one) / one} | _error_rates(rate)
+    rate, gain = _error_rate(arrays, "distilled").mean(1), (student - one).mean(1)
+    found = {"frame_accuracy": student.mean(1), "relative_gain": gain / one.mean(1), "gain_at_equal_passes": gain}
+    return found | _error_rates(rate)
+
+
+def recovered(one: np.ndarray, ten: np.ndarray, student: np.ndarray) -> Metrics:
+    """What a student keeps of what an ensemble gains, of frame accuracies [seeds, ensembles], [1, ensembles] of `ten`.
+
+    A seed's figure is the mean gain of its students, one an ensemble, over what the ensembles gain over its baselines.
+    recovered_at_equal_passes is the same, since all nets of a chapter have as many passes;
+    recovered_of_worse_ensemble that of the ensemble whose students keep least, all its seeds together.
+    """
+    kept = share((student - one).mean(1), (ten - one).mean(1))
+    of_each = share((student - one).mean(0), (ten - one).mean(0))
+    worse = {"recovered_of_worse_ensemble": float(of_each.min())}
+    return {"recovered": kept, "recovered_at_equal_passes": kept} | worse
 
 
 def _recovered(arrays: Arrays) -> Metrics:
-    one, (ten,), student = (_frames(arrays, name) for name in ("baseline", "ensemble", "distilled"))
-    return {"recovered": share(student - one, ten - one)}
+    return recovered(*(_frames(arrays, name) for name in ("baseline", "ensemble", "distilled")))
+
+
+def words(arrays: Arrays) -> Metrics:
+    """Word errors saved, as shares of the words, a value a seed, with a bootstrap over speakers of all seeds together.
+
+    arrays: `name.errors by speaker` of baseline, ensemble and distilled, see `_errors`.
+    """
+    one, ten, student = (_error_rate(arrays, name) for name in ("baseline", "ensemble", "distilled"))
+    found = {
+        "word_error_rate": student.mean(1),
+        "word_errors_saved": (one - student).mean(1),
+        "word_errors_saved_by_ensemble": (one - ten).mean(1),
+        "word_errors_above_ensemble": (student - ten).mean(1),
+    }
+    ends = saved_by_speakers(arrays, "distilled", "baseline")
+    low_high = ("word_errors_saved_low", "word_errors_saved_high")
+    return found | (dict(zip(low_high, ends, strict=True)) if ends else {})
+
+
+def saved_by_speakers(arrays: Arrays, system: str, other: str) -> tuple[float, float] | None:
+    """The interval, by a bootstrap over test speakers, of the errors that a system saves against another.
+
+    Shares of the reference; seeds and ensembles averaged. None for a single speaker.
+    """
+    each = [_errors(arrays, name).mean((0, 1)) for name in (other, system)]  # [speakers, 4]
+    wrong = [one[:, :3].sum(1) for one in each]
+    return stats.bootstrap(wrong[0] - wrong[1], each[0][:, 3])
+
+
+def gained_by_speakers(arrays: Arrays, system: str, other: str) -> tuple[float, float] | None:
+    """The same of the frames that a system gets right and the other does not, shares of all frames."""
+    of = arrays["frames of speaker"].astype(int)
+    each = [arrays[f"{name}.right"].astype(int).reshape(-1, len(of)).mean(0) for name in (system, other)]
+    return stats.bootstrap(each[0] - each[1], of)
+
+
+def temperature(table: Errors, of: float = 2.0) -> Metrics:
+    """What a temperature gains over the best of the others, by their means over seeds; and the best of all.
+
+    table: frame accuracies [seeds] by temperature.
+    """
+    means = {t: values.mean() for t, values in table.items()}
+    other = max((t for t in means if t != of), key=lambda t: means[t])
+    return {"gain_of_t2": table[of] - table[other], "best_temperature": max(means, key=lambda t: means[t])}
+
+
+def _temperature(arrays: Arrays) -> Metrics:
+    names = [name.removesuffix(".right") for name in arrays if name.startswith("T = ") and name.endswith(".right")]
+    return temperature({float(name.removeprefix("T = ")): _frames(arrays, name)[:, 0] for name in names})
+
+
+def _aligned(arrays: Arrays) -> Metrics:
+    by_hand, aligned = (_frames(arrays, f"labels {how}")[:, 0] for how in ("by hand", "aligned"))
+    lost = by_hand - aligned
+    return {"frame_accuracy": aligned, "lost_by_alignment": lost, "relative_loss": lost / by_hand}
 
 
 def kept_and_last(curve: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -62,7 +148,8 @@ def _of_curve(arrays: Arrays, system: str) -> np.ndarray:
 
 def _row(arrays: Arrays, system: str) -> Metrics:
     """A row of Table 5."""
-    found = {"frame_accuracy": _frames(arrays, system)} | _error_rates(_error_rate(arrays, system))
+    found = {"frame_accuracy": _frames(arrays, system)[:, 0]}
+    found |= _error_rates(_error_rate(arrays, system)[:, 0])
     if f"{system}.curve" in arrays:
         found["train_frame_accuracy"] = _of_curve(arrays, system)[0, :, 0]
     return found
@@ -70,7 +157,7 @@ def _row(arrays: Arrays, system: str) -> Metrics:
 
 def _full(arrays: Arrays) -> Metrics:
     gain = _frames(arrays, "all, hard") - _frames(arrays, "little, hard")
-    return _row(arrays, "all, hard") | {"gain_over_hard3": gain}
+    return _row(arrays, "all, hard") | {"gain_over_hard3": gain[:, 0]}
 
 
 def _hard3(arrays: Arrays) -> Metrics:
@@ -82,9 +169,21 @@ def _hard3(arrays: Arrays) -> Metrics:
     return found
 
 
+def lost_at_the_end(curve: np.ndarray) -> np.ndarray:
+    """Test frames that a net lost from the epoch that was best on validation speakers to its last, shares [seeds].
+
+    curve: see `kept_and_last`.
+    """
+    best, last = kept_and_last(curve, curve[..., 1].argmax(2))
+    return (best - last)[:, 2]
+
+
 def _soft3(arrays: Arrays) -> Metrics:
-    full, hard, soft = (_frames(arrays, name) for name in ("all, hard", "little, hard", "little, soft"))
-    return _row(arrays, "little, soft") | {"recovered": share(soft - hard, full - hard)}
+    full, hard, soft = (_frames(arrays, name)[:, 0] for name in ("all, hard", "little, hard", "little, soft"))
+    found = _row(arrays, "little, soft") | {"recovered": share(soft - hard, full - hard)}
+    if "little, soft.curve" in arrays:
+        found["lost_without_stopping"] = lost_at_the_end(arrays["little, soft.curve"])
+    return found
 
 
 WAYS: dict[str, Callable[[Arrays], Metrics]] = {
@@ -92,6 +191,9 @@ WAYS: dict[str, Callable[[Arrays], Metrics]] = {
     "speech.ensemble": _ensemble,
     "speech.distilled": _student,
     "speech.recovered": _recovered,
+    "speech.words": words,
+    "speech.temperature": _temperature,
+    "speech.aligned": _aligned,
     "soft.full": _full,
     "soft.hard3": _hard3,
     "soft.soft3": _soft3,
