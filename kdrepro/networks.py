@@ -162,8 +162,10 @@ class ConvNet(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Half the sides, other channels, then residual blocks: the first block's layers have names of their own, which
-    stored networks know."""
+    """Half the sides, other channels, then residual blocks.
+
+    The first block's layers have names of their own, by which stored networks know them.
+    """
 
     def __init__(self, before: int, after: int, blocks: int, generator: torch.Generator | None):
         super().__init__()
