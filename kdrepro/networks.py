@@ -162,8 +162,10 @@ class ConvNet(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Half the sides, other channels, then residual blocks: the first block's layers have names of their own, which
-    stored networks know."""
+    """Half the sides, other channels, then residual blocks.
+
+    The first block's layers have names of their own, by which stored networks know them.
+    """
 
     def __init__(self, before: int, after: int, blocks: int, generator: torch.Generator | None):
         super().__init__()
@@ -175,10 +177,10 @@ class _Stage(nn.Module):
         self.more = nn.ModuleList(nn.ModuleList(pair) for pair in layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.down(x))
+        x = torch.relu_(self.down(x))  # in place: normalisation needs none of what it puts out for its gradient
         blocks = [(self.first, self.second), *self.more] if hasattr(self, "first") else []
         for first, second in blocks:
-            x = F.relu(x + second(F.relu(first(x))))
+            x = torch.relu_(second(torch.relu_(first(x))).add_(x))
         return x
 
 

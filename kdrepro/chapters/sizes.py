@@ -283,7 +283,7 @@ class ConvTraining(Training):
 
 
 class Specialist(Sizes):
-    """How a specialist is trained from its generalist, with the generalist's shifts and flips."""
+    """How a specialist is trained from its generalist, with the generalist's shifts, flips and cutouts."""
 
     recipe: Recipe
     output: Literal["dustbin", "full"] = "dustbin"  # special classes and a dustbin, or all classes

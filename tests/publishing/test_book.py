@@ -115,8 +115,13 @@ def test_records_agree_with_themselves_and_with_the_rules(path):
             given = (one["seconds"], one["metrics"], one.get("pooled"))
             again = records.claim_entry(claim_id, record["data"]["name"], *given)
             assert again == {name: value for name, value in one.items() if name in again}
-        least = LEAST_SEEDS.get(record["chapter"], 5)
-        assert all(len(v) == len(record["provenance"]["config"]["seeds"]) >= least for v in entry["metrics"].values())
+        seeds = len(record["provenance"]["config"]["seeds"])
+        if not record["data"]["name"].startswith("glyphs"):  # a second data set, which decides nothing
+            assert seeds >= LEAST_SEEDS.get(record["chapter"], 5)
+        rule = claims.get(claim_id).rule
+        read = {condition.metric for condition in (*rule.premise, *rule.reproduced, *rule.partly)}
+        for metric, values in entry["metrics"].items():  # what stands beside may have fewer
+            assert len(values) == seeds if metric in read else 1 <= len(values) <= seeds
 
 
 def test_predictions_give_the_errors_of_the_record(mnist_root):
