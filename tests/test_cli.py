@@ -61,7 +61,7 @@ BAD = [
     (["run", "02-mnist", "--seeds", "0"], "seeds must be a whole number of at least 1, not '0'"),
     (["run", "02-mnist", "--seeds", "x"], "seeds must be a whole number of at least 1, not 'x'"),
     (["run", "02-mnist", "--seeds", "1.5"], "seeds"),
-    (["run", "03-acoustic-ensemble", "--seeds", "5"], "a member of one ensemble of 4"),
+    (["run", "03-acoustic-ensemble", "--seeds", "5"], "a member of one ensemble of 3"),
     (["run", "02-mnist", "--first-seed", "-1"], "first_seed"),
     (["run", "02-mnist", "--device", "cuda:99"], "cuda:99"),
     (["run", "02-mnist", "--device", "quantum"], "There is no device 'quantum'"),
