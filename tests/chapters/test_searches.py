@@ -154,4 +154,4 @@ def test_labels_and_soft_targets_are_searched_alike(speech_search):
     record = json.loads(searches.place(speech_search, "passes").read_bytes())
     assert record["held_out"] == len(speech_search.data.parts[0].validation)
     assert [ax.get_xlabel() for ax in searches.figure(record).axes] == ["errors saved on frames of validation speakers"]
-    assert searches.table(record)["saved"].tolist() == ["+0.0", f"{wrong[0] - wrong[1]:+.1f}"]
+    assert searches.table(record)["saved"].tolist() == ["compared with", f"{wrong[0] - wrong[1]:+.1f}"]
