@@ -25,8 +25,6 @@ from kdrepro.speech.shards import LEFT, RIGHT, SHARD_SPEAKERS
 MOST_BYTES = 100_000  # of an utterance's sound
 SECONDS = (1.2, 4.0)  # of an utterance that is shown
 Label = tuple[str, int, int]  # what, from which frame on, up to which
-# What may be heard of a corpus that is not ours, and on which terms.
-LICENSED = {"timit-sample": "TIMIT's sample, CC BY-NC-SA, Linguistic Data Consortium"}
 
 
 def chosen(run: SpeechExperiment, count: int = 3) -> list[Mapping[str, Any]]:
@@ -39,26 +37,25 @@ def chosen(run: SpeechExperiment, count: int = 3) -> list[Mapping[str, Any]]:
 
 
 def sounds(run: SpeechExperiment, utterances: Sequence[Mapping[str, Any]]) -> list[HTML]:
-    """A player for each utterance, with what it plays in the page itself; a sentence where it may not be played.
+    """A player for each utterance, with what it plays in the page itself; one sentence where the sound is not ours.
 
     Synthetic speech is made again, by the same process as for the shard.
     """
-    name = run.data.name
-    if not run.is_synthetic and name not in LICENSED:
-        return [HTML(f"<p>The licence of {escape(name)} does not allow its sound here.</p>") for _ in utterances]
+    if not run.is_synthetic:
+        sentence = f"The recordings of {run.data.name} are not copied into a page: play the files that the run read."
+        return [HTML(f"<p>{escape(sentence)}</p>")]
     corpus = run.data.parts[0].corpus
     speakers = list(dict.fromkeys(one["speaker"] for one in run.data.parts[0].test.utterances))[:SHARD_SPEAKERS]
     last = max(speakers.index(one["speaker"]) for one in utterances)
     spoken = {one.name: one.waveform for one in shards.utterances_again(corpus, speakers[: last + 1])}
-    return [_player(one["name"], spoken[one["name"]], LICENSED.get(name, "")) for one in utterances]
+    return [_player(one["name"], spoken[one["name"]]) for one in utterances]
 
 
-def _player(name: str, waveform: np.ndarray, licence: str) -> HTML:
+def _player(name: str, waveform: np.ndarray) -> HTML:
     content = base64.b64encode(ogg(waveform)).decode()
-    terms = f" <small>{escape(licence)}</small>" if licence else ""
     return HTML(
         f'<p><audio controls preload="none" aria-label="{escape(name)}" src="data:audio/ogg;base64,{content}">'
-        f"</audio> {escape(name)}{terms}</p>"
+        f"</audio> {escape(name)}</p>"
     )
 
 
