@@ -89,7 +89,7 @@ def test_all_weights_together_have_a_limit(published, store, monkeypatch):
 def test_a_claims_own_weights_have_a_limit(published, store, monkeypatch):
     """The network that the claim is about, its last, comes first."""
     of_one = weights.read_index(published)["networks"][store.key(WIDE)]["bytes"]
-    monkeypatch.setattr(weights, "CLAIM_BYTES", of_one)
+    monkeypatch.setattr(weights, "CLAIM_BYTES", of_one + 200)  # a header's length varies by some bytes
     for path in published.iterdir():
         path.unlink()
     assert f"mnist.distilled: {store.key(SMALL)}" in weights.publish(store.root, published)
