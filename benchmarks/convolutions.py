@@ -19,7 +19,7 @@ from torch import nn
 from kdrepro import training
 from kdrepro.networks import ConvNet
 
-LAYOUTS = {"channels last": torch.channels_last, "contiguous": torch.contiguous_format}
+LAYOUTS = (torch.channels_last, torch.contiguous_format)
 NET = {"channels": [32, 64, 128, 256], "blocks": [0, 1, 1, 0], "in_channels": 3, "classes": 200}
 SIZES = {"net": NET, "side": 32, "batch_size": 256, "steps": 20, "repeats": 5}
 QUICK = SIZES | {"net": NET | {"channels": [8, 16], "blocks": [0, 1]}, "batch_size": 16, "steps": 2, "repeats": 2}
@@ -46,7 +46,7 @@ def convolutions_alone(network: nn.Module, images: torch.Tensor, repeats: int) -
     total = 0.0
     for i, (layer, shape) in enumerate(layers(network, images)):
         times = []
-        for layout in LAYOUTS.values():
+        for layout in LAYOUTS:
             x = torch.rand(shape, device=images.device).contiguous(memory_format=layout).requires_grad_(i > 0)
             weight = layer.weight.detach().clone().contiguous(memory_format=layout).requires_grad_()
             given = (x, weight) if i else (weight,)  # nobody needs the gradient to the images

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -165,11 +165,16 @@ SILENCE_CLASS = "silence"
 def graph_of_phones(speech: Speech) -> Graph:
     """A loop over the corpus's phones with the bigram of its training utterances."""
     phones = speech.corpus.phones
-    counts: Counter = Counter()
-    for utterance in speech.train.utterances:
-        labels = [label for label, *_ in utterance["phones"]]
-        counts.update(pairwise([None, *labels, None]))
-    return phone_loop(phones, {p: speech.states.of(i) for i, p in enumerate(phones)}, counts)
+    return phone_loop(phones, {p: speech.states.of(i) for i, p in enumerate(phones)}, phone_pairs(speech))
+
+
+def phone_pairs(speech: Speech) -> Counter:
+    """How often each phone follows which in training utterances; None stands for their beginnings and ends."""
+    return _pairs([label for label, *_ in utterance["phones"]] for utterance in speech.train.utterances)
+
+
+def _pairs(sequences: Iterable[Sequence[str]]) -> Counter:
+    return Counter(pair for one in sequences for pair in pairwise([None, *one, None]))
 
 
 def graph_of_words(speech: Speech, order: int = 2) -> Graph:
@@ -193,8 +198,7 @@ def graph_of_words(speech: Speech, order: int = 2) -> Graph:
     for silence in speech.corpus.silences:
         index = speech.corpus.phones.index(silence)
         lexicon.append(Entry("", SILENCE_CLASS, speech.states.of(index), -float(np.log(len(speech.corpus.silences)))))
-    pairs = Counter(pair for tags in sentences for pair in pairwise([None, *tags, None]))
-    return word_graph(lexicon, pairs) if order == 2 else trigram_graph(lexicon, sentences)
+    return word_graph(lexicon, _pairs(sentences)) if order == 2 else trigram_graph(lexicon, sentences)
 
 
 PRIOR_COUNT = 5.0  # how many occurrences of a pair of classes its bigram counts as beside what followed it
@@ -207,7 +211,7 @@ def trigram_graph(lexicon: Sequence[Entry], sentences: Sequence[Sequence[str]], 
     of them, as if the bigram had been seen `PRIOR_COUNT` times; pairs that were never seen are impossible.
     Raises ValueError as `word_graph` does.
     """
-    pairs = Counter(pair for tags in sentences for pair in pairwise([None, *tags, None]))
+    pairs = _pairs(sentences)
     followers, triples = _totals(pairs), Counter()
     for tags in sentences:
         triples.update(zip([None, *tags[:-1]], tags, [*tags[1:], None], strict=True))

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import nn
 
 from kdrepro.acoustic import posteriors
 from kdrepro.acoustic.frames import Frames, Speech
-from kdrepro.acoustic.graphs import Graph, graph_of_phones, graph_of_words, phone_loop
+from kdrepro.acoustic.graphs import Graph, graph_of_phones, graph_of_words, phone_loop, phone_pairs
 from kdrepro.acoustic.viterbi import decode, scaled_log_likelihoods
 
 SCALES = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)  # of the acoustic log-likelihoods, against the language model
@@ -141,9 +141,6 @@ def phones_of(speech: Speech, log_probabilities: torch.Tensor, least: int = 3) -
     counts = torch.bincount(of_state[speech.train.targets.long()], minlength=len(phones)).double() + 0.5
     together = torch.full((len(log_probabilities), len(phones)), 1e-30)
     together.index_add_(1, of_state, log_probabilities.cpu().exp())
-    bigram = Counter(
-        pair for u in speech.train.utterances for pair in pairwise([None, *(p for p, *_ in u["phones"]), None])
-    )
-    graph = phone_loop(phones, {phone: (i,) * least for i, phone in enumerate(phones)}, bigram)
+    graph = phone_loop(phones, {phone: (i,) * least for i, phone in enumerate(phones)}, phone_pairs(speech))
     likelihoods = together.log() - (counts / counts.sum()).log().float()
     return decode([likelihoods], graph, acoustic_scale=0.5)[0]

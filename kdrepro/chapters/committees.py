@@ -231,15 +231,14 @@ class SpecialistExperiment(ImageExperiment):
         """
         top_n = self.sizes.top_n if top_n is None else top_n
         generalist, p, subsets = self.opinions(committee, top_n=top_n, correction=correction, split=split)
-        active = specialists.active(generalist, subsets, top_n)
-        if how == "mean" and not committee.full:
-            start = generalist.clamp(min=1e-12)
-            return combining.em_step(start / start.sum(1, keepdim=True), generalist, p, subsets, active)
-        if not committee.full:
+        if not committee.full and how == "eq5":
             return specialists.combine(generalist, p, subsets, top_n=top_n)
-        # Where every model gives a full distribution, their arithmetic mean minimises Eq. 5.
-        total = generalist + sum(active[:, i : i + 1] * one for i, one in enumerate(p))
-        return total / (1 + active.sum(1, keepdim=True))
+        active = specialists.active(generalist, subsets, top_n)
+        if committee.full:  # then the arithmetic mean minimises Eq. 5
+            total = generalist + sum(active[:, i : i + 1] * one for i, one in enumerate(p))
+            return total / (1 + active.sum(1, keepdim=True))
+        start = generalist.clamp(min=1e-12)
+        return combining.em_step(start / start.sum(1, keepdim=True), generalist, p, subsets, active)
 
     def opinions(
         self, committee: Committee, *, top_n: int, correction: str = "prior", split: str = "test"

@@ -20,7 +20,7 @@ from kdrepro.chapters.ch02_mnist import interval
 from kdrepro.chapters.experiment import Experiment, Trained
 from kdrepro.chapters.images import ImageExperiment
 from kdrepro.chapters.presets import is_speech
-from kdrepro.chapters.sizes import DarkKnowledge, Specialised, Training
+from kdrepro.chapters.sizes import DarkKnowledge, Specialised, SpeechTraining, Training
 from kdrepro.chapters.speech import SpeechExperiment
 from kdrepro.errors import DivergedError
 from kdrepro.files import atomic_write, writing
@@ -69,10 +69,15 @@ def _tried(run: ImageExperiment, plan: Training, taught: list[Trained] | None, a
     try:
         nets = run.train_seeds(plan, taught, name=name)
     except DivergedError as error:
-        run.log(f"{name}: {error}")
-        return [about | {"seed": seed, "errors": None, "seconds": 0.0} for seed in run.seeds]
+        return _diverged(run, error, about, name)
     teacher = taught[0] if taught else None
     return [_row(run, net, **about) | (_fidelity(run, net, teacher) if teacher else {}) for net in nets]
+
+
+def _diverged(run: Experiment, error: DivergedError, about: Row, name: str) -> list[Row]:
+    """The rows of a student that has no errors, one a seed."""
+    run.log(f"{name}: {error}")
+    return [about | {"seed": seed, "errors": None, "seconds": 0.0} for seed in run.seeds]
 
 
 def _search_speech(run: SpeechExperiment, name: str) -> list[Row]:
@@ -81,19 +86,25 @@ def _search_speech(run: SpeechExperiment, name: str) -> list[Row]:
     tuned = getattr(run.sizes, wanted.of).training
     members = [seed + max(run.seeds) + 1 for seed in range(wanted.members)]  # no student begins as one of them
     for student, change in wanted.students.items():
-        plan, about = tuned.but(**change), {"teacher": "", "student": student}
-        try:
-            taught = () if plan.loss == "hard" else run.train(run.plans.training, members, name=f"{name}: member")
-            nets = run.train(plan, run.seeds, taught, name=f"{name}: {student}")
-        except DivergedError as error:
-            run.log(f"{name}: {error}")
-            rows += [about | {"seed": seed, "errors": None, "seconds": 0.0} for seed in run.seeds]
-            continue
-        for net in nets:
-            wrong = int((~run.score(net).correct).sum())
-            rows.append(about | {"seed": net[0].seed, "errors": wrong, "seconds": round(net[0].seconds, 1)})
+        rows += _tried_speech(run, tuned.but(**change), members, {"teacher": "", "student": student}, name)
         write(run, name, rows)
     return rows
+
+
+def _tried_speech(
+    run: SpeechExperiment, plan: SpeechTraining, members: Sequence[int], about: Row, name: str
+) -> list[Row]:
+    """As `_tried`, of acoustic models; members: seeds of the ensemble that teaches those on soft targets."""
+    try:
+        taught = () if plan.loss == "hard" else run.train(run.plans.training, members, name=f"{name}: member")
+        nets = run.train(plan, run.seeds, taught, name=f"{name}: {about['student']}")
+    except DivergedError as error:
+        return _diverged(run, error, about, name)
+    wrong = [int((~run.score(net).correct).sum()) for net in nets]
+    return [
+        about | {"seed": net[0].seed, "errors": count, "seconds": round(net[0].seconds, 1)}
+        for net, count in zip(nets, wrong, strict=True)
+    ]
 
 
 def _fidelity(run: ImageExperiment, student: Trained, teacher: Trained) -> Row:
@@ -214,7 +225,7 @@ def _over_epochs(record: Mapping[str, Any], plans: Mapping[str, tuple]) -> Figur
         ax.plot(epochs, part["errors"], "o", ms=4, color=line.get_color(), alpha=0.6)
     for teacher in rows.loc[rows["student"] == "", "errors"]:
         ax.axhline(teacher, color="black", ls=":", label="the teacher")
-    ax.set(xscale="log", xlabel="epochs", ylabel=f"errors on {_judged_on(record)}")
+    ax.set(xscale="log", xlabel="epochs", ylabel=f"errors on {judged_on(record)}")
     ax.minorticks_off()
     ax.set_xticks(sorted({int(e) for e in students["student"].str.extract(r"(\d+) epochs")[0].dropna()}))
     ax.xaxis.set_major_formatter("{x:.0f}")
@@ -232,10 +243,11 @@ def _saved(record: Mapping[str, Any]) -> Figure:
     ax.axvline(0, color="black", ls=":")
     ax.set_yticks(heights, names)
     ax.invert_yaxis()
-    ax.set(xlabel=f"errors saved on {_judged_on(record)}")
+    ax.set(xlabel=f"errors saved on {judged_on(record)}")
     return drawn
 
 
-def _judged_on(record: Mapping[str, Any]) -> str:
+def judged_on(record: Mapping[str, Any]) -> str:
+    """What a search counts the errors of."""
     chapter = record.get("chapter")
     return "frames of validation speakers" if chapter and is_speech(chapter) else "held-out images"

@@ -134,11 +134,6 @@ class Systems(Sizes):
     soft: Soft
 
     @property
-    def hard(self) -> SpeechTraining:
-        """On labels."""
-        return self.training
-
-    @property
     def distilled(self) -> SpeechTraining:
         """On soft targets, for as long."""
         changed = self.soft.model_dump(exclude_none=True)
@@ -153,14 +148,9 @@ class Systems(Sizes):
 
 
 class Ensembles(Systems):
-    """Members of ensembles, each a baseline too, and the nets that are distilled from an ensemble."""
+    """Members of ensembles, each a baseline too (`training`), and the nets that are distilled from an ensemble."""
 
     ensembles: int = Field(1, ge=1)  # disjoint ones, each with as many members and as many students
-
-    @property
-    def member(self) -> SpeechTraining:
-        """A baseline, and a member of an ensemble."""
-        return self.training
 
 
 class Synthetic(Ensembles):

@@ -131,7 +131,7 @@ class SpeechExperiment(Experiment):
 
         Seeds from `members` on, those that confirm, have ensembles of their own.
         """
-        return self.train(self.plans.member, self._seeds_of(number), name=f"member {number}")
+        return self.train(self.plans.training, self._seeds_of(number), name=f"member {number}")
 
     def distilled_from(
         self, number: int, plan: SpeechTraining, seeds: Sequence[int] | None = None, name: str = ""

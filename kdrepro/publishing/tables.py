@@ -6,7 +6,6 @@ from typing import Any
 
 from kdrepro import paths
 from kdrepro.chapters import searches
-from kdrepro.chapters.presets import is_speech
 from kdrepro.verdicts import claims
 from kdrepro.verdicts.claims import Claim
 
@@ -89,11 +88,9 @@ def search_tables() -> str:
         head = [f"| {' | '.join(table.columns)} |", f"|{'---|' * len(table.columns)}"]
         rows = [f"| {' | '.join(map(str, row))} |" for row in table.to_numpy().tolist()]
         p = record["provenance"]
-        images = "training images that were held out"
-        judged = "frames of the validation speakers" if is_speech(record["chapter"]) else images
         about = (
             f"**{record['search']}**, chapter {record['chapter']} at {record['preset']}: errors on "
-            f"{record['held_out']:,} {judged} ({p['date']}, {p['git']})."
+            f"{record['held_out']:,} {searches.judged_on(record)} ({p['date']}, {p['git']})."
         )
         picture = (
             f"```{{image}} results/searches/{path.stem}.svg\n:alt: What the search {record['search']} found\n"

@@ -109,7 +109,7 @@ def speech_run(speech_chapter) -> SpeechExperiment:
 
 @pytest.fixture(scope="session")
 def speech_plan(speech_run) -> SpeechTraining:
-    return speech_run.plans.member.but(epochs=2, curve=2)
+    return speech_run.plans.training.but(epochs=2, curve=2)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ def a_net(plan, *curve, seed=0):
 def test_plans_at_other_shares(speech_regulariser, speech_cell, capsys):
     """The notebook's cell: as many steps at every share, with hard and with soft targets."""
     sizes = speech_regulariser.sizes
-    own = {"hard": sizes.little.hard, "soft": sizes.little.distilled}
+    own = {"hard": sizes.little.training, "soft": sizes.little.distilled}
     names = {"own": {"synthetic": own}, "main": "synthetic", "synthetic": speech_regulariser, "sizes": sizes}
     plans_at = speech_cell("04-soft-targets", "def plans_at(", **names)["plans_at"]
     assert plans_at(sizes.little.training.fraction) == own
@@ -47,8 +47,8 @@ def test_plans_at_other_shares(speech_regulariser, speech_cell, capsys):
 
 def test_hard_and_soft_targets_are_trained_as_long(speech_regulariser):
     little = speech_regulariser.sizes.little
-    assert little.hard.recipe == little.distilled.recipe
-    assert (little.hard.early_stopping, little.distilled.early_stopping) == (True, False)
+    assert little.training.recipe == little.distilled.recipe
+    assert (little.training.early_stopping, little.distilled.early_stopping) == (True, False)
 
 
 def test_the_teacher_is_chosen_by_its_student_on_validation_speakers(speech_regulariser, monkeypatch):
@@ -87,7 +87,10 @@ def test_no_student_has_the_teacher_of_its_own_seed():
 def three(speech_regulariser, speech_members):
     """Networks and scores of Table 5's systems."""
     sizes = speech_regulariser.sizes
-    plans = {"hard": sizes.little.hard.but(epochs=1, curve=1), "soft": sizes.little.distilled.but(epochs=1, curve=1)}
+    plans = {
+        "hard": sizes.little.training.but(epochs=1, curve=1),
+        "soft": sizes.little.distilled.but(epochs=1, curve=1),
+    }
     teachers = {seed: [speech_members[seed]] for seed in (0, 1)}
     nets = {
         "all, hard": speech_members,
@@ -134,7 +137,7 @@ def test_what_is_measured_of_a_system(speech_regulariser, three):
 
 
 def test_accuracy_in_training_is_that_of_the_weights_that_were_kept(speech_regulariser):
-    net = a_net(speech_regulariser.sizes.little.hard, (2, 0.5, 0.4), (4, 0.7, 0.3))
+    net = a_net(speech_regulariser.sizes.little.training, (2, 0.5, 0.4), (4, 0.7, 0.3))
     assert ch04_soft_targets.train_accuracy(net) == 0.5
     assert ch04_soft_targets.gain_of_stopping(net) == pytest.approx(0.1)
     (one,) = net
@@ -166,7 +169,7 @@ def test_numbers_in_words():
 
 
 def test_early_stopping(speech_regulariser):
-    plan = speech_regulariser.sizes.little.hard
+    plan = speech_regulariser.sizes.little.training
     nets = [a_net(plan, (2, 0.5, 0.4), (4, 0.7, 0.38)), a_net(plan, (2, 0.5, 0.3), (4, 0.7, 0.4), seed=3)]
     table = ch04_soft_targets.stopping(nets)
     assert table.index.tolist() == [0, 3]
@@ -176,7 +179,7 @@ def test_early_stopping(speech_regulariser):
 
 
 def test_figures(speech_regulariser):
-    plan = speech_regulariser.sizes.little.hard
+    plan = speech_regulariser.sizes.little.training
     nets = {
         "hard": [a_net(plan, (2, 0.5, 0.4), (4, 0.7, 0.3))] * 2,
         "soft": [a_net(plan.but(early_stopping=False), (5, 0.5, 0.4))],

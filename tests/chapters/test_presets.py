@@ -104,7 +104,7 @@ def test_bad_values_of_speech_are_named(written, chapter, change, said):
 
 
 def test_early_stopping_with_a_curve_is_fine():
-    hard = presets.load("smoke").chapters["04-soft-targets"].little.hard
+    hard = presets.load("smoke").chapters["04-soft-targets"].little.training
     assert hard.early_stopping
     assert hard.but(curve=1).curve == 1
     with pytest.raises(ValueError, match="early_stopping needs curve"):

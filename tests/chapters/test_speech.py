@@ -240,7 +240,7 @@ def test_a_students_weights_begin_as_those_of_the_other_ensemble(speech_run, mon
 
 def test_systems_differ_in_their_targets_alone(speech_run):
     plans = speech_run.plans
-    hard, soft = plans.member.model_dump(), plans.distilled.model_dump()
+    hard, soft = plans.training.model_dump(), plans.distilled.model_dump()
     assert {name for name in hard if hard[name] != soft[name]} == {"loss", "temperature", "soft_weight"}
     assert hard["early_stopping"]
     with pytest.raises(ValueError, match="Extra inputs"):
@@ -287,7 +287,7 @@ def test_curves_look_at_frames_evenly():
 
 def test_early_stopping_keeps_the_best_epoch(speech_regulariser, monkeypatch):
     """Whichever it is: here the second of four, since the figures are given and not measured."""
-    plan = speech_regulariser.sizes.little.hard.but(epochs=4, curve=1, learning_rate=0.011)  # no other test's
+    plan = speech_regulariser.sizes.little.training.but(epochs=4, curve=1, learning_rate=0.011)  # no other test's
     given, weights = iter([0.2, 0.6, 0.5, 0.4]), []
 
     def evaluate(network):
@@ -304,7 +304,7 @@ def test_early_stopping_keeps_the_best_epoch(speech_regulariser, monkeypatch):
 
 
 def test_the_curve_is_the_accuracy_on_validation_frames(speech_regulariser):
-    plan = speech_regulariser.sizes.little.hard.but(epochs=2, curve=1, learning_rate=0.012)
+    plan = speech_regulariser.sizes.little.training.but(epochs=2, curve=1, learning_rate=0.012)
     (net,) = speech_regulariser.train(plan, [0])[0]
     curve = [row["validation_frame_accuracy"] for row in net.history]
     validation = speech_regulariser.data.parts[0].validation
@@ -318,7 +318,7 @@ def test_the_curve_is_the_accuracy_on_validation_frames(speech_regulariser):
 def test_a_share_is_trained_on_alone(speech_regulariser, speech_members, monkeypatch):
     sizes = speech_regulariser.sizes
     short = {"epochs": 1, "curve": 1, "learning_rate": 1e-4}  # no other test's, so that nothing is loaded
-    plans = {"hard": sizes.little.hard.but(**short), "soft": sizes.little.distilled.but(**short)}
+    plans = {"hard": sizes.little.training.but(**short), "soft": sizes.little.distilled.but(**short)}
     train = speech_regulariser.data.parts[0].train
     seen = {}
     real = batches.FrameBatches
