@@ -50,6 +50,14 @@ def store(preset: str) -> Path | str:
     return f"{given.rstrip('/')}/{preset}" if "://" in given else _expanded(given) / preset
 
 
+def checkpoints() -> bool:
+    """Whether runs keep the states of their trainings, to go on from; KDREPRO_CHECKPOINTS=off says no.
+
+    For a GPU on which a small network takes less time than its states take to be written.
+    """
+    return os.environ.get("KDREPRO_CHECKPOINTS") != "off"
+
+
 def data_root(given: str | None = None) -> Path:
     """The folder of the data sets: the argument, else KDREPRO_DATA, else `data/` in the project.
 

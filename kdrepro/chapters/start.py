@@ -162,7 +162,7 @@ def start_search(
 def _storing_and_training(chapter: str, preset: Preset) -> dict[str, Any]:
     """Where a run's networks are kept, and who trains them: this process, or what KDREPRO_EXECUTOR names."""
     run = paths.runs(preset.origin)
-    store = Store(paths.store(preset.origin), warn=_on_stderr, folders=run / "store")
+    store = Store(paths.store(preset.origin), warn=_on_stderr, folders=run / "store", checkpoints=paths.checkpoints())
     if isinstance(store.root, Path):
         store.folders = None
         remove_stale(store.root, ".*")  # what killed runs left half written

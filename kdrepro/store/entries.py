@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ from kdrepro.files import writing
 from kdrepro.networks import MLP, ConvNet, MixtureOfExperts
 from kdrepro.store.leases import EXPIRES, Leases
 from kdrepro.store.places import Folder, is_address, place
-from kdrepro.training.checkpoint import Checkpoint, owned
+from kdrepro.training.checkpoint import Checkpoint, HistoryAlone, owned
 
 # Raised whenever the same configuration would train to something else than rounding explains (a fixed bug, another
 # order of random draws), so that no run loads a network that today's code would not make.
@@ -78,7 +78,7 @@ class Store:
     warn: called with one sentence about a damaged file that was set aside, and where another run is waited for.
     folders: where what is too large for `compute_or_load` lies, on this machine; in the root where that is a folder.
     owner: in whose name networks are trained (see `leases`); this process's unless given. expires: seconds until a
-    lease of a holder that is gone ends.
+    lease of a holder that is gone ends. checkpoints: whether states of trainings are kept, to go on from.
     Raises InputError for an address of an unknown kind, or one whose library is not installed.
     """
 
@@ -90,9 +90,10 @@ class Store:
         folders: Path | str | None = None,
         owner: str = "",
         expires: float = EXPIRES,
+        checkpoints: bool = True,
     ):
         self.root: Path | str = root if is_address(root) else Path(root)
-        self.warn, self.owner, self.expires = warn, owner, expires
+        self.warn, self.owner, self.expires, self.checkpoints = warn, owner, expires, checkpoints
         self.folders = Path(folders) if folders is not None else None
         self.place = place(self.root)
 
@@ -275,7 +276,8 @@ class Store:
         return writing(f"to the store {self.root}")
 
     def _checkpoint(self, config: Mapping[str, Any]) -> Checkpoint:
-        return self.place.checkpoint(f"{self.key(config)}/checkpoint.safetensors", self.warn)
+        name = f"{self.key(config)}/checkpoint.safetensors"
+        return self.place.checkpoint(name, self.warn) if self.checkpoints else HistoryAlone(PurePosixPath(name))
 
     def _load_into(self, network: nn.Module, config: Mapping[str, Any]) -> bool:
         key, entry = self.key(config), self.entry(config)

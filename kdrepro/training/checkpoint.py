@@ -23,6 +23,8 @@ class Checkpoint:
     history: the rows of the training that last saved or finished here (see `training.fit`).
     """
 
+    keeps = True  # whether states are kept
+
     def __init__(self, path: PurePath | str, warn=print):
         self.path = path if isinstance(path, PurePath) else Path(path)
         self.warn = warn
@@ -87,6 +89,24 @@ class Checkpoint:
     def _set_aside(self) -> str | None:
         aside = set_aside(self.path)
         return None if aside is None else aside.name
+
+
+class HistoryAlone(Checkpoint):
+    """For trainings that take less time than their states take to be written: it keeps a training's rows, no state.
+
+    Whatever is interrupted begins anew.
+    """
+
+    keeps = False
+
+    def save(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def load(self) -> None:
+        """Nothing was kept."""
+
+    def remove(self) -> None:
+        """Nothing is there."""
 
 
 def owned(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -77,7 +77,7 @@ class TrainingState:
         self.moments: dict[int, dict[str, torch.Tensor]] = {}  # the optimiser's, of each parameter, when restored
         self.order_at_start = self.order.get_state()
         # Taken now: an objective of the user's may change while it is trained with.
-        self.made_of = self._made_of() if checkpoint else {}
+        self.made_of = self._made_of() if self._keeps else {}
         self._resume()
 
     def _check_arguments(self) -> None:
@@ -228,14 +228,20 @@ class TrainingState:
             raise ValueError(f"keep_best names {self.keep_best!r}, but evaluate gives {', '.join(map(repr, figures))}.")
         return {name: value.item() if hasattr(value, "item") else value for name, value in figures.items()}
 
+    @property
+    def _keeps(self) -> bool:
+        """Whether there is a checkpoint that keeps states."""
+        return self.checkpoint is not None and self.checkpoint.keeps
+
     def finish_epoch(self, steps: Optimized) -> None:
         """Save the state after the epoch whose row was noted, and show that row."""
         self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
         if self.recipe.max_norm and self.epoch == self.recipe.epochs:
             clip_max_norm(unwrapped(self.network), self.recipe.max_norm)
-        if self.checkpoint:
+        if self._keeps:
             self.order_at_start = self.order.get_state()
             self._save(steps, self.step, 0.0, self.seconds)
+        if self.checkpoint is not None:
             self.checkpoint.history = self.history
         if self.progress:
             self.progress(self.history[-1])
@@ -260,7 +266,7 @@ class TrainingState:
 
     def save_within(self, steps: Optimized, step: int, loss: float, took: float) -> None:
         """Save the state within an epoch, after `step` steps of it with this sum of losses, in `took` seconds."""
-        if self.checkpoint:
+        if self._keeps:
             self._check_finite(self.loss_sum + loss)
             self._save(steps, step, self.loss_sum + loss, self.seconds + took)
 

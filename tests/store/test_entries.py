@@ -213,6 +213,24 @@ def test_many_that_were_interrupted_go_on(tmp_path, digits, monkeypatch):
     assert all(torch.equal(weights(a), weights(b)) for a, b in zip(networks, alone, strict=True))
 
 
+def test_without_checkpoints_networks_and_histories_are_the_same_and_no_state_is_kept(tmp_path, digits):
+    trainer, kept, found = ManyTrainer(digits), [], {}
+    for checkpoints in (True, False):
+        store = Store(tmp_path / str(checkpoints), checkpoints=checkpoints)
+
+        def train(missing, store=store):
+            trainer(missing.networks[0], missing.checkpoints[0])
+            kept.append(len(list(store.root.rglob("checkpoint*"))))
+            missing.finished(0)
+
+        (network,), _ = store.train_or_load_many([CONFIG], train)
+        found[checkpoints] = weights(network), [row["loss"] for row in store.entry(CONFIG)["history"]]
+    assert kept == [1, 0]
+    assert torch.equal(found[True][0], found[False][0])
+    assert found[True][1] == found[False][1]
+    assert len(found[False][1]) == 2
+
+
 # --- arrays ---------------------------------------------------------------------------------------
 
 ARRAYS = {"a": np.arange(600).reshape(20, 30), "b": np.array(0.5), "c": np.zeros((0, 3), np.uint8)}
