@@ -340,7 +340,8 @@ class TrainingState:
         if made_on != self.device.type:  # the states of its generators mean nothing here
             return self.checkpoint.put_aside(f"was made on {made_on} and cannot be continued on {self.device.type}")
         self.network.load_state_dict(_under(tensors, "network."))
-        self.best, self.average = _under(tensors, "best."), _under(tensors, "average.")
+        self.best = _under(tensors, "best.")  # only ever copied from
+        self.average = {name: tensor.to(self.device) for name, tensor in _under(tensors, "average.").items()}
         for name, tensor in _under(tensors, "optimizer.").items():
             index, key = name.split(".", 1)
             self.moments.setdefault(int(index), {})[key] = tensor

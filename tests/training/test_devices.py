@@ -55,6 +55,9 @@ class OneCase(TorchDispatchMode):
             for parameter, gradient, *momentum in zip(*(given for given in args[:3] if given), strict=True):
                 sum(momentum, parameter + gradient)
             return None
+        if function is aten._foreach_lerp_.Scalar:  # its fake takes tensors of any device
+            for ends in zip(*args[:2], strict=True):
+                sum(ends)
         return function(*args, **(kwargs or {}))
 
 
@@ -272,6 +275,30 @@ def of_an_evaluation():
     fit(mlp(), cases("images"), evaluate=evaluate, keep_best="errors")
 
 
+def of_a_training_that_goes_on():
+    """From what a checkpoint holds, which is on the processor."""
+    network = mlp()
+    weights = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+    generators = {f"generator.{name}": real_generator().get_state() for name in ("order", "noise")}
+    kept = {f"{of}.{name}": tensor for of in ("network", "average", "best") for name, tensor in weights.items()}
+    for i, parameter in enumerate(weights.values()):
+        kept |= {f"optimizer.{i}.{name}": parameter for name in ("exp_avg", "exp_avg_sq")}
+        kept[f"optimizer.{i}.step"] = torch.tensor(2.0)
+    kept["best.figure"] = torch.tensor(1.0, dtype=torch.float64)
+    about = {"epoch": 1, "step": 0, "loss_sum": 0.0, "seconds": 0.0, "history": [], "made_of": {}}
+    checkpoint = SimpleNamespace(keeps=True, load=lambda: (kept | generators, about), save=lambda *_: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state.TrainingState, "_made_of", lambda self: {})
+        fit(
+            network,
+            cases("images"),
+            recipe=RECIPE.model_copy(update={"averaging": 0.9}),
+            evaluate=lambda network: {"right": 1.0},
+            keep_best="right",
+            checkpoint=checkpoint,
+        )
+
+
 def of_a_stack():
     teacher = on_gpu(mlp(9)).eval()
     fit_many(
@@ -366,6 +393,7 @@ PATHS = [
     of_a_teacher_that_is_asked,
     of_a_specialist,
     of_an_evaluation,
+    of_a_training_that_goes_on,
     of_a_stack,
     of_a_stack_of_any_kind,
     of_frames,
