@@ -42,7 +42,8 @@ class FrameBatches:
             raise ValueError(f"which must name frames from 0 to {len(frames) - 1:,} in ascending order, none twice.")
         if soft_targets is not None and len(soft_targets) != len(which):
             raise ValueError(f"soft_targets has {len(soft_targets)} frames where which has {len(which)}.")
-        self.frames, self.batch_size, self.device = frames, batch_size, torch.device(device)
+        self.frames, self.batch_size = frames, batch_size
+        self.device = torch.empty(0, device=device).device  # with its number, as tensors and networks there have it
         self.soft_targets, self.asked = soft_targets, teacher
         self.which, self.pools = which, self._pools(which, pool_frames)
 

@@ -319,13 +319,8 @@ def of_a_stack_of_any_kind():
 
 def of_frames():
     """Windows of speech: features on the GPU, their places and labels on the processor."""
-    split = SimpleNamespace(
-        states=range(CLASSES), offsets=np.array([0, CASES]), targets=LABELS.int(), fingerprint="frames"
-    )
-    split.pool = lambda shards, device: (FEATURES.to(device), torch.arange(CASES).to(device))
-    source = object.__new__(FrameBatches)
-    vars(source).update(frames=split, batch_size=12, device=GPU, which=torch.arange(CASES), pools=[((0,), 0, CASES)])
-    vars(source).update(soft_targets=None, asked=None)
+    split = Split()
+    source = FrameBatches(split, batch_size=12, device="cuda")  # as a chapter is told, without a number
     network = on_gpu(real(MLP, [26 * 40, 6, CLASSES]))
     training.fit(network, source, HARD, RECIPE)
     source.asked = lambda inputs: posteriors.mean_log_probabilities([network, network], inputs)
@@ -333,6 +328,21 @@ def of_frames():
 
 
 FEATURES = numbers(CASES + 25, 40).half()
+
+
+class Split:
+    """The frames of one shard."""
+
+    states, offsets, targets, fingerprint = range(CLASSES), np.array([0, CASES]), LABELS.int(), "frames"
+
+    def __len__(self):
+        return CASES
+
+    def cuts(self, which):
+        return self.offsets
+
+    def pool(self, shards, device):
+        return FEATURES.to(device), torch.arange(CASES).to(device)
 
 
 # --- what is computed -----------------------------------------------------------------------------
