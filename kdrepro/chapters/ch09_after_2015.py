@@ -8,10 +8,13 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from kdrepro.chapters.ch02_mnist import by_holm
+from kdrepro.chapters.committees import SpecialistExperiment
 from kdrepro.chapters.experiment import Trained
 from kdrepro.chapters.figures import COLOURS
 from kdrepro.chapters.images import ImageExperiment
+from kdrepro.chapters.searches import agreement
 from kdrepro.chapters.sizes import Training
+from kdrepro.verdicts import recompute
 
 Pairs = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
@@ -64,3 +67,34 @@ def fidelity_figure(divergences: Mapping[str, np.ndarray], errors: Mapping[str, 
 def wide(plan: Training, epochs: int) -> Training:
     """Chapter 2's distilled net for this chapter's number of epochs, with no learning curve."""
     return plan.but(epochs=epochs, curve=0)
+
+
+def of_photographs(run: SpecialistExperiment) -> dict[str, list[Trained]]:
+    """Smaller nets that chapter 5's generalist teaches, by method, one a seed; trains, and writes their record."""
+    sizes, teachers = run.sizes, run.generalists()
+    plans = {method: sizes.student.but(**change) for method, change in sizes.methods.items()}
+    nets = {
+        method: run.train_seeds(plan, None if plan.loss == "hard" else teachers, name=method)
+        for method, plan in plans.items()
+    }
+    for method, each in {"generalist": teachers, **nets}.items():
+        run.publish_right(method, each)
+    run.predictions["cases"] = np.array(len(run.data.test_labels))
+    figures = recompute.claimed("after.standardised", run.predictions)
+    run.claim("after.standardised", [*teachers, *(net for each in nets.values() for net in each)], **figures)
+    run.finish()
+    return {"generalist": teachers, **nets}
+
+
+def photographs_table(run: SpecialistExperiment, nets: Mapping[str, Sequence[Trained]]) -> pd.DataFrame:
+    """A row a method: test accuracy, and the share of test images on which it answers as the generalist of its seed."""
+    rows = {}
+    for method, each in nets.items():
+        same = [agreement(run, *pair) for pair in zip(each, nets["generalist"], strict=True)]
+        right = [1 - run.errors(net) / len(run.data.test_labels) for net in each]
+        rows[method] = {
+            "million parameters": each[0].parameters / 1e6,
+            "accuracy, %": 100 * np.mean(right),
+            "answers as the generalist, %": 100 * np.mean(same),
+        }
+    return pd.DataFrame(rows).T

@@ -510,6 +510,22 @@ class Pitfalls(Sizes):
     smoothing: float = Field(0.1, gt=0, lt=1)  # of a teacher's labels
 
 
+class Photographs(Specialised):
+    """Chapter 5's images and generalist, which teaches a smaller net; it does not decide.
+
+    methods: by name, what differs from `student`; of the loss "hard", it has no teacher.
+    """
+
+    student: ConvTraining
+    methods: dict[str, Changes]
+
+    @model_validator(mode="after")
+    def _methods_are_plans(self) -> Self:
+        for change in self.methods.values():
+            self.student.but(**change)
+        return self
+
+
 class After2015(Sizes):
     """Chapter 9: teachers, plain nets and students are chapter 2's; here is what differs, and what is compared.
 
@@ -526,6 +542,7 @@ class After2015(Sizes):
     smoothed_epochs: int = Field(ge=1)  # of the teachers on smoothed labels, and on labels as they are
     smoothing: float = Field(0.1, gt=0, lt=1)
     fidelity_cases: int = Field(ge=2)  # images of each kind whose divergence is kept
+    second: Photographs | None = None
     searches: dict[str, Search] = {}
 
     @model_validator(mode="after")

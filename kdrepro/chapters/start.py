@@ -243,7 +243,7 @@ def check_writable(run: Path) -> None:
         ) from error
 
 
-def beside(run: SpecialistExperiment, data_root: str | None = None) -> SpecialistExperiment | None:
+def beside(run: ImageExperiment, data_root: str | None = None) -> SpecialistExperiment | None:
     """The experiment of a chapter's second data set, which has a record of its own; None where the preset has none.
 
     Nor is there one beside data of one's own. It is trained with the first of the run's seeds. data_root: see `start`.

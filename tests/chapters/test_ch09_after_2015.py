@@ -13,6 +13,7 @@ from kdrepro.chapters import presets, searches
 from kdrepro.chapters.images import OBJECTIVES
 from kdrepro.chapters.sizes import Network, Training
 from kdrepro.errors import InputError
+from kdrepro.verdicts import records
 from kdrepro.verdicts.recompute import later
 
 LOSSES = {"dkd": {"loss": "dkd", "beta": 2.0}, "standardised": {"loss": "standardised"}}
@@ -148,3 +149,26 @@ def test_fidelity_from_arrays():
     two = {"a": np.array([1.0]), "b": np.array([2.0])}
     assert later.fidelity_correlation(two, two).tolist() == [0]
     assert later.largest_p([np.array([1.0])]) is None
+
+
+@pytest.mark.parametrize("preset", ["full", "paper"])
+def test_photographs_are_taught_by_chapter_5s_generalist(preset):
+    found = presets.load(preset).chapters
+    second, fifth = found["09-after-2015"].second, found["05-specialists"]
+    assert (second.images, second.generalist) == (fifth.images, fifth.generalist)
+
+
+def test_photographs_have_a_record_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
+    changes = [f"09-after-2015.second.{what}" for what in ("images.per_class=10", "generalist.recipe.epochs=1")]
+    photographs = chapters.beside(chapters.start("09-after-2015", preset="smoke", changes=changes))
+    nets = ch09.of_photographs(photographs)
+    table = ch09.photographs_table(photographs, nets)
+    assert list(table.index) == ["generalist", *photographs.sizes.methods]
+    assert table.loc["generalist", "answers as the generalist, %"] == 100
+    (path,) = tmp_path.glob("*/results/*.json")
+    assert path.stem == f"09-after-2015.{photographs.data.name}"
+    equal = records.read(path)["claims"]["after.standardised"]["metrics"]["errors_saved_equal"]
+    pair = ("hinton, as standardised", "standardised, published")
+    assert equal == np.subtract(*(photographs.errors(nets[method]) for method in pair)).tolist()
+    assert nets["dkd"][0].key != nets["hinton, published"][0].key
