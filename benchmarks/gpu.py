@@ -1,32 +1,59 @@
 """What a machine with a GPU is for, in pieces of at most eight minutes that go on where the last one ended.
 
-    python benchmarks/gpu.py                  # tests, benchmark, full, pack: one after the other
-    python benchmarks/gpu.py full             # a piece of the chapters at full; again, until it says that all are done
-    python benchmarks/gpu.py pack             # records and predictions, in archives below 16 MB
+    python benchmarks/gpu.py                  # tests, benchmark, full: one after the other
+    python benchmarks/gpu.py full --out FOLDER --processes 16      # a piece of the chapters at full; again, until done
+    python benchmarks/gpu.py pack --out FOLDER                     # what is new, into archives; full does it each minute
+    python benchmarks/gpu.py unpack FOLDER                         # on another machine: archives into its runs and store
 
-It ends with one sentence where PyTorch sees no GPU. Exit code 3 says that a piece ended for its time, and that the same
-command goes on.
+A chapter at full is run as parts beside each other: the whole chapter, and each of its claims alone. They share a
+store, so that the whole finds its networks there or waits for them. It ends with one sentence where PyTorch sees no
+GPU. Exit code 3 says that a piece ended for its time, and that the same command goes on.
 """
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import tarfile
-from collections.abc import Callable, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import archives
 import torch
 
 from kdrepro import paths
 from kdrepro.chapters import presets
+from kdrepro.chapters.sizes import Specialised
 from kdrepro.errors import InputError
+from kdrepro.store import Store
+from kdrepro.verdicts import claims, records
 
 SECONDS = 8 * 60  # of a piece
-ARCHIVE_BYTES = 16_000_000
 AGAIN = 3  # the exit code of a piece that ended for its time
-STEPS = ("tests", "bench", "full", "pack")
+STEPS = ("tests", "bench", "full")
+LATER = ("01-dark-knowledge", "07-distil-back", "08-pitfalls", "09-after-2015")  # other chapters' networks teach these
+SPECIALISED = [name for name, sizes in presets.CHAPTERS.items() if issubclass(sizes, Specialised)]
+SHARED = ("store", "corpora", "images", "claims")  # folders of a preset's runs that all parts have in common
+MPS = "nvidia-cuda-mps-control"
+LOOKING, TELLING, PACKING = 0.2, 15.0, 60.0  # seconds between two looks at the parts, two lines, two packs
+ENDING = 20.0  # seconds that parts have to end in
+
+
+class Part(NamedTuple):
+    """What one process runs: a whole chapter, or what a claim needs of it."""
+
+    chapter: str
+    claim: str = ""
+
+    @property
+    def name(self) -> str:
+        """As lines and its log's file name it."""
+        return self.claim or self.chapter
 
 
 def check_gpu() -> None:
@@ -35,25 +62,29 @@ def check_gpu() -> None:
         raise InputError("PyTorch sees no GPU here: `make gpu` is for a machine that has one; `make full` needs none.")
 
 
-def for_at_most(command: Sequence[str], seconds: float) -> int | None:
-    """Run a command; its exit code, or None where it was interrupted, as by Ctrl-C, for its time."""
-    # A small network takes less time here than the states of its training take to be written.
-    process = subprocess.Popen(list(command), env={"KDREPRO_CHECKPOINTS": "off", **os.environ})
+def for_at_most(command: Sequence[str], seconds: float) -> int:
+    """Run a command; its exit code, or AGAIN where it was interrupted, as by Ctrl-C, for its time."""
+    process = subprocess.Popen(list(command))
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
+        return AGAIN
+    finally:
+        end([process])
+
+
+def end(processes: Sequence[Any]) -> None:
+    """Interrupt those that still run, as by Ctrl-C, and kill what does not end; what was trained is kept."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+    until = time.monotonic() + ENDING
+    for process in processes:
         try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:  # what it has trained is kept all the same
+            process.wait(max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        return None
-
-
-def kdrepro(*arguments: str) -> list[str]:
-    """A command of the book's own command line."""
-    return [sys.executable, "-m", "kdrepro", *arguments]
 
 
 def tests(seconds: float) -> int:
@@ -63,82 +94,252 @@ def tests(seconds: float) -> int:
         "tests/chapters/test_experiments.py",
         "tests/chapters/test_committees.py",
     ]
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "--device", "cuda", *files]
-    code = for_at_most(command, seconds)
-    return AGAIN if code is None else code
+    return for_at_most([sys.executable, "-m", "pytest", "-q", "-n0", "--device", "cuda", *files], seconds)
 
 
 def bench(seconds: float) -> int:
     """The benchmark; what it has when its time ends is lost, so it is a quick one."""
-    code = for_at_most([sys.executable, "benchmarks/bench.py", "--quick", "--device", "cuda"], seconds)
-    return AGAIN if code is None else code
+    return for_at_most([sys.executable, "benchmarks/bench.py", "--quick", "--device", "cuda"], seconds)
 
 
-def full(seconds: float, run: Callable[[Sequence[str], float], int | None] = for_at_most) -> int:
-    """The chapters at full, one after the other; those that have a record are done."""
-    import time
+def parts(run: Path, chapters: Sequence[str] = tuple(presets.CHAPTERS)) -> list[Part]:
+    """What is to be run, in this order: chapter 2, on which others wait, those that need no other, the rest.
 
-    end = time.monotonic() + seconds
-    for chapter in sorted(presets.CHAPTERS, key=lambda name: (name != "02-mnist", name)):
-        if list((paths.runs("full") / "results").glob(f"{chapter}*.json")):
-            continue
-        code = run(kdrepro("run", chapter, "--preset", "full", "--device", "cuda"), max(1.0, end - time.monotonic()))
-        if code is None:
-            print(f"gpu: time is over in {chapter}; the same command goes on there.")
-            return AGAIN
-        if code:
-            return code
-    print("gpu: all chapters are done at full.")
-    return 0
-
-
-def pack(run: Path, most: int = ARCHIVE_BYTES) -> list[Path]:
-    """Records and predictions of a run in archives `results-<n>.tar` of at most so many bytes each.
-
-    A file that is larger than that alone is left out, and named. Returns the archives.
+    Of each the whole first, then its claims; nothing of a chapter that is done, nor a claim that is.
     """
-    found = sorted(path for path in (run / "results").glob("*") if path.suffix in (".json", ".npz"))
-    for path in [path for path in found if _packed_bytes(path) > most]:
-        print(f"gpu: {path.name} is larger than {most / 1e6:.0f} MB and is left out.", file=sys.stderr)
-        found.remove(path)
-    archives: list[Path] = []
-    while found:
-        size, taken = 10_240, []  # an archive's end
-        while found and size + _packed_bytes(found[0]) <= most:
-            size += _packed_bytes(found[0])
-            taken.append(found.pop(0))
-        archives.append(run / f"results-{len(archives)}.tar")
-        with tarfile.open(archives[-1], "w") as archive:
-            for path in taken:
-                archive.add(path, arcname=f"results/{path.name}")
-        if not taken:
-            break
-    return archives
+    wanted = sorted(chapters, key=lambda name: (name != "02-mnist", name in LATER, name))
+    found = [
+        part
+        for chapter in wanted
+        if not is_done(run, chapter)
+        for part in [Part(chapter), *(Part(chapter, of.id) for of in claims.load().values() if of.chapter == chapter)]
+    ]
+    return [part for part in found if not (part.claim and is_done(run / "claims" / part.claim, part.chapter))]
 
 
-def _packed_bytes(path: Path) -> int:
-    return 1024 + 512 * -(-path.stat().st_size // 512)  # its header, and what fills its last block
+def is_done(folder: Path, chapter: str) -> bool:
+    """Whether a folder of runs has a chapter's notebook and records, which are written one after the other."""
+    return (folder / "notebooks" / f"{chapter}.ipynb").exists() and bool(records.files(chapter, folder / "results"))
+
+
+def data_of(chapter: str) -> str:
+    """The kind of data that a chapter prepares before it trains, in minutes; "" for none."""
+    return "speech" if presets.is_speech(chapter) else "images" if chapter in SPECIALISED else ""
+
+
+def is_ready(part: Part, running: Iterable[Part], run: Path) -> bool:
+    """Whether a part finds its data prepared, or is the one that prepares them: one does that for all."""
+    data = data_of(part.chapter)
+    alike = [name for name in presets.CHAPTERS if data_of(name) == data]
+    prepared = any((run / "logs" / f"{name}.log").exists() for name in alike)
+    return not data or prepared or all(one.chapter not in alike for one in running)
+
+
+def command(part: Part, preset: str = "full", device: str = "cuda", options: Sequence[str] = ()) -> list[str]:
+    """A part as a command of the book's own command line."""
+    what = ["reproduce", part.claim] if part.claim else ["run", part.chapter]
+    return [sys.executable, "-m", "kdrepro", *what, "--preset", preset, "--device", device, *options]
+
+
+def start(part: Part, command: Sequence[str], run: Path, folder: Path, more: Mapping[str, str]) -> subprocess.Popen:
+    """Start a part; what it says goes into `logs/parts` of the run. A claim has runs of its own, in `folder`.
+
+    run: the folder of the preset's runs, which has what all parts share. more: environment.
+    """
+    # A small network takes less time here than the states of its training take to be written.
+    environment = {"KDREPRO_CHECKPOINTS": "off", **os.environ, "OMP_NUM_THREADS": "1", **more}
+    if part.claim:
+        own = folder / part.claim / run.name
+        own.mkdir(parents=True, exist_ok=True)
+        for name in SHARED:
+            (run / name).mkdir(parents=True, exist_ok=True)
+            (own / name).symlink_to((run / name).resolve())
+        environment["KDREPRO_RUNS"] = str(folder / part.claim)
+    log = said(part, run)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as file:
+        # In a session of its own: a Ctrl-C of the terminal reaches this process, which interrupts its parts.
+        return subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+        )
+
+
+def said(part: Part, run: Path) -> Path:
+    """The file of what a part says."""
+    return run / "logs" / "parts" / f"{part.name}.log"
+
+
+@contextmanager
+def sharing_gpu(folder: Path) -> Iterator[dict[str, str]]:
+    """CUDA's MPS, by which the kernels of several processes run at once; yields the environment that they need.
+
+    Nothing where it is not installed or does not start: processes then take turns. folder: of its pipe and its log.
+    """
+    there = {"CUDA_MPS_PIPE_DIRECTORY": str(folder), "CUDA_MPS_LOG_DIRECTORY": str(folder)}
+    environment = {**os.environ, **there}
+    if not shutil.which(MPS) or subprocess.run([MPS, "-d"], env=environment).returncode:
+        print("gpu: there is no MPS here: the parts take turns on the GPU.", flush=True)
+        yield {}
+        return
+    try:
+        yield there
+    finally:
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run([MPS], input=b"quit\n", env=environment, timeout=ENDING)
+
+
+def work(
+    waiting: Sequence[Part],
+    start: Callable[[Part], Any],
+    is_ready: Callable[[Part, Iterable[Part]], bool],
+    processes: int,
+    seconds: float,
+    tell: Callable[..., None],
+) -> None:
+    """Run parts in their order, at most so many at once, for so many seconds; however it ends, none runs on.
+
+    tell: called a few times a second with those that run, those that wait, the exit codes of those that have ended, and
+    the seconds that are left.
+    """
+    until, running, codes, waiting = time.monotonic() + seconds, {}, {}, list(waiting)
+    try:
+        while (waiting or running) and time.monotonic() < until:
+            for part in list(waiting):
+                if len(running) < processes and is_ready(part, running):
+                    waiting.remove(part)
+                    running[part] = start(part)
+            for part in [part for part, process in running.items() if process.poll() is not None]:
+                codes[part] = running.pop(part).returncode
+            tell(list(running), waiting, codes, until - time.monotonic())
+            time.sleep(LOOKING)
+    finally:
+        end(list(running.values()))
+
+
+def every(seconds: float, do: Callable[..., None]) -> Callable[..., None]:
+    """A function that, called often, does something at most so often."""
+    last = time.monotonic()
+
+    def now_and_then(*arguments: Any) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            do(*arguments)
+            last = time.monotonic()
+
+    return now_and_then
+
+
+def print_standing(running: Sequence[Part], waiting: Sequence[Part], codes: Mapping[Part, int], left: float) -> None:
+    """One line: how many parts run, wait and are done."""
+    failed = sum(map(bool, codes.values()))
+    print(
+        f"gpu: {len(running)} parts run, {len(waiting)} wait, {len(codes) - failed} are done, {failed} failed; "
+        f"{left:.0f} s left.",
+        flush=True,
+    )
+
+
+def print_failed(part: Part, code: int, run: Path, lines: int = 8) -> None:
+    """The end of what a part said."""
+    end = said(part, run).read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+    print(f"gpu: {part.name} failed (exit code {code}):", *end, sep="\n    ", flush=True)
+
+
+def packed(run: Path, store: Store, out: Path, last: bool = False) -> None:
+    """Pack what is new, and say into which archives; what cannot be written ends no training."""
+    try:
+        for path in archives.pack(run, store, out, last=last):
+            print(f"gpu: {path}: {path.stat().st_size / 1e6:.1f} MB", flush=True)
+    except (InputError, OSError) as error:
+        print(f"gpu: not packed: {error}", file=sys.stderr, flush=True)
+
+
+def full(
+    seconds: float,
+    out: Path,
+    processes: int,
+    preset: str = "full",
+    device: str = "cuda",
+    chapters: Sequence[str] = tuple(presets.CHAPTERS),
+    options: Sequence[str] = (),
+) -> int:
+    """Chapters as parts beside each other; what they make is packed into `out` every minute and at the end.
+
+    options: of each part's command. Returns 0 when all chapters are done, AGAIN when time was over, 1 when one failed.
+    """
+    run, store, until = paths.runs(preset), Store(paths.store(preset)), time.monotonic() + seconds
+    tell, pack = every(TELLING, print_standing), every(PACKING, lambda: packed(run, store, out))
+    shown: set[Part] = set()
+
+    def look(running: Sequence[Part], waiting: Sequence[Part], codes: Mapping[Part, int], left: float) -> None:
+        for part in [part for part, code in codes.items() if code and part not in shown]:
+            print_failed(part, codes[part], run)
+            shown.add(part)
+        tell(running, waiting, codes, left)
+        pack()
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="gpu-") as name, sharing_gpu(Path(name)) as more:
+            work(
+                parts(run, chapters),
+                lambda part: start(part, command(part, preset, device, options), run, Path(name), more),
+                lambda part, running: is_ready(part, running, run),
+                processes,
+                until - time.monotonic(),
+                look,
+            )
+    finally:
+        packed(run, store, out, last=True)
+    left = [chapter for chapter in chapters if not is_done(run, chapter)]
+    if not left:
+        print("gpu: all chapters are done.")
+        return 0
+    over = time.monotonic() >= until
+    print(f"gpu: {'time is over; the same command goes on with' if over else 'not done:'} {', '.join(left)}.")
+    return AGAIN if over else 1
 
 
 def main() -> int:
     """Do the steps; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("step", nargs="?", choices=STEPS)
+    parser.add_argument("step", nargs="?", choices=(*STEPS, "pack", "unpack"))
+    parser.add_argument("folder", nargs="?", type=Path, help="of unpack: where the archives are")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of a piece")
+    parser.add_argument("--out", type=Path, help="where archives go; runs/full/archives unless given")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="at once; one a core unless given")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        check_gpu()
+        return do(given.step, given.folder, given.seconds, given.out, given.processes)
     except InputError as error:
         print(f"gpu: {error}", file=sys.stderr)
         return 2
-    for step in [given.step] if given.step else STEPS:
-        if step == "pack":
-            for archive in pack(paths.runs("full")):
-                print(archive)
-            continue
-        code = {"tests": tests, "bench": bench, "full": full}[step](given.seconds)
-        while code == AGAIN and step == "full" and given.step is None:
-            code = full(given.seconds)
+    except KeyboardInterrupt:
+        return 130
+
+
+def do(step: str | None, folder: Path | None, seconds: float, out: Path | None, processes: int) -> int:
+    """Do a step, or all; returns the exit code. Raises InputError."""
+    run, store = paths.runs("full"), Store(paths.store("full"))
+    out = out or run / "archives"
+    if (step == "unpack") != (folder is not None):
+        raise InputError("Name the folder of the archives after `unpack`, and after nothing else.")
+    if step == "unpack":
+        copied, left = archives.unpack(folder, run, store)
+        print(
+            f"gpu: records, notebooks and searches are in {run}; networks that were not there: {copied}.",
+            *left,
+            sep="\n",
+        )
+        return 1 if left else 0
+    if step == "pack":
+        packed(run, store, out, last=True)
+        return 0
+    check_gpu()
+    for one in [step] if step else STEPS:
+        code = full(seconds, out, processes) if one == "full" else {"tests": tests, "bench": bench}[one](seconds)
+        while code == AGAIN and not step and one == "full":
+            code = full(seconds, out, processes)
         if code:
             return code
     return 0
