@@ -109,8 +109,12 @@ def _of_store(run: Path, store: Store) -> list[Unit]:
 
 
 def _nets(record: Path) -> list[str]:
-    entries = [of for entry in records.read(record)["claims"].values() for of in (entry, entry.get("confirm", {}))]
-    return [key for entry in entries for key in reversed(entry.get("nets", {}).get("keys", ()))]
+    try:
+        entries = records.read(record)["claims"].values()
+    except InputError:  # it is packed as it is
+        return []
+    nets = [of.get("nets", {}) for entry in entries for of in (entry, entry.get("confirm", {}))]
+    return [key for of in nets for key in reversed(of.get("keys", ()))]
 
 
 def _bundles(

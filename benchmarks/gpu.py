@@ -1,9 +1,9 @@
 """What a machine with a GPU is for, in pieces of at most eight minutes that go on where the last one ended.
 
-    python benchmarks/gpu.py                  # tests, benchmark, full: one after the other
-    python benchmarks/gpu.py full --out FOLDER --processes 16      # a piece of the chapters at full; again, until done
-    python benchmarks/gpu.py pack --out FOLDER                     # what is new, into archives; full does it each minute
-    python benchmarks/gpu.py unpack FOLDER                         # on another machine: archives into its runs and store
+    python benchmarks/gpu.py                                      # tests, benchmark, full: one after the other
+    python benchmarks/gpu.py full --out FOLDER --processes 16     # a piece of the chapters at full; again, until done
+    python benchmarks/gpu.py pack --out FOLDER                    # what is new, into archives; full does it by itself
+    python benchmarks/gpu.py unpack FOLDER                        # on another machine: archives into runs and store
 
 A chapter at full is run as parts beside each other: the whole chapter, and each of its claims alone. They share a
 store, so that the whole finds its networks there or waits for them. It ends with one sentence where PyTorch sees no
@@ -35,13 +35,18 @@ from kdrepro.verdicts import claims, records
 
 SECONDS = 8 * 60  # of a piece
 AGAIN = 3  # the exit code of a piece that ended for its time
-STEPS = ("tests", "bench", "full")
+STEPS = {  # the benchmark is a quick one: what it has when its time ends is lost
+    "tests": "-m pytest -q -n0 --device cuda tests/training tests/chapters/test_experiments.py "
+    "tests/chapters/test_committees.py",
+    "bench": "benchmarks/bench.py --quick --device cuda",
+}
 LATER = ("01-dark-knowledge", "07-distil-back", "08-pitfalls", "09-after-2015")  # other chapters' networks teach these
 SPECIALISED = [name for name, sizes in presets.CHAPTERS.items() if issubclass(sizes, Specialised)]
 SHARED = ("store", "corpora", "images", "claims")  # folders of a preset's runs that all parts have in common
 MPS = "nvidia-cuda-mps-control"
 LOOKING, TELLING, PACKING = 0.2, 15.0, 60.0  # seconds between two looks at the parts, two lines, two packs
 ENDING = 20.0  # seconds that parts have to end in
+LINES = 8  # of what a part that failed said
 
 
 class Part(NamedTuple):
@@ -85,21 +90,6 @@ def end(processes: Sequence[Any]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def tests(seconds: float) -> int:
-    """The tests that train, on the GPU."""
-    files = [
-        "tests/training",
-        "tests/chapters/test_experiments.py",
-        "tests/chapters/test_committees.py",
-    ]
-    return for_at_most([sys.executable, "-m", "pytest", "-q", "-n0", "--device", "cuda", *files], seconds)
-
-
-def bench(seconds: float) -> int:
-    """The benchmark; what it has when its time ends is lost, so it is a quick one."""
-    return for_at_most([sys.executable, "benchmarks/bench.py", "--quick", "--device", "cuda"], seconds)
 
 
 def parts(run: Path, chapters: Sequence[str] = tuple(presets.CHAPTERS)) -> list[Part]:
@@ -239,12 +229,6 @@ def print_standing(running: Sequence[Part], waiting: Sequence[Part], codes: Mapp
     )
 
 
-def print_failed(part: Part, code: int, run: Path, lines: int = 8) -> None:
-    """The end of what a part said."""
-    end = said(part, run).read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
-    print(f"gpu: {part.name} failed (exit code {code}):", *end, sep="\n    ", flush=True)
-
-
 def packed(run: Path, store: Store, out: Path, last: bool = False) -> None:
     """Pack what is new, and say into which archives; what cannot be written ends no training."""
     try:
@@ -273,7 +257,8 @@ def full(
 
     def look(running: Sequence[Part], waiting: Sequence[Part], codes: Mapping[Part, int], left: float) -> None:
         for part in [part for part, code in codes.items() if code and part not in shown]:
-            print_failed(part, codes[part], run)
+            end = said(part, run).read_text(encoding="utf-8", errors="replace").splitlines()[-LINES:]
+            print(f"gpu: {part.name} failed (exit code {codes[part]}):", *end, sep="\n    ", flush=True)
             shown.add(part)
         tell(running, waiting, codes, left)
         pack()
@@ -302,7 +287,7 @@ def full(
 def main() -> int:
     """Do the steps; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("step", nargs="?", choices=(*STEPS, "pack", "unpack"))
+    parser.add_argument("step", nargs="?", choices=[*STEPS, "full", "pack", "unpack"])
     parser.add_argument("folder", nargs="?", type=Path, help="of unpack: where the archives are")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of a piece")
     parser.add_argument("--out", type=Path, help="where archives go; runs/full/archives unless given")
@@ -310,7 +295,9 @@ def main() -> int:
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return do(given.step, given.folder, given.seconds, given.out, given.processes)
+        return do(
+            given.step, given.folder, given.seconds, given.out or paths.runs("full") / "archives", given.processes
+        )
     except InputError as error:
         print(f"gpu: {error}", file=sys.stderr)
         return 2
@@ -318,31 +305,26 @@ def main() -> int:
         return 130
 
 
-def do(step: str | None, folder: Path | None, seconds: float, out: Path | None, processes: int) -> int:
+def do(step: str | None, folder: Path | None, seconds: float, out: Path, processes: int) -> int:
     """Do a step, or all; returns the exit code. Raises InputError."""
-    run, store = paths.runs("full"), Store(paths.store("full"))
-    out = out or run / "archives"
     if (step == "unpack") != (folder is not None):
         raise InputError("Name the folder of the archives after `unpack`, and after nothing else.")
+    run, store = paths.runs("full"), Store(paths.store("full"))
     if step == "unpack":
         copied, left = archives.unpack(folder, run, store)
-        print(
-            f"gpu: records, notebooks and searches are in {run}; networks that were not there: {copied}.",
-            *left,
-            sep="\n",
-        )
-        return 1 if left else 0
+        print(f"gpu: unpacked into {run}; networks that the store had not got: {copied}.", *left, sep="\n")
+        return int(bool(left))
     if step == "pack":
         packed(run, store, out, last=True)
         return 0
     check_gpu()
-    for one in [step] if step else STEPS:
-        code = full(seconds, out, processes) if one == "full" else {"tests": tests, "bench": bench}[one](seconds)
-        while code == AGAIN and not step and one == "full":
-            code = full(seconds, out, processes)
-        if code:
+    for name in [step] if step in STEPS else [] if step else STEPS:
+        code = for_at_most([sys.executable, *STEPS[name].split()], seconds)
+        if code or step:
             return code
-    return 0
+    while (code := full(seconds, out, processes)) == AGAIN and not step:
+        pass
+    return code
 
 
 if __name__ == "__main__":

@@ -1,12 +1,53 @@
-"""What `make gpu` does: pieces that end for their time and go on, archives that are small, a sentence without a GPU."""
+"""What `make gpu` does: parts beside each other, pieces that end for their time, a sentence without a GPU."""
 
+import json
+import os
+import signal
+import subprocess
 import sys
-import tarfile
+import time
+from pathlib import Path
 
+import archives
 import gpu
+import pytest
 import torch
 
 from kdrepro import paths
+from kdrepro.chapters import presets
+from kdrepro.publishing import book
+from kdrepro.store import Store
+from kdrepro.verdicts import claims
+
+PARTS = [gpu.Part("08-pitfalls"), *(gpu.Part("08-pitfalls", f"pitfalls.{i}") for i in range(5))]
+
+
+class Process:
+    """A fake one: it ends after so many looks, with this code."""
+
+    def __init__(self, looks, code=0):
+        self.looks, self.code, self.returncode, self.signals = looks, code, None, []
+
+    def poll(self):
+        self.looks -= 1
+        self.returncode = self.code if self.looks <= 0 else None
+        return self.returncode
+
+    def send_signal(self, number):
+        self.signals.append(number)
+
+    def wait(self, seconds=None):
+        if self.signals != [signal.SIGINT]:
+            raise AssertionError("nobody has interrupted it")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(gpu, "LOOKING", 0.01)
+
+
+def always(part, running):
+    return True
 
 
 def test_without_a_gpu_it_is_one_sentence(monkeypatch, capsys):
@@ -18,36 +59,211 @@ def test_without_a_gpu_it_is_one_sentence(monkeypatch, capsys):
     assert "sees no GPU" in said
 
 
-def test_a_piece_ends_for_its_time_and_the_next_goes_on():
-    assert gpu.for_at_most([sys.executable, "-c", "import time; time.sleep(60)"], 0.5) is None
+def test_a_step_ends_for_its_time_or_with_its_own_code():
+    assert gpu.for_at_most([sys.executable, "-c", "import time; time.sleep(60)"], 0.5) == gpu.AGAIN
     assert gpu.for_at_most([sys.executable, "-c", "raise SystemExit(7)"], 60) == 7
-    asked, results = [], paths.runs("full") / "results"
-    results.mkdir(parents=True)
-
-    def run(command, seconds):
-        chapter = command[command.index("run") + 1]
-        asked.append(chapter)
-        if len(asked) == 2:
-            return None
-        (results / f"{chapter}.json").write_text("{}")
-        return 0
-
-    assert gpu.full(100, run) == gpu.AGAIN
-    assert gpu.full(100, run) == 0
-    assert asked[0] == "02-mnist"
-    assert asked[1] == asked[2]
-    assert len(set(asked)) == len(asked) - 1
 
 
-def test_archives_are_small_and_hold_every_record(tmp_path, capsys):
-    (tmp_path / "results").mkdir()
-    for i, size in enumerate([40_000, 50_000, 30_000, 400_000]):
-        (tmp_path / "results" / f"{i}.npz").write_bytes(bytes(size))
-    archives = gpu.pack(tmp_path, most=100_000)
-    assert all(path.stat().st_size <= 100_000 for path in archives)
-    found = []
-    for path in archives:
-        with tarfile.open(path) as archive:
-            found += archive.getnames()
-    assert found == [f"results/{i}.npz" for i in range(3)]
-    assert "3.npz is larger" in capsys.readouterr().err
+def test_chapter_2_comes_first_and_every_chapter_before_its_claims():
+    found = gpu.parts(paths.runs("full"))
+    assert len(set(found)) == len(found) == len(presets.CHAPTERS) + len(claims.load())
+    chapters = list(dict.fromkeys(part.chapter for part in found))
+    assert chapters[0] == "02-mnist"
+    assert sorted(chapters[-len(gpu.LATER) :]) == sorted(gpu.LATER)
+    for chapter in chapters:
+        of_chapter = [part for part in found if part.chapter == chapter]
+        assert of_chapter[0] == gpu.Part(chapter)
+        assert {part.claim for part in of_chapter[1:]} == {c.id for c in claims.load().values() if c.chapter == chapter}
+
+
+def put(folder: Path, chapter: str) -> None:
+    for name in (f"notebooks/{chapter}.ipynb", f"results/{chapter}.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+
+
+def test_what_is_done_is_not_run_again():
+    run = paths.runs("full")
+    put(run, "02-mnist")
+    put(run / "claims" / "pitfalls.scale", "08-pitfalls")
+    (run / "results" / "09-after-2015.json").write_text("{}")  # its notebook is not written yet
+    found = gpu.parts(run)
+    assert "02-mnist" not in {part.chapter for part in found}
+    assert gpu.Part("08-pitfalls", "pitfalls.scale") not in found
+    assert gpu.Part("08-pitfalls", "pitfalls.choice") in found
+    assert gpu.Part("09-after-2015") in found
+
+
+def test_at_most_so_many_run_at_once_in_their_order():
+    started, most = [], []
+
+    def start(part):
+        started.append(part)
+        return Process(looks=2)
+
+    def tell(running, waiting, codes, left):
+        most.append(len(running))
+        assert len(running) + len(waiting) + len(codes) == len(PARTS)
+
+    gpu.work(PARTS, start, always, 2, 60, tell)
+    assert started == PARTS
+    assert max(most) == 2
+
+
+def test_a_part_that_is_not_ready_lets_others_pass():
+    started = []
+
+    def start(part):
+        started.append(part)
+        return Process(looks=2)
+
+    gpu.work(PARTS, start, lambda part, running: part != PARTS[1] or not running, 6, 60, lambda *_: None)
+    assert started == [PARTS[0], *PARTS[2:], PARTS[1]]
+
+
+def test_data_are_prepared_by_one_part_alone():
+    run = paths.runs("full")
+    speech, also, images = gpu.Part("03-acoustic-ensemble"), gpu.Part("04-soft-targets"), gpu.Part("05-specialists")
+    assert gpu.is_ready(speech, [images, PARTS[0]], run)
+    assert not gpu.is_ready(also, [speech], run)
+    assert gpu.is_ready(PARTS[1], [PARTS[0]], run)  # MNIST is read as it is
+    (run / "logs").mkdir(parents=True)
+    (run / "logs" / "03-acoustic-ensemble.log").touch()  # it trains
+    assert gpu.is_ready(also, [speech], run)
+
+
+def test_when_time_is_over_what_runs_is_interrupted():
+    processes = []
+
+    def start(part):
+        processes.append(Process(looks=10**9))
+        return processes[-1]
+
+    gpu.work(PARTS, start, always, 3, 0.1, lambda *_: None)
+    assert [process.signals for process in processes] == [[signal.SIGINT]] * 3
+
+
+def test_what_does_not_end_is_killed(monkeypatch):
+    monkeypatch.setattr(gpu, "ENDING", 0.2)
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    gpu.end([process])
+    process.stdout.close()
+    assert process.returncode == -signal.SIGKILL
+
+
+def fake_parts(monkeypatch, script):
+    """Have every part run this script instead, with a part's name as its argument."""
+    monkeypatch.setattr(gpu, "command", lambda part, *_: [sys.executable, "-c", script, part.name])
+
+
+def test_parts_share_all_but_their_logs(monkeypatch, tmp_path):
+    run = paths.runs("smoke")
+    seen = "import os, sys; print(os.environ['KDREPRO_RUNS'], *map(os.environ.get, sys.argv[1:]))"
+    names = ["KDREPRO_CHECKPOINTS", "OMP_NUM_THREADS", "MORE"]
+    for part in PARTS[:2]:
+        command = [sys.executable, "-c", seen, *names]
+        assert gpu.start(part, command, run, tmp_path / "parts", {"MORE": "more"}).wait() == 0
+    own = tmp_path / "parts" / "pitfalls.0"
+    assert gpu.said(PARTS[0], run).read_text() == f"{run.parent} off 1 more\n"
+    assert gpu.said(PARTS[1], run).read_text() == f"{own} off 1 more\n"
+    assert {path.name: path.resolve() for path in (own / "smoke").iterdir()} == {
+        name: (run / name).resolve() for name in gpu.SHARED
+    }
+
+
+def test_a_part_that_is_killed_is_reported(monkeypatch, tmp_path, capsys):
+    fake_parts(monkeypatch, "import os, sys; print('begins', sys.argv[1], flush=True); os.kill(os.getpid(), 9)")
+    assert gpu.full(60, tmp_path / "out", 2, preset="smoke", chapters=["08-pitfalls"]) == 1
+    said = capsys.readouterr().out
+    for name in ("08-pitfalls", "pitfalls.scale"):
+        assert f"gpu: {name} failed (exit code -9):\n    begins {name}\n" in said
+    assert "not done: 08-pitfalls" in said
+    assert archives.archives(tmp_path / "out")
+
+
+def test_time_over_in_the_middle_is_said_and_what_is_there_is_packed(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(gpu, "TELLING", 0.1)
+    fake_parts(monkeypatch, "import time; print('trains', flush=True); time.sleep(60)")
+    put(paths.runs("smoke") / "claims" / "pitfalls.scale", "08-pitfalls")
+    assert gpu.full(2, tmp_path / "out", 2, preset="smoke", chapters=["08-pitfalls"]) == gpu.AGAIN
+    said = capsys.readouterr().out
+    assert "gpu: 2 parts run, 1 wait, 0 are done, 0 failed; " in said
+    assert "time is over; the same command goes on with 08-pitfalls" in said
+    assert archives.archives(tmp_path / "out")
+
+
+def test_packing_that_fails_ends_no_training(tmp_path, capsys):
+    (tmp_path / "out").write_text("a file")
+    put(paths.runs("smoke"), "08-pitfalls")
+    gpu.packed(paths.runs("smoke"), Store(paths.store("smoke")), tmp_path / "out")
+    assert "gpu: not packed: " in capsys.readouterr().err
+
+
+def test_sigterm_interrupts_the_parts_and_packs(tmp_path):
+    """The whole program, with parts that only wait."""
+    code = (
+        "import sys, gpu; gpu.check_gpu = lambda: None;"
+        "gpu.command = lambda *_: [sys.executable, '-c', \"print('waits', flush=True); import time; time.sleep(600)\"];"
+        f"sys.argv = ['gpu.py', 'full', '--out', {str(tmp_path / 'out')!r}, '--processes', '2']; sys.exit(gpu.main())"
+    )
+    where = {"PYTHONPATH": os.pathsep.join([str(Path(gpu.__file__).parent), str(paths.ROOT)])}
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | where)
+    said = gpu.said(gpu.Part("02-mnist"), paths.runs("full"))
+    while not (said.exists() and said.read_text()):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(60) == 130
+    assert archives.archives(tmp_path / "out")
+
+
+def put_control(folder: Path, code: int) -> None:
+    """A control of MPS that writes down how it is called."""
+    folder.mkdir(exist_ok=True)
+    script = f'#!/bin/sh\necho "$@ $CUDA_MPS_PIPE_DIRECTORY" >> {folder}/calls\n[ -z "$1" ] && cat >> {folder}/calls\n'
+    (folder / gpu.MPS).write_text(f"{script}exit {code}\n")
+    (folder / gpu.MPS).chmod(0o755)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_mps_is_ended_where_it_began(tmp_path, monkeypatch, code):
+    put_control(tmp_path / "bin", code)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    seen = []
+
+    def interrupted():
+        with gpu.sharing_gpu(tmp_path) as more:
+            seen.append(more.get("CUDA_MPS_PIPE_DIRECTORY"))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert seen == [str(tmp_path) if code == 0 else None]
+    calls = (tmp_path / "bin" / "calls").read_text()
+    assert calls == f"-d {tmp_path}\n" + (f" {tmp_path}\nquit\n" if code == 0 else "")
+
+
+def test_without_mps_parts_run_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with gpu.sharing_gpu(tmp_path) as more:
+        assert more == {}
+
+
+@pytest.mark.slow
+def test_a_chapter_and_its_claims_share_networks_that_go_to_another_machine(tmp_path, monkeypatch):
+    run, small = paths.runs("smoke"), {"preset": "smoke", "device": "cpu", "options": ["--seeds", "1"]}
+    assert gpu.full(600, tmp_path / "out", 2, chapters=["08-pitfalls"], **small) == 0
+    record = json.loads((run / "results" / "08-pitfalls.json").read_text())
+    assert set(record["claims"]) == {of.id for of in claims.load().values() if of.chapter == "08-pitfalls"}
+    trained = [key for key in os.listdir(run / "store") if (run / "store" / key / "entry.json").exists()]
+    assert set(record["claims"]["pitfalls.scale"]["nets"]["keys"]) <= set(trained)
+
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path / "elsewhere"))
+    there = paths.runs("smoke")
+    assert archives.unpack(tmp_path / "out", there, Store(paths.store("smoke"))) == (len(trained), [])
+    for name in ("results/08-pitfalls.json", "results/08-pitfalls.npz", "notebooks/08-pitfalls.ipynb"):
+        assert (there / name).read_bytes() == (run / name).read_bytes()
+    assert gpu.parts(there, ["08-pitfalls"]) == []
+    assert book.verify("smoke").wrong == []
