@@ -222,11 +222,8 @@ def every(seconds: float, do: Callable[..., None]) -> Callable[..., None]:
 def print_standing(running: Sequence[Part], waiting: Sequence[Part], codes: Mapping[Part, int], left: float) -> None:
     """One line: how many parts run, wait and are done."""
     failed = sum(map(bool, codes.values()))
-    print(
-        f"gpu: {len(running)} parts run, {len(waiting)} wait, {len(codes) - failed} are done, {failed} failed; "
-        f"{left:.0f} s left.",
-        flush=True,
-    )
+    counts = f"{len(running)} run, {len(waiting)} wait, {len(codes) - failed} done, {failed} failed"
+    print(f"gpu: parts: {counts}; {left:.0f} s left.", flush=True)
 
 
 def packed(run: Path, store: Store, out: Path, last: bool = False) -> None:

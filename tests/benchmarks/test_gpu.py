@@ -189,7 +189,7 @@ def test_time_over_in_the_middle_is_said_and_what_is_there_is_packed(monkeypatch
     put(paths.runs("smoke") / "claims" / "pitfalls.scale", "08-pitfalls")
     assert gpu.full(2, tmp_path / "out", 2, preset="smoke", chapters=["08-pitfalls"]) == gpu.AGAIN
     said = capsys.readouterr().out
-    assert "gpu: 2 parts run, 1 wait, 0 are done, 0 failed; " in said
+    assert "gpu: parts: 2 run, 1 wait, 0 done, 0 failed; " in said
     assert "time is over; the same command goes on with 08-pitfalls" in said
     assert archives.archives(tmp_path / "out")
 
