@@ -144,10 +144,13 @@ def _first(bad: torch.Tensor) -> int:
     return int(bad.nonzero()[0, 0])
 
 
-def as_labels(value: Any, cases: int, classes: int | None = None, name: str = "labels") -> torch.Tensor:
+def as_labels(
+    value: Any, cases: int, classes: int | None = None, name: str = "labels", check: bool = True
+) -> torch.Tensor:
     """Class indices int64 [cases] from any kind of integers or booleans; NO_LABEL stays.
 
-    classes: how many there are, None where that is not known yet.
+    classes: how many there are, None where that is not known yet. check: whether the numbers are looked at, which
+    makes a GPU wait.
     Raises ValueError for another shape, one-hot or soft labels, floats, and numbers that are no class.
     """
     labels = as_tensor(value, name)
@@ -160,7 +163,8 @@ def as_labels(value: Any, cases: int, classes: int | None = None, name: str = "l
             f"{name} must be class indices (integers), not {labels.dtype}: if they are whole, pass {name}.long()."
         )
     labels = labels.long()
-    all_labelled(labels, classes, name)
+    if check:
+        all_labelled(labels, classes, name)
     return labels
 
 
@@ -288,8 +292,13 @@ def network_dtype(network: nn.Module) -> torch.dtype:
 def check_device(network: nn.Module, device: torch.device, name: str = "network") -> None:
     """Raises ValueError where a network has all of its parameters elsewhere than the cases."""
     places = {p.device for p in network.parameters()}
-    if places and device not in places:
+    if places and device not in places and _numbered(device) not in places:
         raise ValueError(f"{name} is on {places.pop()} but the cases are on {device}: move one of them.")
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """A device by its number, as tensors there have it: "cuda" is the current one."""
+    return device if device.index is not None else torch.empty(0, device=device).device
 
 
 def check_inputs(network: nn.Module, inputs: torch.Tensor) -> None:

@@ -10,11 +10,16 @@ softened logits differ by less than a bfloat16 can tell.
 
 Tensors and NumPy arrays are taken, and labels of any integers. A case whose label is -100 has none: the hard losses
 are means over the cases that have one (0 where none has), the soft ones over all cases.
+
+check, of each loss: whether values are looked at, for NaN and for labels that are no class. That makes a GPU wait for
+all that it was given to do, and the program for the GPU. Without it NaN makes the loss NaN, and of labels that are no
+class PyTorch raises an error of its own.
 """
 
 import contextlib
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +80,7 @@ def distillation_loss(
     *,
     temperature: float,
     soft_weight: float = 1.0,
+    check: bool = True,
 ) -> torch.Tensor:
     """Section 2: soft targets at T, and hard labels at T = 1, as one weighted loss.
 
@@ -88,18 +94,19 @@ def distillation_loss(
 
     student_logits, teacher_logits: [B, C]; no gradient flows into the teacher.
     labels: [B] class indices, -100 where a case has none; may be None only when soft_weight is 1.
+    check: whether values are looked at, which makes a GPU wait.
     Returns a scalar in nats.
     Raises ValueError, naming the argument, for a shape mismatch, a NaN, a temperature that is not
     positive, a soft_weight outside [0, 1], or labels that are missing or out of range.
     """
     temperature, soft_weight = check_temperature(temperature), check_soft_weight(soft_weight)
-    student, teacher = _pair(student_logits, teacher_logits)
+    student, teacher = _pair(student_logits, teacher_logits, check=check)
     _check_labels_given(soft_weight, labels)
     loss = student.new_zeros(())
     if soft_weight > 0:
-        loss = loss + soft_weight * temperature**2 * _SoftTargets.apply(student, teacher, temperature)
+        loss = loss + soft_weight * temperature**2 * _divergence(student, teacher, temperature)
     if soft_weight < 1:
-        loss = loss + (1 - soft_weight) * cross_entropy(student, labels)
+        loss = loss + (1 - soft_weight) * cross_entropy(student, labels, check=check)
     return loss
 
 
@@ -110,63 +117,124 @@ def distillation_losses(
     *,
     temperatures: Sequence[float],
     soft_weights: Sequence[float],
+    check: bool = True,
 ) -> torch.Tensor:
     """`distillation_loss` of M networks at once, each with its own temperature and weight.
 
     student_logits, teacher_logits: [M, B, C]. labels: [M, B], or None when every weight is 1.
-    temperatures, soft_weights: M numbers. Returns [M], in nats.
+    temperatures, soft_weights: M numbers. check: whether values are looked at, which makes a GPU wait.
+    Returns [M], in nats.
     Raises ValueError as `distillation_loss` does.
     """
-    student, teacher = _pair(student_logits, teacher_logits, dims=3)
-    temperatures = [check_temperature(temperature) for temperature in temperatures]
-    soft_weights = [check_soft_weight(soft_weight) for soft_weight in soft_weights]
-    for name, given in (("temperatures", temperatures), ("soft_weights", soft_weights)):
-        if len(given) != len(student):
-            raise ValueError(f"{name} has {len(given)} numbers for {len(student)} networks: give one a network.")
-    _check_labels_given(min(soft_weights), labels)
-    t = torch.tensor(temperatures, dtype=student.dtype, device=student.device)
-    weight = torch.tensor(soft_weights, dtype=student.dtype, device=student.device)
-    loss = student.new_zeros(len(student))
-    if max(soft_weights) > 0:
-        loss = loss + weight * t**2 * _SoftTargets.apply(student, teacher, t.view(-1, 1, 1))
-    labelled = [m for m, soft_weight in enumerate(soft_weights) if soft_weight < 1]
-    if labelled:
-        hard = (1 - weight[labelled]) * cross_entropies(student[labelled], labels[labelled])
-        loss = loss.index_add(0, torch.tensor(labelled, device=loss.device), hard)
-    return loss
+    return DistillationLosses(temperatures, soft_weights)(student_logits, teacher_logits, labels, check=check)
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+class DistillationLosses:
+    """`distillation_losses` of temperatures and weights that stay: a device gets them once, not in each step.
+
+    temperatures, soft_weights: M numbers. Raises ValueError for those that cannot be.
+    """
+
+    def __init__(self, temperatures: Sequence[float], soft_weights: Sequence[float]):
+        self.temperatures = [check_temperature(temperature) for temperature in temperatures]
+        self.soft_weights = [check_soft_weight(soft_weight) for soft_weight in soft_weights]
+        self._tensors: dict[tuple[torch.dtype, torch.device], _Mixture] = {}
+
+    def __call__(
+        self,
+        student_logits: torch.Tensor,
+        teacher_logits: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        *,
+        check: bool = True,
+    ) -> torch.Tensor:
+        """The losses [M] of logits [M, B, C], as of `distillation_losses`."""
+        student, teacher = _pair(student_logits, teacher_logits, dims=3, check=check)
+        for name, given in (("temperatures", self.temperatures), ("soft_weights", self.soft_weights)):
+            if len(given) != len(student):
+                raise ValueError(f"{name} has {len(given)} numbers for {len(student)} networks: give one a network.")
+        _check_labels_given(min(self.soft_weights), labels)
+        mixture = self._mixture(student)
+        loss = student.new_zeros(len(student))
+        if mixture.soft is not None:
+            loss = loss + mixture.soft * _divergence(student, teacher, mixture.temperature)
+        if mixture.labelled is not None:
+            which, labels = mixture.labelled, as_tensor(labels, "labels")
+            hard = cross_entropies(student[which], labels[which.to(labels.device)], check=check)
+            loss = loss.index_add(0, which, mixture.hard * hard)
+        elif mixture.hard is not None:
+            loss = loss + mixture.hard * cross_entropies(student, labels, check=check)
+        return loss
+
+    def _mixture(self, student: torch.Tensor) -> "_Mixture":
+        kind = student.dtype, student.device
+        if kind not in self._tensors:
+            self._tensors[kind] = _Mixture.of(self.temperatures, self.soft_weights, *kind)
+        return self._tensors[kind]
+
+
+class _Mixture(NamedTuple):
+    """What M losses are mixed with, on their device.
+
+    temperature: [M, 1, 1]. soft: weight * T^2 [M], None where no network has soft targets. hard: 1 - weight, of those
+    that have a hard loss; None where none has. labelled: their positions, where they are not all.
+    """
+
+    temperature: torch.Tensor
+    soft: torch.Tensor | None
+    hard: torch.Tensor | None
+    labelled: torch.Tensor | None
+
+    @classmethod
+    def of(
+        cls, temperatures: list[float], soft_weights: list[float], dtype: torch.dtype, device: torch.device
+    ) -> "_Mixture":
+        t = torch.tensor(temperatures, dtype=dtype, device=device)
+        weight = torch.tensor(soft_weights, dtype=dtype, device=device)
+        labelled = [m for m, soft_weight in enumerate(soft_weights) if soft_weight < 1]
+        which = torch.tensor(labelled, dtype=torch.int64, device=device)
+        return cls(
+            t.view(-1, 1, 1),
+            weight * t**2 if max(soft_weights) > 0 else None,
+            1 - weight[which] if labelled else None,
+            which if 0 < len(labelled) < len(soft_weights) else None,
+        )
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, check: bool = True) -> torch.Tensor:
     """Mean cross-entropy with the labels at T = 1, in nats, over the cases that have one.
 
-    logits: [B, C]. labels: [B] class indices, -100 where a case has none. Returns a scalar, 0 where no case has a
-    label.
+    logits: [B, C]. labels: [B] class indices, -100 where a case has none. check: whether labels are looked at, which
+    makes a GPU wait. Returns a scalar, 0 where no case has a label.
     Raises ValueError for shapes and labels that do not fit.
     """
     logits = wide(as_logits(logits, "logits", dims=2))
-    if isinstance(labels, torch.Tensor) and labels.dtype == torch.int64 and labels.device.type == "cpu":
+    if check and isinstance(labels, torch.Tensor) and labels.dtype == torch.int64 and labels.device.type == "cpu":
         # PyTorch looks at each label itself; a second look would take a small network two per cent of a step.
         with contextlib.suppress(IndexError, RuntimeError, ValueError):
             loss = F.cross_entropy(logits, labels)
             if labels.dim() == 1 and not math.isnan(loss.item()):  # as it is where no case has a label
                 return loss
-    labels = as_labels(labels, len(logits), logits.shape[1]).to(logits.device)
+    labels = as_labels(labels, len(logits), logits.shape[1], check=check).to(logits.device)
     labelled = labels >= 0
-    if bool(labelled.all()):
+    if check and bool(labelled.all()):
         return F.cross_entropy(logits, labels)
     return F.cross_entropy(logits, labels, reduction="sum", ignore_index=NO_LABEL) / labelled.sum().clamp(min=1)
 
 
-def cross_entropies(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def cross_entropies(logits: torch.Tensor, labels: torch.Tensor, *, check: bool = True) -> torch.Tensor:
     """`cross_entropy` of M networks at once: logits [M, B, C] and class indices [M, B] to [M].
 
-    For many cases of few classes, as many networks together have them: there it takes a quarter of the time of
-    `F.cross_entropy`.
+    For many cases of few classes, as many networks together have them: there a processor takes a quarter of the time of
+    `F.cross_entropy`. check: whether labels are looked at, which makes a GPU wait.
     Raises ValueError for shapes and labels that do not fit.
     """
     logits = wide(as_logits(logits, "logits", dims=3))
-    flat = as_labels(as_tensor(labels, "labels").flatten(), logits.shape[:2].numel(), logits.shape[2])
+    flat = as_labels(as_tensor(labels, "labels").flatten(), logits.shape[:2].numel(), logits.shape[2], check=check)
     labels = flat.view(logits.shape[:2]).to(logits.device)
+    if not check:  # few operations, each of which takes a GPU as long as a large one
+        each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=NO_LABEL)
+        return each.view(labels.shape).sum(1) / (labels >= 0).sum(1).clamp(min=1)
     scaled = logits - logits.detach().amax(-1, keepdim=True)
     chosen = scaled.gather(2, labels.clamp(min=0)[:, :, None]).squeeze(2)
     losses = scaled.exp().sum(-1).log() - chosen
@@ -176,17 +244,20 @@ def cross_entropies(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return (losses * labelled).sum(1) / labelled.sum(1).clamp(min=1)
 
 
-def logit_matching_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+def logit_matching_loss(
+    student_logits: torch.Tensor, teacher_logits: torch.Tensor, *, check: bool = True
+) -> torch.Tensor:
     """Section 2.1: Caruana's logit matching, the limit of distillation at high T.
 
     ``mean over cases of 1/2 * sum_i (z_i - v_i)^2, divided by the number of classes N``, with both
     logit vectors made zero-mean per case, as Eq. 4 assumes. Then its gradient is (z - v) / N, which
     is what distillation_loss (with its T^2) tends to.
 
-    student_logits, teacher_logits: [B, C]; no gradient flows into the teacher. Returns a scalar.
+    student_logits, teacher_logits: [B, C]; no gradient flows into the teacher. check: whether values are looked at,
+    which makes a GPU wait. Returns a scalar.
     Raises ValueError, naming the argument, for a shape mismatch, a NaN or an infinite logit.
     """
-    z, v = _pair(student_logits, teacher_logits, infinite=False)
+    z, v = _pair(student_logits, teacher_logits, infinite=False, check=check)
     difference = (z - z.mean(-1, keepdim=True)) - (v - v.mean(-1, keepdim=True))
     return difference.square().sum(-1).mean() / (2 * z.shape[-1])
 
@@ -215,6 +286,7 @@ def decoupled_loss(
     soft_weight: float = 1.0,
     alpha: float = 1.0,
     beta: float = 8.0,
+    check: bool = True,
 ) -> torch.Tensor:
     """DKD, decoupled knowledge distillation (Zhao et al., CVPR 2022, and the code of megvii-research/mdistiller).
 
@@ -227,29 +299,42 @@ def decoupled_loss(
     Its warm-up, min(epoch / 20, 1) on the first line, is left to the training.
 
     student_logits, teacher_logits: [B, C], C at least 2; no gradient flows into the teacher. labels: [B] class indices;
-    a case of -100 has no target class and is left out of both terms.
+    a case of -100 has no target class and is left out of both terms. check: whether values are looked at, which makes a
+    GPU wait.
     Returns a scalar in nats, 0 where no case has a label.
     Raises ValueError as `distillation_loss` does, and for an alpha or beta that is negative.
     """
     temperature, soft_weight = check_temperature(temperature), check_soft_weight(soft_weight)
     alpha, beta = check_not_negative(alpha, "alpha"), check_not_negative(beta, "beta")
-    student, teacher = _pair(student_logits, teacher_logits)
+    student, teacher = _pair(student_logits, teacher_logits, check=check)
     if labels is None:
         raise ValueError("labels is missing: this loss splits the soft targets at each case's label.")
-    labels = as_labels(labels, len(student), student.shape[1]).to(student.device)
-    kept = labels >= 0
+    labels = as_labels(labels, len(student), student.shape[1], check=check).to(student.device)
+    kept = labels != NO_LABEL
+    if not check:  # how many are kept stays unknown here: cases without a label agree with their teacher
+        z, v = (logits.masked_fill(~kept[:, None], 0.0) for logits in (student, teacher))
+        soft = _decoupled_divergence(z, v, labels.masked_fill(~kept, 0), temperature, alpha, beta)
+        soft = soft * len(kept) / kept.sum().clamp(min=1)
+        return soft_weight * temperature**2 * soft + (1 - soft_weight) * cross_entropy(student, labels, check=False)
     if not bool(kept.any()):
         return student.sum() * 0
     z, v, y = student[kept], teacher[kept], labels[kept]
-    (z_rest, z_pair), (v_rest, v_pair) = (_decoupled(logits, y, temperature) for logits in (z, v))
-    soft = alpha * _SoftTargets.apply(z_pair, v_pair, 1.0) + beta * _SoftTargets.apply(z_rest, v_rest, temperature)
+    soft = _decoupled_divergence(z, v, y, temperature, alpha, beta)
     return soft_weight * temperature**2 * soft + (1 - soft_weight) * cross_entropy(z, y)
+
+
+def _decoupled_divergence(
+    z: torch.Tensor, v: torch.Tensor, labels: torch.Tensor, temperature: float, alpha: float, beta: float
+) -> torch.Tensor:
+    """Mean over cases, all of which have a label, of DKD's two divergences, without T^2."""
+    (z_rest, z_pair), (v_rest, v_pair) = (_decoupled(logits, labels, temperature) for logits in (z, v))
+    return alpha * _divergence(z_pair, v_pair, 1.0) + beta * _divergence(z_rest, v_rest, temperature)
 
 
 def _decoupled(logits: torch.Tensor, labels: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of the classes that are not the label [B, C - 1], and of the label and all else together at T [B, 2]."""
-    others = torch.ones_like(logits, dtype=torch.bool).scatter_(1, labels[:, None], False)
-    rest = logits[others].view(len(logits), -1)
+    others = torch.arange(logits.shape[1] - 1, device=logits.device)
+    rest = logits.gather(1, others + (others >= labels[:, None]))
     label = logits.gather(1, labels[:, None]) / temperature
     return rest, torch.cat([label, (rest / temperature).logsumexp(1, keepdim=True)], 1)
 
@@ -261,6 +346,7 @@ def standardised_loss(
     *,
     temperature: float,
     soft_weight: float = 1.0,
+    check: bool = True,
 ) -> torch.Tensor:
     """Logit standardisation (Sun et al., CVPR 2024, and the code of sunshangquan/logit-standardization-KD).
 
@@ -272,11 +358,11 @@ def standardised_loss(
     Arguments, result and errors are those of `distillation_loss`; logits of -inf, which have no deviation, are refused.
     """
     temperature, soft_weight = check_temperature(temperature), check_soft_weight(soft_weight)
-    student, teacher = _pair(student_logits, teacher_logits, infinite=False)
+    student, teacher = _pair(student_logits, teacher_logits, infinite=False, check=check)
     _check_labels_given(soft_weight, labels)
-    soft = _SoftTargets.apply(_standardised(student), _standardised(teacher), temperature)
+    soft = _divergence(_standardised(student), _standardised(teacher), temperature)
     loss = soft_weight * temperature**2 * soft
-    return loss if soft_weight == 1 else loss + (1 - soft_weight) * cross_entropy(student, labels)
+    return loss if soft_weight == 1 else loss + (1 - soft_weight) * cross_entropy(student, labels, check=check)
 
 
 def _standardised(logits: torch.Tensor) -> torch.Tensor:
@@ -292,6 +378,7 @@ def correlation_loss(
     soft_weight: float = 1.0,
     beta: float = 1.0,
     gamma: float = 1.0,
+    check: bool = True,
 ) -> torch.Tensor:
     """DIST (Huang et al., NeurIPS 2022, and the code of hunto/DIST_KD; its T as torchdistill has it).
 
@@ -305,12 +392,12 @@ def correlation_loss(
     `distillation_loss`.
     """
     temperature, soft_weight = check_temperature(temperature), check_soft_weight(soft_weight)
-    student, teacher = _pair(student_logits, teacher_logits)
+    student, teacher = _pair(student_logits, teacher_logits, check=check)
     _check_labels_given(soft_weight, labels)
     q, p = (torch.softmax(_scaled(logits, temperature), -1) for logits in (student, teacher))
     soft = beta * (1 - _pearson(q, p).mean()) + gamma * (1 - _pearson(q.T, p.T).mean())
     loss = soft_weight * temperature**2 * soft
-    return loss if soft_weight == 1 else loss + (1 - soft_weight) * cross_entropy(student, labels)
+    return loss if soft_weight == 1 else loss + (1 - soft_weight) * cross_entropy(student, labels, check=check)
 
 
 def _pearson(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -319,6 +406,12 @@ def _pearson(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 # --- what they are made of --------------------------------------------------------------------------------------------
+
+
+def _divergence(student: torch.Tensor, teacher: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
+    """Mean over cases of KL(p || q) at T, in the way that suits the device; shapes as in `_SoftTargets`."""
+    with_care = student.device.type in ("cpu", "mps")  # Apple's GPUs have no float64
+    return (_SoftTargets if with_care else _SoftTargetsInDouble).apply(student, teacher, temperature)
 
 
 class _SoftTargets(torch.autograd.Function):
@@ -345,6 +438,31 @@ class _SoftTargets(torch.autograd.Function):
         if torch.is_grad_enabled():  # to be differentiated once more, so not from what forward has computed
             q, _ = _softmax(_scaled(student, ctx.temperature))
         return grad[..., None, None] * (q - p) / (ctx.temperature * student.shape[-2]), None, None
+
+
+class _SoftTargetsInDouble(torch.autograd.Function):
+    """As `_SoftTargets`, in float64, where no divergence is so small that its terms' rounding would matter.
+
+    For GPUs: a fifth of the operations that `_kl` and its three ways would take together, and no value decides what is
+    computed, for which a GPU would be waited for.
+    """
+
+    @staticmethod
+    def forward(ctx, student, teacher, temperature):
+        log_q, log_p = both = torch.log_softmax(torch.stack([student, teacher]).double().div_(temperature), -1)
+        q, p = both.exp()
+        ctx.save_for_backward(student, teacher, (q - p).to(student.dtype))
+        ctx.temperature = temperature
+        terms = (p * (log_p - log_q)).masked_fill_(p == 0, 0.0)  # 0 * inf is NaN
+        return terms.sum(-1).mean(-1).to(student.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        student, teacher, gap = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated once more, so not from what forward has computed
+            q, p = (torch.softmax(logits.double() / ctx.temperature, -1) for logits in (student, teacher))
+            gap = (q - p).to(student.dtype)
+        return grad[..., None, None] * gap / (ctx.temperature * student.shape[-2]), None, None
 
 
 def _kl(p: torch.Tensor, q: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -396,7 +514,11 @@ def _softmax(scaled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _pair(
-    student_logits: torch.Tensor, teacher_logits: torch.Tensor, dims: int = 2, infinite: bool = True
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    dims: int = 2,
+    infinite: bool = True,
+    check: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Both, checked, on the student's device and at least in float32; no gradient flows into the teacher's."""
     student = as_logits(student_logits, "student_logits", dims)
@@ -409,8 +531,9 @@ def _pair(
             f"teacher_logits is {list(teacher.shape)} but student_logits is {list(student.shape)}: both must be "
             f"{shape} of the same cases."
         )
-    check_numbers(student, "student_logits", infinite)
-    check_numbers(teacher, "teacher_logits", infinite)
+    if check:
+        check_numbers(student, "student_logits", infinite)
+        check_numbers(teacher, "teacher_logits", infinite)
     student = wide(student)
     return student, wide(teacher).to(student.device, student.dtype)
 

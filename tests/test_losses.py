@@ -11,13 +11,18 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 
 from kdrepro.losses import (
+    _SoftTargets,
+    _SoftTargetsInDouble,
+    correlation_loss,
     cross_entropies,
     cross_entropy,
+    decoupled_loss,
     distillation_loss,
     distillation_losses,
     logit_matching_loss,
     soft_target_gradient,
     soften,
+    standardised_loss,
     with_label,
 )
 
@@ -327,3 +332,96 @@ def test_labels_that_are_not_needed_are_not_looked_at():
     labels = torch.tensor([[-1, -1, -1], [0, 3, 2]], dtype=torch.int16)
     found = distillation_losses(student, teacher, labels, temperatures=[2.0, 2.0], soft_weights=[1.0, 0.5])
     assert found.isfinite().all()
+
+
+# --- without a look at values -----------------------------------------------------------------------
+
+
+@given(SEEDS, st.floats(-2, 3).map(lambda power: 10**power), st.floats(-2, 2), st.integers(2, 6), st.booleans())
+@settings(max_examples=150)
+def test_both_ways_of_the_soft_loss_agree(seed, temperature, scale, classes, close):
+    """That with care, in the precision given, and that in float64, which a GPU takes: values and gradients.
+
+    Beside the largest that a term of the loss can be, at low temperatures; there are students close to their teachers.
+    """
+    z, v = (10**scale * one for one in pair(seed, 1.0, torch.float32, classes=classes))
+    z = v + z * 1e-3 if close else z
+    found = []
+    for way in (_SoftTargets, _SoftTargetsInDouble):
+        student = z.clone().requires_grad_()
+        loss = temperature**2 * way.apply(student, v, temperature)
+        found.append((loss.detach(), torch.autograd.grad(loss, student)[0]))
+    rounding = 1e-6 * 10**scale  # of logits; the loss's slope is T times a difference of probabilities
+    (mine, gradient), (other, expected) = found
+    torch.testing.assert_close(other, mine, rtol=1e-4, atol=temperature * rounding + 1e-9)
+    torch.testing.assert_close(expected, gradient, rtol=1e-4, atol=temperature * 1e-6 + rounding)
+
+
+@given(SEEDS, TEMPERATURES, st.sampled_from([0.3, 1.0, 10.0, 50.0]), st.booleans())
+@settings(max_examples=100)
+def test_the_way_in_float64_equals_the_reference(seed, temperature, scale, single):
+    z, v = pair(seed, scale, torch.float32 if single else torch.float64)
+    ours = temperature**2 * _SoftTargetsInDouble.apply(z, v, temperature)
+    assert ours.dtype == z.dtype
+    assert ours.item() == pytest.approx(reference(z, v, torch.zeros(7).long(), temperature, 1.0), rel=1e-6, abs=1e-7)
+
+
+def test_the_way_in_float64_at_the_extremes():
+    z = torch.tensor([[1e4, -1e4, 0.0], [0.0, -math.inf, 0.0], [0.0, 0.0, 0.0]], requires_grad=True)
+    v = torch.tensor([[-1e4, 1e4, 0.0], [1.0, -math.inf, 0.0], [1e4, -math.inf, 0.0]])
+    for temperature in (0.01, 1.0, 1e4):
+        loss = _SoftTargetsInDouble.apply(z, v, temperature)
+        assert loss.isfinite()
+        assert torch.autograd.grad(loss, z)[0].isfinite().all()
+    assert _SoftTargetsInDouble.apply(v, v, 3.0).item() == 0
+    assert _SoftTargetsInDouble.apply(torch.full((1, 3), math.nan), v[:1], 1.0).isnan()
+
+
+def test_the_second_derivative_of_the_way_in_float64():
+    z, v = pair(0, 2.0)
+    assert torch.autograd.gradcheck(lambda s: _SoftTargetsInDouble.apply(s, v, 3.0), z.requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda s: _SoftTargetsInDouble.apply(s, v, 3.0), z)
+
+
+@given(SEEDS, TEMPERATURES, st.floats(0, 1), st.booleans())
+@settings(max_examples=60)
+def test_losses_are_the_same_unseen(seed, temperature, soft_weight, all_labelled):
+    """Of one network and of many, over the cases that have a label; and so are their gradients."""
+    z, v = pair(seed, 3.0)
+    z.requires_grad_()
+    labels = torch.tensor([0, 1, 2, 3, 4, 0, 1] if all_labelled else [0, -100, 2, 3, -100, 1, 4])
+    given_all = {"temperature": temperature, "soft_weight": soft_weight}
+    many = {"temperatures": [temperature, 1.0, 2.0], "soft_weights": [soft_weight, 1.0, 0.0]}
+    ways = [
+        lambda check: cross_entropy(z, labels, check=check),
+        lambda check: cross_entropies(z[None], labels[None], check=check).sum(),
+        lambda check: distillation_loss(z, v, labels, **given_all, check=check),
+        lambda check: distillation_losses(
+            z.expand(3, -1, -1), v.expand(3, -1, -1), labels.expand(3, -1), **many, check=check
+        ).sum(),
+        lambda check: logit_matching_loss(z, v, check=check),
+        lambda check: decoupled_loss(z, v, labels, **given_all, check=check),
+        lambda check: standardised_loss(z, v, labels, **given_all, check=check),
+        lambda check: correlation_loss(z, v, labels, **given_all, check=check),
+    ]
+    for way in ways:
+        (seen, unseen) = (way(check) for check in (True, False))
+        torch.testing.assert_close(unseen, seen, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(*(torch.autograd.grad(loss, z)[0] for loss in (unseen, seen)), rtol=1e-7, atol=1e-9)
+
+
+def test_without_any_label_the_losses_are_zero_unseen():
+    z, v = pair(0, 2.0, torch.float32)
+    none = torch.full((7,), -100)
+    assert cross_entropy(z, none, check=False).item() == 0
+    assert cross_entropies(z[None], none[None], check=False).item() == 0
+    assert decoupled_loss(z, v, none, temperature=2.0, soft_weight=0.5, check=False).item() == 0
+
+
+def test_what_is_no_number_or_no_class_makes_no_loss_unseen():
+    z, v = pair(0, 2.0, torch.float32)
+    wrong = torch.tensor([0, 1, 2, 3, 4, 5, 0])
+    assert distillation_loss(torch.full_like(z, math.nan), v, temperature=2.0, check=False).isnan()
+    for loss in (cross_entropy, lambda z, y, check: cross_entropies(z[None], y[None], check=check)):
+        with pytest.raises(IndexError, match="out of bounds"):  # on a GPU PyTorch's own assertion
+            loss(z, wrong, check=False)

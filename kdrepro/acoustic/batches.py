@@ -56,6 +56,11 @@ class FrameBatches:
         return sum(math.ceil((end - start) / self.batch_size) for _, start, end in self.pools)
 
     @property
+    def labels(self) -> torch.Tensor:
+        """Of all cases, int32 [cases], on the CPU."""
+        return self.frames.targets[self.which]
+
+    @property
     def kind(self) -> Hashable:
         """What the batches of networks that train in step with each other have in common.
 
@@ -65,8 +70,11 @@ class FrameBatches:
 
     @property
     def bytes_a_case(self) -> int:
-        """Memory that an epoch takes for a case: its place in the order. Features are there once for all networks."""
-        return 8
+        """Memory that an epoch takes for a case: its place in the order and among the windows, and its label.
+
+        Features are there once for all networks.
+        """
+        return 24
 
     @property
     def fingerprint(self) -> str:
@@ -100,11 +108,14 @@ class FrameBatches:
             features, rows = self.frames.pool(shards, self.device)
             first = int(self.frames.offsets[shards[0]])
             order = _shuffled(end - start, generator) + start  # positions in `which`
-            for positions in order.tensor_split(math.ceil((end - start) / self.batch_size)):
-                chosen = self.which[positions]
-                inputs = cut_windows(features, rows[(chosen - first).to(self.device)])
-                labels = self.frames.targets[chosen].long().to(self.device)
-                yield Batch(inputs, labels, self._teacher_logits(inputs, positions))
+            chosen = self.which[order]
+            # All of them at once: a GPU would wait in each step for what is sent to it.
+            begins = rows[(chosen - first).to(self.device)]
+            labels = self.frames.targets[chosen].long().to(self.device)
+            parts = (of.tensor_split(math.ceil((end - start) / self.batch_size)) for of in (order, begins, labels))
+            for positions, windows, y in zip(*parts, strict=True):
+                inputs = cut_windows(features, windows)
+                yield Batch(inputs, y, self._teacher_logits(inputs, positions))
 
     def _teacher_logits(self, inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor | None:
         if self.soft_targets is not None:

@@ -51,11 +51,16 @@ class SoftTargets:
     def logits(self, frames: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
         """Log-probabilities float32 [n, C] of the frames at these positions."""
         frames = frames if self.which is None else self.which[frames]
-        values = torch.from_numpy(self.values[frames]).to(device).float()
+        values = _sent(torch.from_numpy(self.values[frames]), device).float()
         if self.indices is None:
             return values
-        indices = torch.from_numpy(self.indices[frames].astype(np.int64)).to(device)
-        return spread_rest(values, indices, self.classes, self.prior.to(device))
+        indices = _sent(torch.from_numpy(self.indices[frames].astype(np.int64)), device)
+        return spread_rest(values, indices, self.classes, _sent(self.prior, device))
+
+
+def _sent(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """On the device, without waiting for what it is doing."""
+    return tensor.to(device, non_blocking=True)
 
 
 def spread_rest(

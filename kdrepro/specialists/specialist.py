@@ -89,21 +89,30 @@ def kept_knowledge(special: torch.Tensor, classes: int, temperature: float, by: 
     inside[as_classes(special, classes, "special").cpu()] = True
 
     def by_class(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        others = ~inside.to(logits.device)
-        soft = distillation_loss(logits[:, others], batch.teacher_logits[:, others], temperature=temperature)
-        return cross_entropy(logits, batch.labels) + soft
+        others = (~inside).nonzero().flatten().to(logits.device, non_blocking=True)
+        soft = distillation_loss(
+            logits[:, others], batch.teacher_logits[:, others], temperature=temperature, check=batch.check
+        )
+        return cross_entropy(logits, batch.labels, check=batch.check) + soft
 
     def by_case(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        hard = inside.to(logits.device)[batch.labels.clamp(min=0)] & (batch.labels >= 0)
+        labels = batch.labels
+        hard = inside.to(logits.device, non_blocking=True)[labels.clamp(min=0)] & (labels >= 0)
+        if not batch.check:  # how many are special stays unknown here: in a part, the others' share is 0
+            of_hard = F.cross_entropy(logits, labels.masked_fill(~hard, NO_LABEL), reduction="sum")
+            z, v = (one.masked_fill(hard[:, None], 0.0) for one in (logits, batch.teacher_logits))
+            return of_hard / len(logits) + distillation_loss(z, v, temperature=temperature, check=False)
         loss = logits.new_zeros(())
         if hard.any():
-            loss = loss + F.cross_entropy(logits[hard], batch.labels[hard], reduction="sum")
+            loss = loss + F.cross_entropy(logits[hard], labels[hard], reduction="sum")
         if not hard.all():
             soft = distillation_loss(logits[~hard], batch.teacher_logits[~hard], temperature=temperature)
             loss = loss + soft * (~hard).sum()
         return loss / len(logits)
 
-    return by_class if by == "class" else by_case
+    chosen = by_class if by == "class" else by_case
+    chosen.needs_labels = True  # so that a training on a GPU looks at all of them
+    return chosen
 
 
 def correct_full(logits: torch.Tensor, special: torch.Tensor, oversampling: float) -> torch.Tensor:

@@ -27,11 +27,16 @@ from kdrepro.training.inference import logits
 
 @dataclass(frozen=True)
 class Batch:
-    """Cases of one step: inputs [B, ...] as stored, labels [B] or None, teacher_logits [B, C] or None."""
+    """Cases of one step: inputs [B, ...] as stored, labels [B] or None, teacher_logits [B, C] or None.
+
+    check: whether an objective is to look at values, as the losses' `check` says. A training on a GPU, which would wait
+    each time, says so in the first step of each epoch only.
+    """
 
     inputs: torch.Tensor
     labels: torch.Tensor | None = None
     teacher_logits: torch.Tensor | None = None
+    check: bool = True
 
 
 BATCH_SIZE = 256
@@ -50,8 +55,10 @@ class CaseSource(Protocol):
     """What a training takes its cases from: `Batches`, `acoustic.FrameBatches`, or a class of one's own.
 
     These four it must have. It may have `teacher`, a network of which the training asks the logits where its batches
-    bring none; `fingerprint`, a text that changes with the cases, which a checkpoint needs; and `kind` with
-    `bytes_a_case` (see `Batches`), without which its networks train one after the other.
+    bring none; `labels` [N] of all cases, which a training on a GPU looks at as each epoch begins (of a wrong one that
+    it has not seen PyTorch raises an error of its own); `fingerprint`, a text that changes with the cases, which a
+    checkpoint needs; and `kind` with `bytes_a_case` (see `Batches`), without which its networks train one after the
+    other.
     """
 
     device: torch.device

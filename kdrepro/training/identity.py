@@ -65,9 +65,12 @@ def _add_function(found: Any, function: FunctionType, depth: int) -> None:
     found.update(f"{function.__module__}.{function.__qualname__}".encode())
     if not function.__module__.startswith("kdrepro."):
         _add(found, function.__code__, depth)
-        named = (function.__globals__.get(name) for name in function.__code__.co_names)
-        _add(found, [value for value in named if isinstance(value, PLAIN | torch.Tensor)], depth)
-    _add(found, (function.__defaults__, function.__kwdefaults__), depth)
+        used = (function.__globals__.get(name) for name in function.__code__.co_names)
+        _add(found, [value for value in used if isinstance(value, PLAIN | torch.Tensor)], depth)
+    named = function.__kwdefaults__
+    if named and function.__module__.startswith("kdrepro."):  # whether values are looked at changes no training
+        named = {name: value for name, value in named.items() if name != "check"} or None
+    _add(found, (function.__defaults__, named), depth)
     for cell in function.__closure__ or ():
         try:
             _add(found, cell.cell_contents, depth)

@@ -41,12 +41,15 @@ def input_dtype(network: nn.Module, dtype: torch.dtype) -> torch.dtype:
 
 
 @torch.no_grad()
-def logits(network: nn.Module, inputs: Any, chunk: int = 4096, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def logits(
+    network: nn.Module, inputs: Any, chunk: int = 4096, dtype: torch.dtype = torch.float32, *, check: bool = True
+) -> torch.Tensor:
     """A network's logits [N, C] in eval mode, in chunks; each of its layers gets its mode back.
 
     inputs: a tensor or an array [N, ...], or a dataset or loader of them (see `Batches`); of integers only uint8 images
     are turned into floats. The network gets floats in its own precision.
-    dtype: of the hidden layers' matrix products, float32 or bfloat16.
+    dtype: of the hidden layers' matrix products, float32 or bfloat16. check: whether it is looked at whether these are
+    probabilities, of which a warning tells; a GPU has to be waited for then.
     Returns float32, or float64 from a network in float64.
     Raises ValueError for a network that returns no logits [cases, classes] or is on another device than the inputs.
     """
@@ -60,5 +63,6 @@ def logits(network: nn.Module, inputs: Any, chunk: int = 4096, dtype: torch.dtyp
     with evaluating(network), torch.autocast(inputs.device.type, torch.bfloat16, enabled=autocast):
         for x in inputs.split(chunk):
             found.append(wide(logits_of(network(as_inputs(x, given)), network, len(x))))
-    warn_of_probabilities(found[0], network)
+    if check:
+        warn_of_probabilities(found[0], network)
     return torch.cat(found)

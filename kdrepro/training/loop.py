@@ -167,7 +167,7 @@ def memory_budget(device: torch.device) -> int:
 def _train(trainings: Sequence[TrainingState], steps: Alone | Together, lane: Lane) -> None:
     """Train one network, or several in step with each other."""
     try:
-        with _denormals_flushed():
+        with _denormals_flushed(), _precise(trainings[0]):
             for epoch in range(trainings[0].epoch, trainings[0].recipe.epochs):
                 _train_epoch(trainings, steps, epoch, lane)
                 for training in trainings:
@@ -216,3 +216,28 @@ def _denormals_flushed() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
+
+
+@contextmanager
+def _precise(training: TrainingState) -> Iterator[None]:
+    """Let cuDNN convolve in float32 where the recipe says "fp32": left alone, it rounds to TF32's ten bits.
+
+    Matrix products are float32 unless the user has asked PyTorch for less.
+    """
+    if training.device.type != "cuda" or training.recipe.precision != "fp32":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    try:
+        switches, name, off = [cudnn], "allow_tf32", False
+        before = [cudnn.allow_tf32]
+    except RuntimeError:  # the user has set them by their newer names, which cannot be mixed with that one
+        switches, name, off = [cudnn.conv, cudnn.rnn], "fp32_precision", "ieee"
+        before = [getattr(switch, name) for switch in switches]
+    for switch in switches:
+        setattr(switch, name, off)
+    try:
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            setattr(switch, name, value)

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import torch
 
 from kdrepro.checks import check_soft_weight, check_temperature
-from kdrepro.losses import cross_entropies, cross_entropy, distillation_loss, distillation_losses, logit_matching_loss
+from kdrepro.losses import (
+    DistillationLosses,
+    cross_entropies,
+    cross_entropy,
+    decoupled_loss,
+    distillation_loss,
+    logit_matching_loss,
+)
 from kdrepro.training.batches import Batch
 
 Objective = Callable[[torch.Tensor, Batch], torch.Tensor]  # (logits [B, C], batch) -> scalar loss
@@ -18,7 +25,7 @@ def hard_targets(student_logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 
     student_logits: [B, C]. Returns a scalar. Raises ValueError for a batch without labels.
     """
-    return cross_entropy(student_logits, _labels(batch))
+    return cross_entropy(student_logits, _labels(batch), check=batch.check)
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class Distillation:
             batch.labels,
             temperature=self.temperature,
             soft_weight=self.soft_weight,
+            check=batch.check,
         )
 
 
@@ -59,7 +67,7 @@ def matched_logits(student_logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 
     student_logits: [B, C]. Returns a scalar. Raises ValueError for a batch without a teacher.
     """
-    return logit_matching_loss(student_logits, _teacher_logits(batch))
+    return logit_matching_loss(student_logits, _teacher_logits(batch), check=batch.check)
 
 
 def taught(loss: Callable[..., torch.Tensor], **settings: float) -> Objective:
@@ -67,12 +75,27 @@ def taught(loss: Callable[..., torch.Tensor], **settings: float) -> Objective:
 
     loss: (student_logits [B, C], teacher_logits [B, C], labels [B], **settings) to a scalar, `losses.decoupled_loss`
     say. Raises ValueError for a batch without a teacher.
+    A loss of one's own is called with these alone; one of `kdrepro.losses` also gets the batch's `check`.
     """
     return functools.partial(_taught, loss, settings)
 
 
 def _taught(loss: Callable, settings: dict[str, float], logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    return loss(logits, _teacher_logits(batch), batch.labels, **settings)
+    ours = getattr(loss, "__module__", None) == decoupled_loss.__module__
+    return loss(logits, _teacher_logits(batch), batch.labels, **settings, **({"check": batch.check} if ours else {}))
+
+
+def needs_labels(objective: Objective) -> bool:
+    """Whether an objective of this package takes each label but -100 for a class; of others that is not known.
+
+    One that is made elsewhere says so by its attribute `needs_labels`.
+    """
+    if isinstance(objective, Distillation):
+        return objective.soft_weight < 1
+    if isinstance(objective, functools.partial) and objective.func is _taught:
+        loss, settings = objective.args
+        return loss is decoupled_loss or settings.get("soft_weight", 1.0) < 1
+    return objective is hard_targets or getattr(objective, "needs_labels", False)
 
 
 def _labels(batch: Batch) -> torch.Tensor:
@@ -101,57 +124,88 @@ def loss_of(objective: Objective, logits: torch.Tensor, batch: Batch) -> torch.T
     return loss
 
 
-def of_many(objectives: Sequence[Objective], logits: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
-    """The loss of each of several networks: logits [M, B, C] and M batches to losses [M].
+class LossesOfMany:
+    """The losses of several networks at once: logits [M, B, C] and M batches to losses [M].
 
     In a few operations for all those whose objective is `hard_targets`, for all those of `soft_targets` with labels,
     whatever their temperatures and weights, and for those without; all others one after the other. So a network's loss
-    is computed in the same way whatever the others' are.
+    is computed in the same way whatever the others' are. What the operations need is made once, not in each step.
     """
-    losses: dict[int, torch.Tensor] = {}
-    for way, members in _by_way(objectives, batches).items():
-        z = logits if len(members) == len(logits) else logits[members]
-        found = way([objectives[m] for m in members], z, [batches[m] for m in members])
-        losses |= dict(zip(members, found, strict=True))
-    return torch.stack([losses[m] for m in range(len(logits))])
+
+    def __init__(self, objectives: Sequence[Objective]):
+        self.objectives = list(objectives)
+        self._plans: dict[tuple[bool, ...], _Plan] = {}  # by which batches have labels
+
+    def __call__(self, logits: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
+        """The losses [M]."""
+        labelled = tuple(batch.labels is not None for batch in batches)
+        if labelled not in self._plans:
+            self._plans[labelled] = _Plan(self.objectives, labelled, logits.device)
+        plan = self._plans[labelled]
+        if len(plan.parts) == 1:
+            return plan.parts[0].way(logits, batches)
+        found = [part.way(logits[part.index], [batches[m] for m in part.members]) for part in plan.parts]
+        return torch.cat(found)[plan.order]
 
 
-def _by_way(objectives: Sequence[Objective], batches: Sequence[Batch]) -> dict[Callable, list[int]]:
-    """How losses are computed, with the positions of the networks whose are."""
-    ways: dict[Callable, list[int]] = {}
-    for m, (objective, batch) in enumerate(zip(objectives, batches, strict=True)):
-        way = _one_by_one
-        if objective is hard_targets:
-            way = _hard
-        elif isinstance(objective, Distillation):
-            way = _unlabelled if batch.labels is None else _labelled
-        ways.setdefault(way, []).append(m)
-    return ways
+Way = Callable[[torch.Tensor, Sequence[Batch]], torch.Tensor]  # (logits [m, B, C], m batches) -> losses [m]
 
 
-def _one_by_one(objectives: Sequence[Objective], logits: torch.Tensor, batches: Sequence[Batch]) -> list[torch.Tensor]:
-    return [loss_of(objective, z, batch) for objective, z, batch in zip(objectives, logits, batches, strict=True)]
+@dataclass(frozen=True)
+class _Part:
+    """Networks whose losses are computed together: how, their positions, and these on the device."""
+
+    way: Way
+    members: list[int]
+    index: torch.Tensor
 
 
-def _hard(objectives: Sequence[Objective], logits: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
-    return cross_entropies(logits, torch.stack([_labels(batch) for batch in batches]))
+class _Plan:
+    """Networks by how their losses are computed. order: where the networks' losses are among the parts'."""
+
+    def __init__(self, objectives: Sequence[Objective], labelled: Sequence[bool], device: torch.device):
+        kinds: dict[Callable[[list], Way], list[int]] = {}
+        for m, (objective, has_labels) in enumerate(zip(objectives, labelled, strict=True)):
+            kind: Callable = _one_by_one
+            if objective is hard_targets:
+                kind = _hard
+            elif isinstance(objective, Distillation):
+                kind = _labelled if has_labels else _unlabelled
+            kinds.setdefault(kind, []).append(m)
+        self.parts = [
+            _Part(kind([objectives[m] for m in members]), members, torch.tensor(members, device=device))
+            for kind, members in kinds.items()
+        ]
+        self.order = torch.cat([part.index for part in self.parts]).argsort()
 
 
-def _labelled(objectives: Sequence[Distillation], logits: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
-    return _soft(objectives, logits, batches, torch.stack([batch.labels for batch in batches]))
+def _one_by_one(objectives: Sequence[Objective]) -> Way:
+    def way(logits: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
+        return torch.stack([loss_of(*each) for each in zip(objectives, logits, batches, strict=True)])
+
+    return way
 
 
-def _unlabelled(objectives: Sequence[Distillation], logits: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
-    return _soft(objectives, logits, batches, None)
+def _hard(objectives: Sequence[Objective]) -> Way:
+    def way(logits: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
+        return cross_entropies(logits, torch.stack([_labels(batch) for batch in batches]), check=batches[0].check)
+
+    return way
 
 
-def _soft(
-    objectives: Sequence[Distillation], logits: torch.Tensor, batches: Sequence[Batch], labels: torch.Tensor | None
-) -> torch.Tensor:
-    return distillation_losses(
-        logits,
-        torch.stack([_teacher_logits(batch) for batch in batches]),
-        labels,
-        temperatures=[o.temperature for o in objectives],
-        soft_weights=[o.soft_weight for o in objectives],
-    )
+def _labelled(objectives: Sequence[Distillation]) -> Way:
+    return _soft(objectives, lambda batches: torch.stack([batch.labels for batch in batches]))
+
+
+def _unlabelled(objectives: Sequence[Distillation]) -> Way:
+    return _soft(objectives, lambda batches: None)
+
+
+def _soft(objectives: Sequence[Distillation], labels_of: Callable[[Sequence[Batch]], torch.Tensor | None]) -> Way:
+    losses = DistillationLosses([o.temperature for o in objectives], [o.soft_weight for o in objectives])
+
+    def way(logits: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
+        teachers = torch.stack([_teacher_logits(batch) for batch in batches])
+        return losses(logits, teachers, labels_of(batches), check=batches[0].check)
+
+    return way

@@ -30,7 +30,8 @@ class Recipe(BaseModel):
     precision: of the products of hidden layers, and of an online teacher's: "fp32", "bf16", or "auto", bfloat16 where
         the device multiplies it natively. The last layer of this package's networks, the losses and the weights are
         float32 all the same; another network's last layer is under autocast like the rest of it. Networks in float64
-        are trained in float64.
+        are trained in float64. "fp32" keeps cuDNN, too, from convolving in TF32 on a GPU, which it does otherwise;
+        matrix products are in TF32 only where torch.set_float32_matmul_precision has said so.
     Raises pydantic's ValidationError, a ValueError, for unknown fields and values out of range.
     """
 

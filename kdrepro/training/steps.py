@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdrepro.checks import check_inputs, logits_of, unwrapped, warn_of_probabilities, wide
+from kdrepro.checks import as_labels, check_inputs, logits_of, unwrapped, warn_of_probabilities, wide
 from kdrepro.networks import MLP, Dropout, clip_max_norm
 from kdrepro.training.batches import Batch
 from kdrepro.training.inference import as_inputs, input_dtype, logits
-from kdrepro.training.objectives import loss_of, of_many
+from kdrepro.training.objectives import LossesOfMany, loss_of, needs_labels
 from kdrepro.training.recipe import Recipe
 from kdrepro.training.stack import Stack
 from kdrepro.training.state import TrainingState
@@ -46,11 +46,12 @@ class _Teacher:
         if isinstance(network, MLP) and self.dtype == torch.bfloat16 and not self.shared:
             self.network.hidden.to(self.dtype)
 
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, check: bool) -> torch.Tensor:
+        """check: whether a warning tells of probabilities."""
         if not self.shared:
-            return logits(self.network, inputs, dtype=self.dtype)
+            return logits(self.network, inputs, dtype=self.dtype, check=check)
         with self._one_at_a_time:  # its mode is changed and changed back
-            return logits(self.network, inputs, dtype=self.dtype)
+            return logits(self.network, inputs, dtype=self.dtype, check=check)
 
 
 def _teachers(trainings: Sequence[TrainingState]) -> dict[int, _Teacher]:
@@ -74,12 +75,36 @@ def _taught(
         ]
         if not students:
             continue
-        asked = [batches[m].inputs for m in students]
-        on_cpu = trainings[0].device.type == "cpu"
-        found = map(teacher, asked) if on_cpu else teacher(torch.cat(asked)).split(len(asked[0]))
+        asked, check = [batches[m].inputs for m in students], batches[students[0]].check
+        if trainings[0].device.type == "cpu":
+            found = [teacher(inputs, check) for inputs in asked]
+        else:
+            found = teacher(torch.cat(asked), check).split(len(asked[0]))
         for m, v in zip(students, found, strict=True):
             taught[m] = replace(batches[m], teacher_logits=v)
     return taught
+
+
+def _looks(device: torch.device, taken: int) -> bool:
+    """Whether values are looked at in a step, `taken` steps after the first one that is taken of an epoch.
+
+    A GPU would have to be waited for. What is wrong is noticed in the first step, or at the epoch's end, where the loss
+    and the weights are looked at.
+    """
+    return taken == 0 or device.type == "cpu"
+
+
+def _seen(batch: Batch, training: TrainingState, taken: int) -> Batch:
+    """A batch as the objective is to take it."""
+    return batch if _looks(training.device, taken) else replace(batch, check=False)
+
+
+def _check_labels(training: TrainingState, batch: Batch, classes: int) -> None:
+    """In a step that looks for the whole epoch: raises ValueError for a label of any case that is no class."""
+    labels = getattr(training.batches, "labels", None)
+    if batch.check and not _looks(training.device, 1) and isinstance(labels, torch.Tensor):
+        if needs_labels(training.objective):
+            as_labels(labels, len(labels), classes)
 
 
 def _explained(error: ValueError, trainings: Sequence[TrainingState], outputs: Sequence[torch.Tensor]) -> Exception:
@@ -102,14 +127,16 @@ class Alone:
 
     def epoch(self, first: int) -> Iterator[list[Batch]]:
         """The batches of an epoch from step `first` on."""
-        for batch in islice(self.training.batches.views(self.training.order), first, None):
-            yield _taught([self.training], [batch], self.teachers)
+        training = self.training
+        for i, batch in enumerate(islice(training.batches.views(training.order), first, None)):
+            yield _taught([training], [_seen(batch, training, i)], self.teachers)
 
     def take(self, batches: Sequence[Batch], step: int) -> torch.Tensor:
         """One step, counted from the first epoch's first; returns the loss."""
         training, batch = self.training, batches[0]
         output = self._output(batch.inputs, first=step == 0)
         try:
+            _check_labels(training, batch, output.shape[-1])
             loss = loss_of(training.objective, output, batch)
         except ValueError as error:
             raise _explained(error, [training], [output]) from None
@@ -149,8 +176,8 @@ class Alone:
 class Together:
     """The steps of several networks of one kind: `MLP`s as batched matrix products, others by `torch.func`.
 
-    Members that share a learning rate have their parameters updated as whole stacks. That takes sizes that are a
-    multiple of LANES: of other tensors, the optimiser computes the last few numbers in another way than the rest,
+    Members that share a learning rate have their parameters updated as whole stacks. On a CPU that takes sizes that are
+    a multiple of LANES: of other tensors, the optimiser computes the last few numbers in another way than the rest,
     in the last digit, and which ones these are would depend on how many networks there are.
     capture: whether `torch.compile` captures the networks' own passes, the loss and the optimiser left out.
     """
@@ -165,13 +192,15 @@ class Together:
         self.own = [list(training.network.parameters()) for training in trainings]  # views of the stack
         indices, members = range(len(self.parameters)), range(len(trainings))
         self.one_rate = len({training.recipe.learning_rate for training in trainings}) == 1
-        whole = [i for i in indices if self.one_rate and self.parameters[i][0].numel() % LANES == 0]
+        lanes = LANES if trainings[0].device.type == "cpu" else 1
+        whole = [i for i in indices if self.one_rate and self.parameters[i][0].numel() % lanes == 0]
         apart = [(i, m) for m in members for i in indices if i not in whole]
         # What the optimiser holds, in its order: stacks (i, None), then single members' parameters (i, m).
         self.pieces: list[tuple[int, int | None]] = [*((i, None) for i in whole), *apart]
         self.apart = apart
         self.optimizer = _optimizer(self._parameter_groups(), self.recipe, self._restored())
         self.teachers = _teachers(trainings)
+        self.losses = LossesOfMany([training.objective for training in trainings])
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """One group, or, where rates differ, one a member."""
@@ -193,8 +222,9 @@ class Together:
     def epoch(self, first: int) -> Iterator[list[Batch]]:
         """The batches of an epoch from step `first` on, one a network."""
         views = [islice(training.batches.views(training.order), first, None) for training in self.trainings]
-        for batches in zip(*views, strict=True):
-            yield _taught(self.trainings, batches, self.teachers)
+        for i, batches in enumerate(zip(*views, strict=True)):
+            seen = [_seen(batch, self.trainings[0], i) for batch in batches]
+            yield _taught(self.trainings, seen, self.teachers)
 
     def take(self, batches: Sequence[Batch], step: int) -> torch.Tensor:
         """One step of every network; returns their losses [M]."""
@@ -202,7 +232,9 @@ class Together:
         inputs = torch.stack([batch.inputs for batch in batches])
         output = self.forward(as_inputs(inputs, torch.float32 if self.own_kind else self.dtype))
         try:
-            losses = of_many([training.objective for training in self.trainings], output, batches)
+            for training, batch in zip(self.trainings, batches, strict=True):
+                _check_labels(training, batch, output.shape[-1])
+            losses = self.losses(output, batches)
         except ValueError as error:
             raise _explained(error, self.trainings, output) from None
         losses.sum().backward()

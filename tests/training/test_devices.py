@@ -4,6 +4,7 @@ A fake tensor has a device and a shape, and no numbers. Where a path reads numbe
 the cases are fine, none is bad, and of what is picked out by a mask there is one.
 """
 
+import json
 import os
 import re
 import traceback
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
 
 from kdrepro import biases, ensembles, losses, specialists, training
 from kdrepro.acoustic import batches as frame_batches
@@ -67,9 +69,40 @@ def as_indices(index):
     return [index.new_zeros(1, dtype=torch.int64) for _ in range(index.dim())]
 
 
+class Waits(TorchDispatchMode):
+    """Notes what a GPU would have to be waited for, apart from the numbers that fakes are asked for (see `a_gpu`)."""
+
+    def __init__(self, noted: list[str]):
+        super().__init__()
+        self.noted = noted
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        on = [one.device for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+        if GPU in on and function in (aten.nonzero.default, aten.masked_select.default, aten._unique2.default):
+            self.noted.append(str(function))
+        if GPU in on and function in (aten.index.Tensor, aten.index_put_.default, aten.index_put.default):
+            for index in (one for one in args[1] if one is not None):
+                if index.dtype == torch.bool or index.device != GPU:
+                    self.noted.append(f"{function} by {index.dtype} of {index.device}")
+        found = function(*args, **kwargs)
+        sent = isinstance(found, torch.Tensor) and {found.device, *on} == {GPU, torch.device("cpu")}
+        if sent and function in (aten._to_copy.default, aten.copy_.default) and not waits_not(function, args, kwargs):
+            self.noted.append(f"{function} of {list(found.shape)} between devices")
+        return found
+
+
+def waits_not(function, args, kwargs):
+    return kwargs.get("non_blocking", False) or (function is aten.copy_.default and args[2:] == (True,))
+
+
 @contextmanager
-def a_gpu() -> Iterator[None]:
-    """A GPU of fakes, and in the place of what fakes cannot do what lets a path go on."""
+def a_gpu(noted: list[str] | None = None) -> Iterator[None]:
+    """A GPU of fakes, and in the place of what fakes cannot do what lets a path go on.
+
+    noted: where to note what would be waited for.
+    """
+    noted = [] if noted is None else noted
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         answers = {
@@ -84,7 +117,8 @@ def a_gpu() -> Iterator[None]:
             "backward": backward,
         }
         for name, method in answers.items():
-            patch.setattr(FakeTensor, name, method, raising=False)
+            asks = name not in ("all", "any", "backward")  # for numbers
+            patch.setattr(FakeTensor, name, noting(noted, name, method) if asks else method, raising=False)
         patch.setattr(torch, "Generator", OfTheProcessor)
         patch.setattr(torch, "bincount", lambda x, minlength=0: x.new_zeros(minlength))
         patch.setattr(loop, "memory_budget", lambda device: 2**40)
@@ -97,7 +131,17 @@ def a_gpu() -> Iterator[None]:
         warnings.simplefilter("ignore")  # that there is no CUDA
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(OneCase())
+        stack.enter_context(Waits(noted))
         yield
+
+
+def noting(noted, name, method):
+    def asked(tensor):
+        if tensor.device == GPU:
+            noted.append(name)
+        return method(tensor)
+
+    return asked
 
 
 def answered(tensor, answer):
@@ -373,6 +417,37 @@ def of_soft_targets():
     assert soft_targets.spread_rest(values, indices, CLASSES, on_gpu(torch.ones(CLASSES))).device == GPU
 
 
+def of_labels_that_are_few():
+    """A case may have no label, and a stack labels of which not all are looked at."""
+    fit_many(
+        [mlp(i) for i in range(3)],
+        [cases("stored soft targets") for _ in range(3)],
+        [training.soft_targets(4), DISTILLED, training.soft_targets(2, 0.0)],
+    )
+    fit(mlp(), cases("stored soft targets", labels=None), training.soft_targets(4))
+    fit_many(
+        [mlp(i) for i in range(2)], [cases("stored soft targets", labels=None)] * 2, [training.soft_targets(4)] * 2
+    )
+
+
+def of_losses_of_after_2015():
+    for loss in (losses.decoupled_loss, losses.standardised_loss, losses.correlation_loss):
+        fit(mlp(), cases("stored soft targets"), training.taught(loss, temperature=4.0, soft_weight=0.5))
+
+
+def of_an_average():
+    fit(
+        real(ConvNet, [2, 4], in_channels=1, classes=CLASSES, dropout=0.2),
+        cases("images"),
+        recipe=RECIPE.model_copy(update={"averaging": 0.9}),
+    )
+
+
+def of_momentum_in_a_stack():
+    recipe = RECIPE.model_copy(update={"optimizer": "sgd", "momentum_rise": 1, "max_norm": 1.0})
+    fit_many([mlp(i) for i in range(2)], [cases("moved images") for _ in range(2)], recipes=[recipe] * 2)
+
+
 def of_dustbins():
     assert specialists.specialist_labels(on_gpu(LABELS), SPECIAL, CLASSES).device == GPU
     assert specialists.correct_dustbin(on_gpu(SOFT), 3.0).device == GPU
@@ -407,6 +482,10 @@ PATHS = [
     of_a_stack,
     of_a_stack_of_any_kind,
     of_frames,
+    of_labels_that_are_few,
+    of_losses_of_after_2015,
+    of_an_average,
+    of_momentum_in_a_stack,
     of_losses,
     of_averages,
     of_shifts,
@@ -416,14 +495,20 @@ PATHS = [
 ]
 
 
-def said(path) -> str:
-    """What a path raises on a GPU of fakes, "" for nothing; in a process of its own, for fakes of stacks outlive it."""
+TRAININGS = PATHS[: PATHS.index(of_losses)]
+
+
+def said(path, **options) -> str:
+    """What a path raises on a GPU of fakes, "" for nothing; in a process of its own, for fakes of stacks outlive it.
+
+    options: of `a_gpu`.
+    """
     receive, send = os.pipe()
     pid = os.fork()
     if pid == 0:
         error = b""
         try:
-            with a_gpu():
+            with a_gpu(**options):
                 path()
         except BaseException as raised:
             error = "".join(traceback.format_exception(raised)).encode()
@@ -436,12 +521,56 @@ def said(path) -> str:
     return error
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", [path for path in PATHS if path not in TRAININGS])
 def test_no_operation_has_operands_of_two_devices(path):
     assert said(path) == ""
 
 
+@pytest.mark.parametrize("path", TRAININGS)
+def test_of_a_training_neither_and_only_the_first_step_of_an_epoch_looks_at_values(path):
+    """For which a GPU has to be waited for. An epoch here has two steps."""
+    found = waits_of(path)
+    assert len(found) % 2 == 0 < len(found)
+    assert [since for _, since in found[1::2] if since] == []
+    assert all(during for during, _ in found[0::2])
+
+
+def waits_of(path) -> list[tuple[list[str], list[str]]]:
+    """What a GPU would be waited for by each step of a path's trainings: as it is taken, and from the one before on."""
+    noted: list[str] = []
+
+    def noting_steps():
+        found = []
+        with pytest.MonkeyPatch.context() as patch:
+            for kind in (steps.Alone, steps.Together):
+                patch.setattr(kind, "take", taken(kind.take, noted, found))
+            path()
+        raise AssertionError(json.dumps(found))
+
+    error = said(noting_steps, noted=noted).strip()
+    last = error.rpartition("\n")[2]
+    assert last.startswith("AssertionError: [["), error
+    return json.loads(last.removeprefix("AssertionError: "))
+
+
+def taken(take, noted, found):
+    def one(self, batches, step):
+        before = len(noted)
+        loss = take(self, batches, step)
+        found.append((noted[before:], noted[:]))
+        noted.clear()
+        return loss
+
+    return one
+
+
 # --- and would it be noticed? ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [of_an_mlp, of_a_stack])
+def test_a_step_that_waits_is_noticed(path, monkeypatch):
+    monkeypatch.setattr(steps, "_looks", lambda device, taken: True)
+    assert any(since for _, since in waits_of(path)[1::2])
 
 
 def left_on_the_processor(patch, owner, name):
@@ -451,7 +580,7 @@ def left_on_the_processor(patch, owner, name):
 
 
 MISTAKES = {
-    "a loss's teacher": (losses, "_scaled", of_losses),
+    "a hard loss among soft ones": (losses, "cross_entropies", of_losses),
     "a stack's masks": (training.stack, "scaled_mask", of_a_stack),
     "an epoch's moved images": (training.batches, "flip_images", of_momentum),
     "Eq. 5's sums of dustbins": (solvers, "_gather", of_eq_5),
