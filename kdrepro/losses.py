@@ -102,12 +102,12 @@ def distillation_loss(
     temperature, soft_weight = check_temperature(temperature), check_soft_weight(soft_weight)
     student, teacher = _pair(student_logits, teacher_logits, check=check)
     _check_labels_given(soft_weight, labels)
-    loss = student.new_zeros(())
+    terms = []
     if soft_weight > 0:
-        loss = loss + soft_weight * temperature**2 * _divergence(student, teacher, temperature)
+        terms.append(soft_weight * temperature**2 * _divergence(student, teacher, temperature))
     if soft_weight < 1:
-        loss = loss + (1 - soft_weight) * cross_entropy(student, labels, check=check)
-    return loss
+        terms.append((1 - soft_weight) * cross_entropy(student, labels, check=check))
+    return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
 
 def distillation_losses(
@@ -155,16 +155,17 @@ class DistillationLosses:
                 raise ValueError(f"{name} has {len(given)} numbers for {len(student)} networks: give one a network.")
         _check_labels_given(min(self.soft_weights), labels)
         mixture = self._mixture(student)
-        loss = student.new_zeros(len(student))
+        soft = None
         if mixture.soft is not None:
-            loss = loss + mixture.soft * _divergence(student, teacher, mixture.temperature)
-        if mixture.labelled is not None:
-            which, labels = mixture.labelled, as_tensor(labels, "labels")
-            hard = cross_entropies(student[which], labels[which.to(labels.device)], check=check)
-            loss = loss.index_add(0, which, mixture.hard * hard)
-        elif mixture.hard is not None:
-            loss = loss + mixture.hard * cross_entropies(student, labels, check=check)
-        return loss
+            soft = mixture.soft * _divergence(student, teacher, mixture.temperature)
+        if mixture.hard is None:
+            return soft
+        if mixture.labelled is None:
+            hard = mixture.hard * cross_entropies(student, labels, check=check)
+            return hard if soft is None else soft + hard
+        which, labels = mixture.labelled, as_tensor(labels, "labels")
+        hard = cross_entropies(student[which], labels[which.to(labels.device)], check=check)
+        return soft.index_add(0, which, mixture.hard * hard)
 
     def _mixture(self, student: torch.Tensor) -> "_Mixture":
         kind = student.dtype, student.device
@@ -177,7 +178,8 @@ class _Mixture(NamedTuple):
     """What M losses are mixed with, on their device.
 
     temperature: [M, 1, 1]. soft: weight * T^2 [M], None where no network has soft targets. hard: 1 - weight, of those
-    that have a hard loss; None where none has. labelled: their positions, where they are not all.
+    that have a hard loss; None where none has. labelled: their positions, where they are not all: the others have soft
+    targets then.
     """
 
     temperature: torch.Tensor

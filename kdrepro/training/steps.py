@@ -101,10 +101,11 @@ def _seen(batch: Batch, training: TrainingState, taken: int) -> Batch:
 
 def _check_labels(training: TrainingState, batch: Batch, classes: int) -> None:
     """In a step that looks for the whole epoch: raises ValueError for a label of any case that is no class."""
+    if not batch.check or _looks(training.device, 1) or not needs_labels(training.objective):
+        return
     labels = getattr(training.batches, "labels", None)
-    if batch.check and not _looks(training.device, 1) and isinstance(labels, torch.Tensor):
-        if needs_labels(training.objective):
-            as_labels(labels, len(labels), classes)
+    if isinstance(labels, torch.Tensor):
+        as_labels(labels, len(labels), classes)
 
 
 def _explained(error: ValueError, trainings: Sequence[TrainingState], outputs: Sequence[torch.Tensor]) -> Exception:

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from kdrepro import biases, ensembles, losses, specialists, training
+from kdrepro import biases, checks, ensembles, losses, specialists, training
 from kdrepro.acoustic import batches as frame_batches
 from kdrepro.acoustic import posteriors, soft_targets
 from kdrepro.acoustic.batches import FrameBatches
@@ -448,6 +448,12 @@ def of_momentum_in_a_stack():
     fit_many([mlp(i) for i in range(2)], [cases("moved images") for _ in range(2)], recipes=[recipe] * 2)
 
 
+def of_a_place_without_its_number():
+    checks.check_device(on_gpu(mlp()), torch.device("cuda"))
+    with pytest.raises(ValueError, match="network is on cuda:0 but the cases are on cuda:1"):
+        checks.check_device(on_gpu(mlp()), torch.device("cuda:1"))
+
+
 def of_dustbins():
     assert specialists.specialist_labels(on_gpu(LABELS), SPECIAL, CLASSES).device == GPU
     assert specialists.correct_dustbin(on_gpu(SOFT), 3.0).device == GPU
@@ -487,6 +493,7 @@ PATHS = [
     of_an_average,
     of_momentum_in_a_stack,
     of_losses,
+    of_a_place_without_its_number,
     of_averages,
     of_shifts,
     of_soft_targets,

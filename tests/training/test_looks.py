@@ -1,6 +1,7 @@
 """A training on a GPU looks at values in the first step of an epoch only; here a processor trains as a GPU would."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from training_cases import weights
 from kdrepro import losses, specialists, training
 from kdrepro.errors import InputError
 from kdrepro.networks import MLP
-from kdrepro.training import Batches, Recipe, steps
+from kdrepro.training import Batches, Recipe, loop, steps
 
 CASES, CLASSES = 60, 5
 RECIPE = Recipe(epochs=2, learning_rate=1e-2, precision="fp32")
@@ -91,7 +92,7 @@ def test_a_wrong_label_is_named_in_the_first_step_whichever_case_has_it(name, ma
 
     objective.needs_labels = True
     taught = OBJECTIVES[name] if many else objective
-    with pytest.raises(ValueError, match="labels must lie between 0 and 4, or be -100 .*, but number 40 is 5"):
+    with pytest.raises(ValueError, match=r"labels must lie between 0 and 4, or be -100 .*, but number 40 is 5"):
         training.fit_many([network()], [batches(labels)], [taught], [RECIPE], seeds=[0])
     assert seen == []
 
@@ -109,8 +110,8 @@ def test_what_is_wrong_later_is_noticed_at_the_epochs_end(as_on_a_gpu):
     """Inputs that are no numbers, in a step that is not the first."""
     order = next(iter(batches(torch.arange(CASES)).views(order_of_seed_0()))).labels
     inputs = INPUTS.clone()
-    inputs[[i for i in range(CASES) if i not in order.tolist()][0]] = math.nan
-    with pytest.raises(InputError, match="in epoch 1: lower the learning rate .* or check the data for NaN"):
+    inputs[next(i for i in range(CASES) if i not in order.tolist())] = math.nan
+    with pytest.raises(InputError, match=r"in epoch 1: lower the learning rate .* or check the data for NaN"):
         trained(OBJECTIVES["both"], inputs=inputs)
 
 
@@ -146,3 +147,36 @@ def test_a_processor_looks_in_every_step():
 
     trained(objective)
     assert all(asked)
+
+
+def test_a_training_in_fp32_convolves_in_it_on_a_gpu(monkeypatch):
+    """And leaves PyTorch's switches as they were, when it ends in an error too."""
+    cudnn = torch.backends.cudnn
+
+    def within(device, precision):
+        recipe = RECIPE.model_copy(update={"precision": precision})
+        about = SimpleNamespace(device=torch.device(device), recipe=recipe)
+        try:
+            with loop._precise(about):
+                seen = cudnn.allow_tf32
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            return seen, cudnn.allow_tf32
+
+    for before in (True, False):
+        monkeypatch.setattr(cudnn, "allow_tf32", before)
+        assert within("cuda", "fp32") == (False, before)
+        assert within("cuda", "auto") == within("cuda", "bf16") == within("cpu", "fp32") == (before, before)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="switches that came with PyTorch 2.9")
+def test_switches_that_were_set_by_their_newer_names_are_heeded_too(monkeypatch):
+    cudnn, before = torch.backends.cudnn, torch.backends.cudnn.allow_tf32
+    about = SimpleNamespace(device=torch.device("cuda"), recipe=RECIPE)
+    try:
+        cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = "tf32", "ieee"
+        with loop._precise(about):
+            assert cudnn.conv.fp32_precision == "ieee"
+        assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == ("tf32", "ieee")
+    finally:
+        cudnn.allow_tf32 = before
