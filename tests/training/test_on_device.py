@@ -59,3 +59,40 @@ def test_an_interrupted_training_goes_on_there(there, device, tmp_path):
         training.fit(parts, batches(there), training.hard_targets, RECIPE, progress=stop, **options)
     training.fit(parts, batches(there), training.hard_targets, RECIPE, **options)
     assert abs(errors(whole, there) - errors(parts, there)) <= (0 if device.type == "cpu" else 15)
+
+
+def test_no_step_but_an_epochs_first_waits_for_it(there, device, monkeypatch):
+    """By PyTorch's own check; `test_devices` has more kinds of trainings, without a GPU."""
+    if device.type != "cuda":
+        pytest.skip("asks CUDA what it waits for")
+    teacher = network(9).to(device).eval()
+    cases = batches(there, teacher_logits=training.logits(teacher, there.train_images))
+
+    def strict(take):
+        def one(self, given, step):
+            loss = take(self, given, step)
+            last = (step + 1) % len(cases) == 0
+            torch.cuda.set_sync_debug_mode("default" if last else "error")
+            return loss
+
+        return one
+
+    for kind in (training.steps.Alone, training.steps.Together):
+        monkeypatch.setattr(kind, "take", strict(kind.take))
+    options = {"input_dropout": 0.2, "hidden_dropout": 0.5}
+    recipe = RECIPE.model_copy(update={"epochs": 2})
+    objectives = [
+        training.hard_targets,
+        training.soft_targets(4, 0.5),
+        training.soft_targets(2),
+        training.matched_logits,
+    ]
+    try:
+        for objective in objectives:
+            training.fit(network(**options).to(device), cases, objective, recipe)
+        nets = [network(seed, **options).to(device) for seed in range(4)]
+        training.fit_many(nets, [cases] * 4, objectives, [recipe] * 4, seeds=range(4))
+        net = ConvNet([8, 16], in_channels=1, classes=10, dropout=0.2).to(device)
+        training.fit(net, batches(there, teacher=teacher), objectives[1], recipe.model_copy(update={"averaging": 0.9}))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
