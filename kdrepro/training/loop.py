@@ -56,6 +56,8 @@ def fit(
     keep_best: early stopping after the fact: the network ends with the weights of the row in which this figure of
         `evaluate` was highest (the first such row), not with the last ones; the history keeps all rows.
     progress: called with each finished row.
+    On a GPU, which would be waited for each time, values are looked at in the first step of each epoch and at its end;
+    on a CPU in each step.
     A row: epoch (from 1), loss (mean over the epoch), cases_per_second, seconds (since the start,
     interruptions left out), and what evaluate gave.
     Raises InputError when the loss is no longer finite (the last checkpoint stays) and for another training's

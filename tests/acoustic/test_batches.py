@@ -41,6 +41,7 @@ def test_an_epoch_holds_every_frame_once_with_its_own_label_and_target(tiny, tmp
     labels = torch.cat([b.labels for b in steps])
     assert labels.dtype == torch.int64
     assert torch.equal(labels, split.targets[number].long())
+    assert torch.equal(batches.labels, split.targets[which])
 
 
 @pytest.mark.parametrize("pool_frames", [10**9, 1])

@@ -29,3 +29,15 @@ def test_a_loss_of_the_package_is_an_objective_by_its_settings(generator):
         objective(z, training.Batch(torch.zeros(6), batch.labels))
     other = training.taught(losses.decoupled_loss, temperature=3.0, soft_weight=0.4, beta=8.0)
     assert training.digest(objective) != training.digest(other)  # what a checkpoint is told apart by
+
+
+def test_whether_values_are_looked_at_makes_no_other_training(monkeypatch):
+    """A checkpoint of before losses were told is gone on from."""
+    objective = training.taught(losses.decoupled_loss, temperature=3.0)
+    told = training.digest(objective)
+    given = dict(losses.decoupled_loss.__kwdefaults__)
+    monkeypatch.setattr(losses.decoupled_loss, "__kwdefaults__", given | {"alpha": 2.0})
+    assert training.digest(objective) != told
+    given.pop("check")
+    monkeypatch.setattr(losses.decoupled_loss, "__kwdefaults__", given)
+    assert training.digest(objective) == told
