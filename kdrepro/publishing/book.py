@@ -56,6 +56,8 @@ def build_staged(preset: str) -> Path:
     shutil.copytree(paths.BOOK, staging / "book", ignore=shutil.ignore_patterns("_build"))
     for folder in ("chapters", "results"):
         shutil.rmtree(staging / "book" / folder, ignore_errors=True)
+    if paths.SEARCHES.exists():  # a page shows those that are published, whatever the run
+        shutil.copytree(paths.SEARCHES, staging / "book" / paths.SEARCHES.relative_to(paths.BOOK))
     _collect(preset, list(presets.CHAPTERS), staging / "book" / "chapters", staging / "book" / "results")
     _generate(staging / "book", staging / "book" / "results", staging / "book" / "chapters")
     return _build(staging)

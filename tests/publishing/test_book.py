@@ -241,3 +241,18 @@ def test_nothing_large_is_tracked():
 def test_records_are_plain_json():
     for path in RECORDS:
         assert json.loads(path.read_text())["chapter"] in presets.CHAPTERS
+
+
+def test_a_book_of_ones_own_run_has_the_pictures_that_its_pages_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
+
+    def collect(preset, wanted, chapters, results):
+        for folder in (chapters, results):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(book, "_collect", collect)
+    monkeypatch.setattr(book, "_build", lambda source: source)
+    pages = book.build_staged("smoke") / "book"
+    named = re.findall(r"\{image\} (\S+)", (pages / "searches.md").read_text(encoding="utf-8"))
+    assert len(named) == len(list(paths.SEARCHES.glob("*.json"))) > 0
+    assert [name for name in named if not (pages / name).exists()] == []
