@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from kdrepro.chapters.ch02_mnist import by_holm
 from kdrepro.chapters.committees import SpecialistExperiment
@@ -60,6 +61,9 @@ def fidelity_figure(divergences: Mapping[str, np.ndarray], errors: Mapping[str, 
         marker = "os^Dv"[i // len(COLOURS) % 5]
         ax.plot(values, errors[name], marker, ms=5, color=COLOURS[i % len(COLOURS)], alpha=0.8, label=name)
     ax.set(xscale="log", xlabel="KL(teacher || student) on test images, nats", ylabel="test errors")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # there may be less than a decade
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
     return figure
 
