@@ -81,8 +81,9 @@ def publish(preset: str) -> list[Path]:
     copied += [found for path in fresh if (found := _confirm(path, paths.RESULTS))]
     for path in sorted((paths.runs(preset) / "searches").glob("*.json")):
         paths.SEARCHES.mkdir(parents=True, exist_ok=True)
-        copied.append(Path(shutil.copy(path, paths.SEARCHES / path.name)))
-        searches.draw(path, paths.SEARCHES / f"{path.stem}.svg")
+        name = path.name.replace(" ", "-")  # a picture's name on a page has no spaces
+        copied.append(Path(shutil.copy(path, paths.SEARCHES / name)))
+        searches.draw(path, (paths.SEARCHES / name).with_suffix(".svg"))
     weights.publish(paths.store(preset), paths.WEIGHTS)
     refresh()
     return copied
