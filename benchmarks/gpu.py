@@ -101,15 +101,10 @@ def parts(run: Path, chapters: Sequence[str] = tuple(presets.CHAPTERS)) -> list[
     found = [
         part
         for chapter in wanted
-        if not is_done(run, chapter)
+        if not records.has_run(run, chapter)
         for part in [Part(chapter), *(Part(chapter, of.id) for of in claims.load().values() if of.chapter == chapter)]
     ]
-    return [part for part in found if not (part.claim and is_done(run / "claims" / part.claim, part.chapter))]
-
-
-def is_done(folder: Path, chapter: str) -> bool:
-    """Whether a folder of runs has a chapter's notebook and records, which are written one after the other."""
-    return (folder / "notebooks" / f"{chapter}.ipynb").exists() and bool(records.files(chapter, folder / "results"))
+    return [part for part in found if not (part.claim and records.has_run(run / "claims" / part.claim, part.chapter))]
 
 
 def data_of(chapter: str) -> str:
@@ -272,7 +267,7 @@ def full(
             )
     finally:
         packed(run, store, out, last=True)
-    left = [chapter for chapter in chapters if not is_done(run, chapter)]
+    left = [chapter for chapter in chapters if not records.has_run(run, chapter)]
     if not left:
         print("gpu: all chapters are done.")
         return 0

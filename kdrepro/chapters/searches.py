@@ -135,8 +135,8 @@ def _row(run: ImageExperiment, net: Trained, teacher: str, student: str) -> Row:
 
 
 def place(run: Experiment, name: str) -> Path:
-    """Where a search's record is."""
-    return paths.runs(run.preset.name) / "searches" / f"{run.chapter}.{name}.json"
+    """Where a search's record is; no spaces, which a picture's name on a page cannot have."""
+    return paths.runs(run.preset.name) / "searches" / f"{run.chapter}.{name.replace(' ', '-')}.json"
 
 
 def write(run: Experiment, name: str, rows: Sequence[Row]) -> Path:

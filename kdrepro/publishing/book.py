@@ -73,7 +73,7 @@ def publish(preset: str) -> list[Path]:
     presets.load(preset)
     if preset == "smoke":
         raise InputError("smoke is not published: its numbers are not comparable; run and publish full or paper.")
-    ran = [chapter for chapter in presets.CHAPTERS if _has_run(preset, chapter)]
+    ran = [chapter for chapter in presets.CHAPTERS if records.has_run(paths.runs(preset), chapter)]
     fresh = sorted((paths.runs(preset) / "confirm").rglob("results/*.json"))
     if not ran and not fresh and not (paths.runs(preset) / "searches").exists():
         raise InputError(f"No chapter has been run at {preset}: `kdrepro run all --preset {preset}` first.")
@@ -81,9 +81,8 @@ def publish(preset: str) -> list[Path]:
     copied += [found for path in fresh if (found := _confirm(path, paths.RESULTS))]
     for path in sorted((paths.runs(preset) / "searches").glob("*.json")):
         paths.SEARCHES.mkdir(parents=True, exist_ok=True)
-        name = path.name.replace(" ", "-")  # a picture's name on a page has no spaces
-        copied.append(Path(shutil.copy(path, paths.SEARCHES / name)))
-        searches.draw(path, (paths.SEARCHES / name).with_suffix(".svg"))
+        copied.append(Path(shutil.copy(path, paths.SEARCHES / path.name)))
+        searches.draw(path, paths.SEARCHES / f"{path.stem}.svg")
     weights.publish(paths.store(preset), paths.WEIGHTS)
     refresh()
     return copied
@@ -169,16 +168,11 @@ def page_of(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return page
 
 
-def _has_run(preset: str, chapter: str) -> bool:
-    run = paths.runs(preset)
-    return (run / "notebooks" / f"{chapter}.ipynb").exists() and bool(records.files(chapter, run / "results"))
-
-
 def _collect(preset: str, wanted: Sequence[str], chapters: Path, results: Path) -> list[Path]:
     """Copy these chapters' pages and records, in the place of those that were there."""
     run = paths.runs(preset)
     for chapter in wanted:
-        if not _has_run(preset, chapter):
+        if not records.has_run(paths.runs(preset), chapter):
             raise InputError(
                 f"{chapter} has not been run at {preset}: `kdrepro run {chapter} --preset {preset}` first."
             )

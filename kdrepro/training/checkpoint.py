@@ -99,14 +99,14 @@ class HistoryAlone(Checkpoint):
 
     keeps = False
 
-    def save(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def load(self) -> None:
-        """Nothing was kept."""
-
     def remove(self) -> None:
         """Nothing is there."""
+
+    def _due(self, now: float) -> bool:
+        return False
+
+    def _read(self) -> None:
+        return None
 
 
 def owned(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -157,6 +157,11 @@ def files(chapter: str, folder: Path = paths.RESULTS) -> list[Path]:
     return sorted({*folder.glob(f"{chapter}.json"), *folder.glob(f"{chapter}.*.json")})
 
 
+def has_run(run: Path, chapter: str) -> bool:
+    """Whether a folder of runs has a chapter's notebook and its records, which are written one after the other."""
+    return (run / "notebooks" / f"{chapter}.ipynb").exists() and bool(files(chapter, run / "results"))
+
+
 def place(run: Path, chapter: str, seeds: Sequence[int]) -> Path:
     """The folder that a run of these seeds writes its notebook and records into: `run`, or one within it.
 
