@@ -62,7 +62,7 @@ full: $(INSTALLED)   ## every chapter on the real data (hours on a CPU)
 	$(BIN)/kdrepro data fetch tiny-imagenet
 	$(BIN)/kdrepro run all --preset full --device $(DEVICE)
 
-gpu: $(INSTALLED)    ## on a machine with a GPU: tests, benchmark, full in pieces (STEP="full --out FOLDER": one, with its archives)
+gpu: $(INSTALLED)    ## on a machine with a GPU: tests, benchmark, full in pieces; one of them: STEP="full --out FOLDER"
 	$(BIN)/python benchmarks/gpu.py $(STEP)
 
 publish: $(INSTALLED)   ## copy the last run at PRESET into the book

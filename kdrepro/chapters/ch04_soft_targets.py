@@ -180,7 +180,7 @@ def training_curves(nets: Mapping[str, Sequence[Folded]]) -> Figure:
                 at = int(kept[0])
                 ax.plot(epochs[at], 100 * curves[0, at, 1], "o", mfc="none", color=colour)
     ax.set(xlabel="epoch", ylabel="frames right, %")
-    ax.legend(fontsize=9)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, fontsize=9)  # the curves leave no room inside
     return figure
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from kdrepro import specialists
 from kdrepro.chapters.committees import ON_VALIDATION, Committee, SpecialistExperiment
@@ -67,6 +68,7 @@ def validation_curves(means: pd.DataFrame, start: float) -> Figure:
         ax.plot(values.index, values, "o-", ms=4, color=COLOURS[i], label=name)
     ax.axhline(start, ls="--", color="grey", label="generalist")
     ax.set(xlabel="epoch", ylabel="validation accuracy, %")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(fontsize=9)
     return figure
 

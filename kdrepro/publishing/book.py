@@ -53,9 +53,7 @@ def build_staged(preset: str) -> Path:
     shutil.copy(paths.ROOT / "_config.yml", staging / "_config.yml")
     toc = (paths.ROOT / "_toc.yml").read_text(encoding="utf-8")
     (staging / "_toc.yml").write_text(with_chapters(toc, list(presets.CHAPTERS)), encoding="utf-8")
-    shutil.copytree(paths.BOOK, staging / "book", ignore=shutil.ignore_patterns("_build"))
-    for folder in ("chapters", "results"):
-        shutil.rmtree(staging / "book" / folder, ignore_errors=True)
+    shutil.copytree(paths.BOOK, staging / "book", ignore=shutil.ignore_patterns("_build", "chapters", "results"))
     if paths.SEARCHES.exists():  # a page shows those that are published, whatever the run
         shutil.copytree(paths.SEARCHES, staging / "book" / paths.SEARCHES.relative_to(paths.BOOK))
     _collect(preset, list(presets.CHAPTERS), staging / "book" / "chapters", staging / "book" / "results")

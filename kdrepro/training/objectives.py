@@ -164,17 +164,14 @@ class _Plan:
     """Networks by how their losses are computed. order: where the networks' losses are among the parts'."""
 
     def __init__(self, objectives: Sequence[Objective], labelled: Sequence[bool], device: torch.device):
-        kinds: dict[Callable[[list], Way], list[int]] = {}
+        kinds: dict[tuple[Callable[[list], Way], bool], list[int]] = {}
         for m, (objective, has_labels) in enumerate(zip(objectives, labelled, strict=True)):
-            kind: Callable = _one_by_one
-            if objective is hard_targets:
-                kind = _hard
-            elif isinstance(objective, Distillation):
-                kind = _labelled if has_labels else _unlabelled
-            kinds.setdefault(kind, []).append(m)
+            distils = isinstance(objective, Distillation)
+            kind = _hard if objective is hard_targets else _soft if distils else _one_by_one
+            kinds.setdefault((kind, has_labels), []).append(m)
         self.parts = [
             _Part(kind([objectives[m] for m in members]), members, torch.tensor(members, device=device))
-            for kind, members in kinds.items()
+            for (kind, _), members in kinds.items()
         ]
         self.order = torch.cat([part.index for part in self.parts]).argsort()
 
@@ -193,19 +190,12 @@ def _hard(objectives: Sequence[Objective]) -> Way:
     return way
 
 
-def _labelled(objectives: Sequence[Distillation]) -> Way:
-    return _soft(objectives, lambda batches: torch.stack([batch.labels for batch in batches]))
-
-
-def _unlabelled(objectives: Sequence[Distillation]) -> Way:
-    return _soft(objectives, lambda batches: None)
-
-
-def _soft(objectives: Sequence[Distillation], labels_of: Callable[[Sequence[Batch]], torch.Tensor | None]) -> Way:
+def _soft(objectives: Sequence[Distillation]) -> Way:
     losses = DistillationLosses([o.temperature for o in objectives], [o.soft_weight for o in objectives])
 
     def way(logits: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
         teachers = torch.stack([_teacher_logits(batch) for batch in batches])
-        return losses(logits, teachers, labels_of(batches), check=batches[0].check)
+        labels = None if batches[0].labels is None else torch.stack([batch.labels for batch in batches])
+        return losses(logits, teachers, labels, check=batches[0].check)
 
     return way

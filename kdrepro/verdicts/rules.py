@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from kdrepro.verdicts import stats
-from kdrepro.verdicts.wording import written
+from kdrepro.verdicts import stats, wording
 
 # "not decided": the evidence cannot tell. "not run": this run is not on the data that decides.
 Verdict = Literal["reproduced", "partly", "not reproduced", "not decided", "not run"]
@@ -65,14 +64,13 @@ class Condition(BaseModel):
         return False if high < least or low > most else None
 
     def __str__(self) -> str:
-        name = {"ci_low": "lower end of ", "ci_high": "upper end of "}.get(self.stat, "") + self.metric.replace(
-            "_", " "
-        )
+        end = {"ci_low": "lower end of ", "ci_high": "upper end of "}.get(self.stat, "")
+        name = end + wording.name(self.metric)
         if self.stat == "equivalence":
-            return f"{name} within ±{written(self.metric, self.margin)} (two one-sided tests)"
-        bounds = [f"{name} ≥ {written(self.metric, self.at_least)}"] if self.at_least is not None else []
+            return f"{name} within ±{wording.written(self.metric, self.margin)} (two one-sided tests)"
+        bounds = [f"{name} ≥ {wording.written(self.metric, self.at_least)}"] if self.at_least is not None else []
         return " and ".join(
-            bounds + ([f"{name} ≤ {written(self.metric, self.at_most)}"] if self.at_most is not None else [])
+            bounds + ([f"{name} ≤ {wording.written(self.metric, self.at_most)}"] if self.at_most is not None else [])
         )
 
 

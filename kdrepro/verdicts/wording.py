@@ -26,11 +26,36 @@ POINTS = (
     "lost_by_alignment",
     "overfit",
 )
+NAMES = {  # of metrics whose own words say too little
+    "class_p": "p over classes",
+    "errors_added_without_t2": "errors added without T²",
+    "errors_of_hinton": "errors of Hinton's loss",
+    "errors_of_stored": "errors of stored soft targets",
+    "errors_saved_30": "errors saved with 30 units",
+    "errors_saved_by_self": "errors saved by self-distillation",
+    "errors_saved_equal": "errors saved at equal weight and T",
+    "errors_saved_published": "errors saved at published weights and T",
+    "gain_of_t2": "gain of T = 2 over the best other",
+    "gain_over_hard3": "gain over hard targets on 3 %",
+    "gain_over_higher": "gain over higher T",
+    "gain_over_logit_matching_16": "gain over logit matching with 16 units",
+    "gain_over_lower": "gain over lower T",
+    "gain_over_t1": "gain over T = 1",
+    "gain_over_t1_16": "gain over T = 1 with 16 units",
+    "seeds_each": "seeds of each temperature",
+    "word_errors_saved_high": "word errors saved, upper end over speakers",
+    "word_errors_saved_low": "word errors saved, lower end over speakers",
+}
+
+
+def name(metric: str) -> str:
+    """A metric's name for a reader."""
+    return NAMES.get(metric, metric.replace("_", " "))
 
 
 def label(metric: str) -> str:
     """A metric's name for a reader, with its unit where its values do not show it."""
-    return metric.replace("_", " ") + (", points" if metric.startswith(POINTS) else "")
+    return name(metric) + (", points" if metric.startswith(POINTS) else "")
 
 
 def written(metric: str, value: float | None, digits: int | None = None) -> str:
@@ -38,12 +63,12 @@ def written(metric: str, value: float | None, digits: int | None = None) -> str:
     if value is None:
         return "–"
     if metric.startswith(COUNTS):
-        return f"{value:,.{digits if digits is not None else (0 if value == int(value) else 1)}f}"
+        return f"{value:z,.{digits if digits is not None else (0 if value == int(value) else 1)}f}"
     if metric.startswith(PERCENT):
-        return f"{100 * value:.1f} %"
+        return f"{100 * value:z.1f} %"
     if metric.startswith(POINTS):
-        return f"{100 * value:.1f}"
-    return f"{value:.3g}"
+        return f"{100 * value:z.1f}"
+    return f"{value:z.3g}"
 
 
 def written_mean(metric: str, entry: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The claims file, the verdict that a rule gives, and the table."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -226,6 +227,7 @@ def test_a_controls_figure_stands_in_the_verdicts_row(monkeypatch):
         ("recovered", 0.911, "91.1 %"),
         ("exponent", -1.9876, "-1.99"),
         ("gain_over_dustbin", -0.0081, "-0.8"),
+        ("gain_over_dustbin", -0.0001, "0.0"),
         ("errors", None, "–"),
     ],
 )
@@ -235,8 +237,14 @@ def test_written(metric, value, text):
 
 def test_a_difference_of_shares_is_labelled_as_points():
     assert wording.label("gain_over_dustbin") == "gain over dustbin, points"
-    assert wording.label("gain_over_lower") == "gain over lower"  # test errors
+    assert wording.label("gain_over_lower") == "gain over lower T"  # test errors
     assert wording.label("relative_gain") == "relative gain"
+
+
+def test_each_metric_with_a_name_of_its_own_is_one_that_is_measured():
+    sources = [paths.BOOK / "claims.yaml", *(paths.ROOT / "kdrepro/verdicts/recompute").glob("*.py")]
+    text = "".join(path.read_text(encoding="utf-8") for path in sources)
+    assert [metric for metric in wording.NAMES if not re.search(rf"\b{metric}\b", text)] == []
 
 
 def shown(claim_id: str, data: str, metrics: dict[str, list[float]]) -> SimpleNamespace:
