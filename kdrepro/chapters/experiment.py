@@ -5,6 +5,7 @@ What is particular to images is in `images`, to generalists and specialists in `
 """
 
 import datetime
+import hashlib
 import json
 import math
 import re
@@ -62,6 +63,12 @@ class Trained:
     def parameters(self) -> int:
         """How many weights and biases it has."""
         return parameter_count(self.network)
+
+
+def _digest(plans: Iterable[Mapping[str, Any]]) -> str:
+    """12 hex digits over the ways in which networks were trained, whatever their number and seeds."""
+    texts = sorted({json.dumps(plan, sort_keys=True) for plan in plans})
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
 
 
 class Promised(Trained):
@@ -318,6 +325,7 @@ class Experiment:
         entry["networks"] = dict(Counter(t.kind for t in each))
         first = [t for t in networks if t.seed == min(t.seed for t in networks)]
         entry["nets"] = {"seed": first[0].seed, "keys": list(dict.fromkeys(t.key for t in first))} if first else None
+        entry["recipes"] = _digest(t.plan.model_dump(mode="json") for t in each)
         self.record["claims"][claim_id] = entry
         return entry
 

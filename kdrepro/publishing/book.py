@@ -184,6 +184,7 @@ def _collect(preset: str, wanted: Sequence[str], chapters: Path, results: Path) 
         page = page_of(read_notebook(run / "notebooks" / f"{chapter}.ipynb"))
         nbformat.write(page, chapters / f"{chapter}.ipynb")
         copied.append(chapters / f"{chapter}.ipynb")
+        before = {old.name: (records.read(old), recompute.load(old)) for old in records.files(chapter, results)}
         for old in records.files(chapter, results):
             old.unlink()
             old.with_suffix(".npz").unlink(missing_ok=True)
@@ -191,7 +192,17 @@ def _collect(preset: str, wanted: Sequence[str], chapters: Path, results: Path) 
             for path in (record, record.with_suffix(".npz")):
                 if path.exists():
                     copied.append(Path(shutil.copy(path, results / path.name)))
+            if record.name in before:
+                _keep_confirmed(results / record.name, *before[record.name])
     return copied
+
+
+def _keep_confirmed(path: Path, before: dict[str, Any], arrays: dict[str, Any]) -> None:
+    """Keep what fresh seeds have confirmed of the record that this one replaces, and their predictions."""
+    record = records.read(path)
+    if (kept := records.kept_confirmed(record, before)) != record:
+        of_confirm = {name: of for name, of in arrays.items() if name.startswith(verdicts_verify.CONFIRM)}
+        records.write(path, kept, {**recompute.load(path), **of_confirm})
 
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:

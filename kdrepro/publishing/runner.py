@@ -150,15 +150,21 @@ def check_frozen(preset: str, chapter: str, claim: str) -> None:
     """
     if preset == "smoke":
         return
-    loose = records.uncommitted(paths.CLAIMS, paths.NOTEBOOKS)
+    loose = records.uncommitted(paths.CLAIMS, paths.NOTEBOOKS, paths.ROOT / "kdrepro")
     if loose:
         raise InputError(
             f"{loose[0]} has changes that are not committed: commit rules, recipes and sizes first, since fresh seeds "
             "confirm only what was frozen before them."
         )
+    for path in sorted((paths.runs(preset) / "confirm").rglob(f"results/{chapter}*.json")):
+        if again := sorted({claim} & records.read(path)["claims"].keys() if claim else records.read(path)["claims"]):
+            raise InputError(
+                f"{again[0]} was run with fresh seeds already, in {path}: a second look decides nothing; publish that, or "
+                "if rule or recipe have changed since, take it away, and say so in the claim's history."
+            )
     for record in map(records.read, records.files(chapter)):
         for claim_id, entry in record["claims"].items():
-            if "confirm" in entry and claim in ("", claim_id):
+            if "confirm" in entry and claim == claim_id:
                 raise InputError(
                     f"{claim_id} was confirmed with seeds {entry['confirm']['seeds']} already: a second look decides "
                     "nothing; if its rule or recipe has changed since, take its `confirm` out of the record, and say "

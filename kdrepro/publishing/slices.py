@@ -15,12 +15,8 @@ import nbformat
 from kdrepro.errors import InputError
 
 CHANGING = {"append", "extend", "insert", "update", "add", "setdefault", "pop", "remove", "sort", "clear"}  # methods
-KEEPERS = {
-    "publish_curves",
-    "publish_predictions",
-    "publish_right",
-    "publish_scores",
-}  # of an experiment: kept where all that they read is there
+KEEPERS = "publish_"  # how functions begin that put something beside the record: kept where all that they read is there
+TRAINING = ("train", "distil", "committee", "ensemble")  # how methods of an experiment begin that may train
 IGNORED = {"run", "chapter"}  # every statement asks the experiment for something; that changes no other's answer
 
 
@@ -51,7 +47,7 @@ def of_claim(notebook: nbformat.NotebookNode, claim_id: str, into: str) -> nbfor
     kept = _needed(statements, claim_id)
     if not kept:
         raise InputError(f"No cell of this chapter measures {claim_id}.")
-    kept.append(next(s for s in reversed(statements) if _calls(s.node, {"finish"})))
+    kept.append(next(s for s in reversed(statements) if "finish" in _called(s.node)))
     by_cell: dict[int, list[str]] = {}
     for statement in kept:
         by_cell.setdefault(statement.cell, []).append(_started_into(statement, into))
@@ -85,12 +81,36 @@ def _needed(statements: list[_Statement], claim_id: str) -> list[_Statement]:
         if i in chosen or one.binds & needed or (one.changes - IGNORED) & needed:
             chosen.add(i)
             needed = (needed - one.binds if one.whole else needed) | one.reads
-    there = {name for i in chosen for name in statements[i].binds}
-    bound = {name for s in statements for name in s.binds}
-    for i, one in enumerate(statements):
-        if i < max(targets) + 8 and _keeps(one.node) and one.reads & bound <= there and i > min(chosen):
-            chosen.add(i)
-    return [statements[i] for i in sorted(chosen)]
+    return [statements[i] for i in sorted(chosen | _keeping(statements, chosen))]
+
+
+def _keeping(statements: list[_Statement], chosen: set[int]) -> set[int]:
+    """Statements that put beside the record what the chosen ones have, and what else these need that trains nothing."""
+    asking = set(IGNORED)  # what can train a network: the experiment, and functions that ask it
+    for one in statements:
+        if isinstance(one.node, ast.FunctionDef) and one.reads & asking:
+            asking |= one.binds
+
+    def needs(i: int) -> set[int] | None:
+        """The statements, beside the chosen, that number i needs; None where one could train."""
+        found: set[int] = set()
+        for name in statements[i].reads:
+            making = [j for j in range(i) if name in statements[j].binds | (statements[j].changes - IGNORED)]
+            anew = [j for j in making if statements[j].whole and name in statements[j].binds]
+            for j in making[making.index(anew[-1]) if anew else 0 :]:
+                if j in chosen:
+                    continue
+                more = None if statements[j].reads & asking else needs(j)
+                if more is None:
+                    return None
+                found |= more | {j}
+        return found
+
+    def may_train(one: _Statement) -> bool:
+        return any(name in asking or name.startswith(TRAINING) for name in _called(one.node))
+
+    keepers = [i for i, one in enumerate(statements) if i > min(chosen) and _keeps(one.node) and not may_train(one)]
+    return {j for i in keepers if (found := needs(i)) is not None for j in found | {i}}
 
 
 def _statements(cell: int, source: str) -> Iterable[_Statement]:
@@ -180,15 +200,19 @@ def _makes(node: ast.stmt, claim_id: str) -> bool:
     return False
 
 
-def _calls(node: ast.stmt, methods: Iterable[str]) -> bool:
-    parts = (p for p in ast.walk(node) if isinstance(p, ast.Call) and isinstance(p.func, ast.Attribute))
-    return any(part.func.attr in methods for part in parts)
+def _called(node: ast.stmt) -> set[str]:
+    """The names of the functions and methods that a statement calls."""
+    calls = [part.func for part in ast.walk(node) if isinstance(part, ast.Call)]
+    return {getattr(function, "attr", "") or getattr(function, "id", "") for function in calls}
 
 
 def _keeps(node: ast.stmt) -> bool:
-    """Whether a statement puts something beside the record: one of KEEPERS, or `run.predictions |= ...`."""
-    into = getattr(node.target, "attr", "") if isinstance(node, ast.AugAssign) else ""
-    return into == "predictions" or _calls(node, KEEPERS)
+    """Whether a statement puts something beside the record: a call of KEEPERS, or something into `run.predictions`."""
+    into = [node.target] if isinstance(node, ast.AugAssign) else []
+    into += [p.value for p in ast.walk(node) if isinstance(p, ast.Subscript) and isinstance(p.ctx, ast.Store)]
+    return any(getattr(of, "attr", "") == "predictions" for of in into) or any(
+        name.startswith(KEEPERS) for name in _called(node)
+    )
 
 
 def _started_into(statement: _Statement, into: str) -> str:

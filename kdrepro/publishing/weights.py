@@ -6,7 +6,8 @@ be built from their configuration alone, are left out and named; of a claim the 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,20 @@ def publish(store: Path | str, folder: Path) -> list[str]:
 
     What is in the folder and not in the store stays. Raises InputError when it cannot be written.
     """
-    index, files = read_index(folder), place(store)
+    before, files = read_index(folder)["networks"], place(store)
+    index: dict[str, Any] = {"claims": {}, "networks": {}, "left_out": []}
+    wanted = {
+        claim_id: (record, nets)
+        for record in records.read_all()
+        for claim_id, entry in record["claims"].items()
+        if (nets := (entry.get("confirm") or entry).get("nets")) and _decides(claim_id, record)
+    }
     with writing(f"the weights {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        for record in records.read_all():
-            for claim_id, entry in record["claims"].items():
-                nets = (entry.get("confirm") or entry).get("nets")
-                if nets and _decides(claim_id, record):
-                    _add(index, claim_id, record, nets, files, folder)
+        for which in (slice(-1, None), slice(None)):  # first of every claim the one that it is about, then the others
+            for claim_id, (record, nets) in wanted.items():
+                about = {"chapter": record["chapter"], "preset": record["preset"], "seed": nets["seed"]}
+                _add(index, claim_id, about, nets["keys"][which], partial(_network, before, files, folder))
         _remove_others(index, folder)
         atomic_write(folder / "index.json", (json.dumps(index, indent=1) + "\n").encode())
         atomic_write(folder / "README.md", (_card(index) + "\n").encode())
@@ -80,44 +87,49 @@ def read_index(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_bytes()) if path.exists() else {"claims": {}, "networks": {}, "left_out": []}
 
 
-def _add(index: dict, claim_id: str, record: Mapping, nets: Mapping, store: Place, folder: Path) -> None:
-    """Put a claim's networks beside the record, as far as they are in the store and fit."""
-    kept, room = [], CLAIM_BYTES
-    for key in reversed(nets["keys"]):  # the one that the claim is about first
-        name, new = f"{claim_id}: {key}", key not in index["networks"]
-        if new and not _copied(index, key, store, folder, room):
-            index["left_out"] = sorted({*index["left_out"], name})
-            continue
-        room -= index["networks"][key]["bytes"] if new else 0
-        index["left_out"] = [left for left in index["left_out"] if left != name]
-        kept.insert(0, key)
-    if kept and kept[-1] == nets["keys"][-1]:
+def _add(index: dict, claim_id: str, about: Mapping, keys: Sequence[str], network: Callable) -> None:
+    """Put networks of a claim, the last of which is needed, into the index, as far as they are to be had and fit.
+
+    network: (key, bytes that are left) -> what the index says of it, or None.
+    """
+    kept: list[str] = []
+    for key in reversed(keys):
+        held = [(of["bytes"], of["first"] == claim_id) for of in index["networks"].values()]
+        room = CLAIM_BYTES - sum(size for size, own in held if own)
+        room = min(room, ALL_BYTES - sum(size for size, _ in held))
+        if key in index["networks"]:
+            kept.insert(0, key)
+        elif found := network(key, room):
+            index["networks"][key] = {**found, "first": claim_id}
+            kept.insert(0, key)
+    names = {f"{claim_id}: {key}" for key in keys}
+    index["left_out"] = sorted({*index["left_out"], *names} - {f"{claim_id}: {key}" for key in kept})
+    if kept and kept[-1] == keys[-1]:
         index["claims"][claim_id] = kept
-        about = {"chapter": record["chapter"], "preset": record["preset"], "seed": nets["seed"]}
         for key in kept:
             index["networks"][key] |= about
 
 
-def _copied(index: dict, key: str, store: Place, folder: Path, room: int) -> bool:
-    """Write a network's parts; whether it is there, can be built from its configuration alone, and fits.
+def _network(before: Mapping, store: Place, folder: Path, key: str, room: int) -> dict[str, Any] | None:
+    """What the index says of a network whose parts are written; None where it is not to be had, or has no room.
 
-    room: bytes that its claim has left.
+    before: what the index said of networks whose parts are there.
     """
+    if key in before:
+        return before[key] if before[key]["bytes"] <= room else None
     entry, content = (store.read(f"{key}/{name}") for name in ("entry.json", "network.safetensors"))
     try:
         entry, tensors = json.loads(entry or b""), parse(content or b"")
         build(entry["config"]).load_state_dict(tensors)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError):
-        return False
+        return None
     parts = [save(part) for part in _parts({name: t.half().contiguous() for name, t in tensors.items()})]
-    size = sum(map(len, parts))
-    if size > room or sum(network["bytes"] for network in index["networks"].values()) + size > ALL_BYTES:
-        return False
+    if (size := sum(map(len, parts))) > room:
+        return None
     for i, part in enumerate(parts):
         atomic_write(folder / f"{key}.{i}.safetensors", part)
     last = entry["history"][-1] if entry["history"] else {}
-    index["networks"][key] = {"config": entry["config"], "parts": len(parts), "bytes": size, "last_row": last}
-    return True
+    return {"config": entry["config"], "parts": len(parts), "bytes": size, "last_row": last}
 
 
 def _parts(tensors: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:

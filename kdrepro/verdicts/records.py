@@ -206,13 +206,45 @@ def uncommitted(*files: Path) -> list[str]:
 
 
 def merge_confirmed(record: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:
-    """A published record with the claims of a run of fresh seeds as `confirm`: seeds, origin, figures, verdict."""
+    """A published record with the claims of a run of fresh seeds as `confirm`: seeds, origin, figures, verdict.
+
+    A claim that is confirmed stays as it is: the first look decides. Raises InputError where the fresh seeds cannot
+    confirm: fewer than the record's, of other training data, trained in other ways, or by code that was not committed.
+    """
     about = {"seeds": seeds_of(fresh), "git": fresh["provenance"]["git"], "date": fresh["provenance"]["date"]}
     about |= {"test": test} if (test := fresh["data"].get("test")) else {}
     claims = dict(record["claims"])
     for claim_id, entry in fresh["claims"].items():
-        if claim_id in claims:
-            claims[claim_id] = {**claims[claim_id], "confirm": about | entry}
+        if claim_id not in claims or "confirm" in claims[claim_id]:
+            continue
+        if reason := _not_confirming(record, claims[claim_id], fresh, entry):
+            raise InputError(
+                f"The fresh seeds of {claim_id}, of {about['date']}, {reason}: run it with --confirm again, when you have "
+                f"taken that run's folder away (it is `confirm` or `confirm/{claim_id}` in the preset's runs)."
+            )
+        claims[claim_id] = {**claims[claim_id], "confirm": about | entry}
+    return {**record, "claims": claims}
+
+
+def _not_confirming(record: Mapping, entry: Mapping, fresh: Mapping, of_fresh: Mapping) -> str:
+    """Why a claim's fresh seeds do not confirm what the record has of it; "" where they do."""
+    if len(seeds_of(fresh)) < len(seeds_of(record)):
+        return f"are {len(seeds_of(fresh))} where the record has {len(seeds_of(record))}"
+    if fresh["data"].get("fingerprint") != record["data"].get("fingerprint"):
+        return "are of other data than the record"
+    if entry.get("recipes") != of_fresh.get("recipes"):  # records of before November 2026 say nothing of them
+        return "are of networks that were trained in another way than the record's"
+    return "were run by code that was not committed" if fresh["provenance"].get("dirty") else ""
+
+
+def kept_confirmed(record: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with the `confirm` that its claims had in the record that it replaces, where that still confirms them."""
+    claims = dict(record["claims"])
+    same = record["data"].get("fingerprint") == before["data"].get("fingerprint")
+    for claim_id, entry in before["claims"].items():
+        alike = claim_id in claims and entry.get("recipes") == claims[claim_id].get("recipes")
+        if same and alike and "confirm" in entry:
+            claims[claim_id] = {**claims[claim_id], "confirm": entry["confirm"]}
     return {**record, "claims": claims}
 
 

@@ -11,7 +11,7 @@ from kdrepro.chapters import presets
 from kdrepro.errors import InputError
 from kdrepro.publishing import runner, slices
 from kdrepro.publishing.runner import Part
-from kdrepro.verdicts import claims, records
+from kdrepro.verdicts import claims, records, verify
 
 
 def notebook(*sources):
@@ -136,6 +136,10 @@ def test_a_part_gives_what_the_whole_gives(chapter, tmp_path, monkeypatch):
             assert {k: v for k, v in other[data].items() if k not in drop} == {
                 k: v for k, v in one[data].items() if k not in drop
             }
+        found = verify.verify(part, signed=False)
+        assert not found.wrong
+        unsupported = {line for line in verify.verify(whole, signed=False).unsupported if f", {claim.id}:" in line}
+        assert set(found.unsupported) <= unsupported, "a part publishes too little to compute its figures again"
 
 
 def test_fresh_seeds_confirm_in_a_folder_of_their_own(tmp_path, monkeypatch):
@@ -150,22 +154,74 @@ def test_fresh_seeds_confirm_in_a_folder_of_their_own(tmp_path, monkeypatch):
     assert "teacher" not in text
 
 
-def test_a_confirmation_needs_what_was_frozen_and_happens_once(monkeypatch):
+def fresh_of(published, **provenance):
+    """A run of seeds 10 to 14 of the teacher's claim, as far as a confirmation reads it."""
+    entry = {k: v for k, v in published["claims"]["mnist.teacher"].items() if k != "confirm"}
+    fresh = {**published, "claims": {"mnist.teacher": entry}}
+    fresh["provenance"] = json.loads(json.dumps(published["provenance"])) | provenance
+    fresh["provenance"]["config"]["seeds"] = [10, 11, 12, 13, 14]
+    return fresh
+
+
+def test_a_confirmation_needs_what_was_frozen_and_happens_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
     monkeypatch.setattr(records, "uncommitted", lambda *files: [])
     runner.check_frozen("full", "01-dark-knowledge", "theory.means")
     published = records.read(paths.RESULTS / "02-mnist.json")
-    entry = published["claims"]["mnist.teacher"]
-    fresh = {**published, "claims": {"mnist.teacher": entry}}
-    fresh["provenance"] = json.loads(json.dumps(published["provenance"]))
-    fresh["provenance"]["config"]["seeds"] = [10, 11]
+    fresh = fresh_of(published)
     merged = records.merge_confirmed(published, fresh)
-    assert merged["claims"]["mnist.teacher"]["confirm"]["seeds"] == [10, 11]
-    assert merged["claims"]["mnist.teacher"]["confirm"]["metrics"] == entry["metrics"]
+    assert merged["claims"]["mnist.teacher"]["confirm"]["seeds"] == [10, 11, 12, 13, 14]
+    assert merged["claims"]["mnist.teacher"]["confirm"]["metrics"] == fresh["claims"]["mnist.teacher"]["metrics"]
     assert "confirm" not in published["claims"]["mnist.teacher"]
+    assert records.merge_confirmed(merged, fresh_of(published, date="2027-01-01")) == merged  # the first look decides
+    run = tmp_path / "full" / "confirm" / "mnist.teacher" / "results" / "02-mnist.json"
+    run.parent.mkdir(parents=True)
+    records.write(run, fresh)
+    for claim in ("mnist.teacher", ""):
+        with pytest.raises(InputError, match=r"mnist\.teacher was run with fresh seeds already"):
+            runner.check_frozen("full", "02-mnist", claim)
+    runner.check_frozen("full", "02-mnist", "mnist.distilled")
+    run.unlink()
     monkeypatch.setattr(records, "read", lambda path: merged)
-    with pytest.raises(InputError, match=r"mnist\.teacher was confirmed with seeds \[10, 11\] already"):
+    with pytest.raises(InputError, match=r"mnist\.teacher was confirmed with seeds \[10, 11, 12, 13, 14\] already"):
         runner.check_frozen("full", "02-mnist", "mnist.teacher")
     monkeypatch.setattr(records, "uncommitted", lambda *files: ["book/claims.yaml"])
     with pytest.raises(InputError, match=r"book/claims\.yaml has changes that are not committed"):
         runner.check_frozen("full", "02-mnist", "mnist.teacher")
     runner.check_frozen("smoke", "02-mnist", "mnist.teacher")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda fresh: fresh["provenance"]["config"].update(seeds=[10, 11]), "are 2 where the record has 5"),
+        (lambda fresh: fresh.update(data={"name": "mnist", "fingerprint": "other"}), "are of other data"),
+        (lambda fresh: fresh["claims"]["mnist.teacher"].update(recipes="other"), "trained in another way"),
+        (lambda fresh: fresh["provenance"].update(dirty=True), "code that was not committed"),
+    ],
+)
+def test_fresh_seeds_of_another_experiment_confirm_nothing(change, said):
+    published = records.read(paths.RESULTS / "02-mnist.json")
+    fresh = fresh_of(published)
+    change(fresh)
+    with pytest.raises(InputError, match=said):
+        records.merge_confirmed(published, fresh)
+
+
+def test_a_confirmation_outlives_a_run_of_the_same_recipes():
+    published = records.read(paths.RESULTS / "02-mnist.json")
+    confirmed = records.merge_confirmed(published, fresh_of(published))
+    assert records.kept_confirmed(published, confirmed) == confirmed
+    other = json.loads(json.dumps(published))
+    other["claims"]["mnist.teacher"]["recipes"] = "another"
+    assert "confirm" not in records.kept_confirmed(other, confirmed)["claims"]["mnist.teacher"]
+
+
+def test_recipes_are_told_by_plans_whatever_the_seeds(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
+
+    def recipes(first_seed, part):
+        folder = runner.run("02-mnist", asked(first_seed), part).parent.parent / "results"
+        return records.claim_by_data("mnist.plain", "02-mnist", folder)["digits"]["recipes"]
+
+    assert recipes(0, Part("mnist.plain")) == recipes(10, Part("mnist.plain", confirm=True))

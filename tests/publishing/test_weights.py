@@ -15,6 +15,7 @@ from kdrepro.verdicts import records
 
 WIDE = {"network": {"widths": [784, 1100, 700, 10]}, "seed": 3}  # 3.3 MB in float16
 SMALL = {"network": {"widths": [64, 8, 10]}, "seed": 0, "recipe": {"epochs": 3, "max_norm": None}}
+OTHER = {"network": {"widths": [784, 1100, 700, 10]}, "seed": 4}
 FOREIGN = {"seed": 5, "start": "a generalist"}  # cannot be built from this
 
 
@@ -94,6 +95,28 @@ def test_a_claims_own_weights_have_a_limit(published, store, monkeypatch):
         path.unlink()
     assert f"mnist.distilled: {store.key(SMALL)}" in weights.publish(store.root, published)
     assert weights.read_index(published)["claims"] == {"mnist.distilled": [store.key(WIDE)]}
+
+
+def test_the_network_of_every_claim_comes_before_those_it_was_compared_with(store, tmp_path, monkeypatch):
+    folder, (wide, small) = tmp_path / "weights", (store.key(of) for of in (WIDE, SMALL))
+    entries = {"mnist.plain": {"nets": {"seed": 0, "keys": [wide, small]}}}
+    entries["mnist.distilled"] = {"nets": {"seed": 0, "keys": [wide]}}
+
+    def published(entries):
+        record = {"chapter": "02-mnist", "preset": "full", "claims": entries, "data": {"name": "mnist"}}
+        monkeypatch.setattr(records, "read_all", lambda: [record])
+        left = weights.publish(store.root, folder)
+        return weights.read_index(folder)["claims"], left
+
+    assert published(entries)[0] == {"mnist.plain": [wide, small], "mnist.distilled": [wide]}
+    other = build(OTHER)  # of a run that takes the other's place
+    store.train_or_load(OTHER, lambda network, checkpoint: None, lambda config: other)
+    of_two = weights.read_index(folder)["networks"][wide]["bytes"] + 10_000
+    monkeypatch.setattr(weights, "ALL_BYTES", of_two)  # one wide network and the small one
+    entries["mnist.distilled"] = {"nets": {"seed": 0, "keys": [store.key(OTHER)]}}
+    found, left = published(entries)
+    assert found == {"mnist.plain": [small], "mnist.distilled": [store.key(OTHER)]}
+    assert left == [f"mnist.plain: {wide}"]
 
 
 def test_weights_that_are_not_there(published, store):
