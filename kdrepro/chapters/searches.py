@@ -153,6 +153,13 @@ def write(run: Experiment, name: str, rows: Sequence[Row]) -> Path:
     return path
 
 
+def missing(record: Mapping[str, Any]) -> list[str]:
+    """The students of a search's record that it has no rows of: it was ended before them."""
+    seen = {(row["teacher"], row["student"]) for row in record["rows"]}
+    plans = record["plans"]
+    return [s for t in plans.get("teachers") or [""] for s in plans["students"] if (t, s) not in seen]
+
+
 def table(record: Mapping[str, Any]) -> pd.DataFrame:
     """A search's rows, the seeds of each student together: mean errors, and what it saves.
 

@@ -1,6 +1,7 @@
 """From runs to pages: staging copies, the strict build, publication, and what is generated from records."""
 
 import copy
+import json
 import os
 import re
 import shutil
@@ -78,6 +79,9 @@ def publish(preset: str) -> list[Path]:
     copied = _collect(preset, ran, paths.PUBLISHED, paths.RESULTS)
     copied += [found for path in fresh if (found := _confirm(path, paths.RESULTS))]
     for path in sorted((paths.runs(preset) / "searches").glob("*.json")):
+        if left := searches.missing(json.loads(path.read_bytes())):
+            print(f"{path} is left out: it has not come to {left[0]!r}; `kdrepro tune` goes on.", file=sys.stderr)
+            continue
         paths.SEARCHES.mkdir(parents=True, exist_ok=True)
         copied.append(Path(shutil.copy(path, paths.SEARCHES / path.name)))
         searches.draw(path, paths.SEARCHES / f"{path.stem}.svg")

@@ -16,6 +16,7 @@ from kdrepro.verdicts import claims, recompute, records, stats
 from kdrepro.verdicts.claims import Claim
 
 SUMS = "SHA256SUMS"
+SUMMED = (".json", ".npz", ".safetensors")
 CONFIRM = "confirm: "  # before the names of the arrays of the seeds that confirm
 ROUNDING = 1e-6  # of a figure: records hold eight digits
 
@@ -77,9 +78,10 @@ def rules_digest() -> str:
 
 
 def sums(folder: Path) -> str:
-    """Checksums of a folder's records and predictions, as `sha256sum` writes them."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".npz"))
-    return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
+    """Checksums of a folder's records and predictions, and of searches and weights in it, as `sha256sum` writes them."""
+    there = [path for part in (".", "searches", "weights") for path in (folder / part).glob("*")]
+    files = {path.relative_to(folder).as_posix(): path for path in there if path.suffix in SUMMED}
+    return "".join(f"{hashlib.sha256(files[name].read_bytes()).hexdigest()}  {name}\n" for name in sorted(files))
 
 
 def _changed(folder: Path) -> Iterator[str]:

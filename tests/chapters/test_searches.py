@@ -88,6 +88,16 @@ def test_a_search_of_generalists_has_no_teacher(tmp_path, monkeypatch):
         run.sizes.but(searches={"x": taught})
 
 
+def test_a_search_that_was_ended_is_told():
+    record = {"plans": {"teachers": {"a": {}, "b": {}}, "students": {"x": {}, "y": {}}}, "rows": []}
+    record["rows"] = [{"teacher": t, "student": s} for t, s in (("a", ""), ("a", "x"), ("a", "y"), ("b", ""), ("b", "x"))]
+    assert searches.missing(record) == ["y"]
+    record["rows"].append({"teacher": "b", "student": "y"})
+    assert searches.missing(record) == []
+    for path in paths.SEARCHES.glob("*.json"):
+        assert searches.missing(json.loads(path.read_bytes())) == [], path.name
+
+
 def test_what_students_save_has_one_spread():
     errors = {"a": [10, 12], "b": [8, 11], "c": [13, 14]}
     rows = [

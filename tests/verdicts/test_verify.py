@@ -45,6 +45,14 @@ def test_one_digit_of_a_record_is_noticed(folder):
     assert any("mnist.plain: errors is" in sentence and "the predictions give" in sentence for sentence in found)
 
 
+def test_a_search_that_was_changed_or_taken_away_is_noticed(folder):
+    first, second = sorted((folder / "searches").glob("*.json"))[:2]
+    first.write_text(first.read_text().replace('"errors": ', '"errors": 1', 1))
+    second.unlink()
+    assert f"searches/{first.name} has changed since {SUMS} was made." in wrong(folder)
+    assert f"searches/{second.name} is gone since {SUMS} was made." in wrong(folder)
+
+
 @pytest.mark.parametrize("what", ["mean", "ci95", "verdict", "rules"])
 def test_each_part_of_a_record_is_computed_again(folder, what):
     path = folder / "01-dark-knowledge.json"  # which has no predictions beside it
