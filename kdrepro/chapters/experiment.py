@@ -51,8 +51,8 @@ class Trained:
 
     @property
     def kind(self) -> str:
-        """Its name without the seed and without its number among others."""
-        return re.sub(r"( \d+)?,? seed \d+$", "", self.name)
+        """Its name without the seed, and without the number of a member or specialist."""
+        return re.sub(r"(?<=member|ialist) \d+$", "", re.sub(r",? seed \d+$", "", self.name))
 
     @property
     def seconds(self) -> float:

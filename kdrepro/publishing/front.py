@@ -161,7 +161,10 @@ def files(repository: str) -> str:
         (carried.SOURCE, "the whole source: package, notebooks, presets, pages, records, tests"),
         ("SHA256SUMS", "the checksums of both"),
         ("claims.yaml", "every claim with its rule"),
-        ("results/SHA256SUMS", "the checksums of records, predictions, searches and weights; each claim's box links to its own"),
+        (
+            "results/SHA256SUMS",
+            "the checksums of records, predictions, searches and weights; each claim's box links to its own",
+        ),
         ("CITATION.cff", "how to cite this book"),
     ]
     lines = [f'- <a href="../files/{name}"><code>{escape(name)}</code></a>: {what}' for name, what in entries]

@@ -159,8 +159,8 @@ def check_frozen(preset: str, chapter: str, claim: str) -> None:
     for path in sorted((paths.runs(preset) / "confirm").rglob(f"results/{chapter}*.json")):
         if again := sorted({claim} & records.read(path)["claims"].keys() if claim else records.read(path)["claims"]):
             raise InputError(
-                f"{again[0]} was run with fresh seeds already, in {path}: a second look decides nothing; publish that, or "
-                "if rule or recipe have changed since, take it away, and say so in the claim's history."
+                f"{again[0]} was run with fresh seeds already, in {path}: a second look decides nothing; publish that, "
+                "or if rule or recipe have changed since, take it away, and say so in the claim's history."
             )
     for record in map(records.read, records.files(chapter)):
         for claim_id, entry in record["claims"].items():

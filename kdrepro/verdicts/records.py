@@ -219,8 +219,8 @@ def merge_confirmed(record: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict
             continue
         if reason := _not_confirming(record, claims[claim_id], fresh, entry):
             raise InputError(
-                f"The fresh seeds of {claim_id}, of {about['date']}, {reason}: run it with --confirm again, when you have "
-                f"taken that run's folder away (it is `confirm` or `confirm/{claim_id}` in the preset's runs)."
+                f"The fresh seeds of {claim_id}, of {about['date']}, {reason}: run it with --confirm again, when you "
+                f"have taken that run's folder away (it is `confirm` or `confirm/{claim_id}` in the preset's runs)."
             )
         claims[claim_id] = {**claims[claim_id], "confirm": about | entry}
     return {**record, "claims": claims}
@@ -238,7 +238,7 @@ def _not_confirming(record: Mapping, entry: Mapping, fresh: Mapping, of_fresh: M
 
 
 def kept_confirmed(record: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with the `confirm` that its claims had in the record that it replaces, where that still confirms them."""
+    """A record with the `confirm` that its claims had in the one that it replaces, where that still confirms them."""
     claims = dict(record["claims"])
     same = record["data"].get("fingerprint") == before["data"].get("fingerprint")
     for claim_id, entry in before["claims"].items():

@@ -78,7 +78,7 @@ def rules_digest() -> str:
 
 
 def sums(folder: Path) -> str:
-    """Checksums of a folder's records and predictions, and of searches and weights in it, as `sha256sum` writes them."""
+    """Checksums of a folder's records and predictions, and of its searches and weights, as `sha256sum` writes them."""
     there = [path for part in (".", "searches", "weights") for path in (folder / part).glob("*")]
     files = {path.relative_to(folder).as_posix(): path for path in there if path.suffix in SUMMED}
     return "".join(f"{hashlib.sha256(files[name].read_bytes()).hexdigest()}  {name}\n" for name in sorted(files))

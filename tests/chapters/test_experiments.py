@@ -227,3 +227,16 @@ def test_devices_are_checked():
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="'cuda' is not there"):
             check_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("800 units, T = 10, seed 3", "800 units, T = 10"),
+        ("transfer set without 3 seed 0", "transfer set without 3"),
+        ("member 7 seed 17", "member"),
+        ("specialist 12, seed 0", "specialist"),
+    ],
+)
+def test_the_kind_of_a_network_keeps_its_own_numbers(name, kind):
+    assert experiment.Trained(None, "key", 0, None, [], name).kind == kind

@@ -90,7 +90,9 @@ def test_a_search_of_generalists_has_no_teacher(tmp_path, monkeypatch):
 
 def test_a_search_that_was_ended_is_told():
     record = {"plans": {"teachers": {"a": {}, "b": {}}, "students": {"x": {}, "y": {}}}, "rows": []}
-    record["rows"] = [{"teacher": t, "student": s} for t, s in (("a", ""), ("a", "x"), ("a", "y"), ("b", ""), ("b", "x"))]
+    record["rows"] = [
+        {"teacher": t, "student": s} for t, s in (("a", ""), ("a", "x"), ("a", "y"), ("b", ""), ("b", "x"))
+    ]
     assert searches.missing(record) == ["y"]
     record["rows"].append({"teacher": "b", "student": "y"})
     assert searches.missing(record) == []

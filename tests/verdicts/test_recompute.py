@@ -108,15 +108,47 @@ def test_the_best_shift_is_that_of_the_logits(seed, cases, unseen):
 def test_the_figures_of_temperatures():
     seeds = np.arange(12.0) % 3
     table = {1.0: 120 + seeds, 2.0: 112 + seeds, 3.0: 100 + seeds, 6.0: 105 + seeds[::-1], 20.0: 130 + seeds}
-    narrow = recompute.narrow_temperatures(table)
+    narrow = recompute.narrow_temperatures(table, 12)
     assert narrow["gain_over_higher"].mean() == pytest.approx(17.5)
     assert narrow["gain_over_lower"].mean() == pytest.approx(16)
     expected = max(stats.holm([stats.one_sided_p(table[6.0] - table[3.0]), stats.one_sided_p(table[2.0] - table[3.0])]))
     assert narrow["neighbours_p"] == expected < 0.001
     alike, unlike = {10.0: 100 + seeds, 20.0: 101 + seeds}, {10.0: 100 + seeds, 20.0: 115 + seeds}
-    assert recompute.wide_temperatures([alike])["equivalence_p"] < 0.05
-    assert recompute.wide_temperatures([alike, unlike])["equivalence_p"] > 0.95
-    assert recompute.wide_temperatures([{10.0: seeds[:1] + 1, 20.0: seeds[:1] + 1}]).get("equivalence_p") is None
+    assert recompute.wide_temperatures([alike], 12)["equivalence_p"] < 0.05
+    assert recompute.wide_temperatures([alike, unlike], 12)["equivalence_p"] > 0.95
+    alone = recompute.wide_temperatures([{10.0: seeds[:1] + 1, 20.0: seeds[:1] + 1}], 12)
+    assert alone.get("equivalence_p") is None
+
+
+def test_students_of_one_teacher_are_one_witness():
+    """Copies of a teacher's student change no test; what is counted as students are students."""
+    few = {t: np.array([t, t + 2, t + 5]) for t in (1.0, 2.0, 3.0, 6.0, 10.0, 20.0)}
+    copies = {t: np.concatenate([counts, counts]) for t, counts in few.items()}
+    for figures in (recompute.narrow_temperatures, lambda table, count: recompute.wide_temperatures([table], count)):
+        one, other = (figures(table, 3) for table in (few, copies))
+        assert (one.pop("seeds_each"), other.pop("seeds_each")) == (3, 6)
+        assert {k: np.asarray(v).tolist() for k, v in one.items()} == {
+            k: np.asarray(v).tolist() for k, v in other.items()
+        }
+    assert digits.by_teacher(np.array([1.0, 2, 3, 5, 9]), 2).tolist() == [13 / 3, 3.5]
+    assert digits.by_teacher(np.array([1.0, 2]), 5).tolist() == [1, 2]
+
+
+def test_the_control_of_the_headline_has_its_recipe():
+    published = {
+        name: bits(*rows)
+        for name, rows in {
+            "teacher.right": ([1, 1, 1, 1],),
+            "plain.right": ([0, 0, 0, 1],),
+            "distilled.right": ([1, 1, 1, 0],),
+            "distilled, student 2.right": ([1, 0, 1, 0],),
+            f"{digits.ALIKE}.right": ([0, 0, 1, 1],),
+        }.items()
+    }
+    found = digits.WAYS["mnist.distilled"]({"cases": np.array(4), **published})
+    assert found["errors"].tolist() == [1.5]
+    assert found["recovered"].tolist() == [0.5]
+    assert (found["errors_of_labels"].tolist(), found["errors_saved"].tolist()) == ([2], [0.5])
 
 
 # --- Sections 4 and 6 -------------------------------------------------------------------------------------------------

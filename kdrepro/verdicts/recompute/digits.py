@@ -7,6 +7,8 @@ import numpy as np
 from kdrepro.verdicts import stats
 from kdrepro.verdicts.recompute.arrays import Arrays, Errors, Metrics, errors, errors_by, right, share
 
+ALIKE = "labels alone, as distilled"  # nets with the distilled ones' recipe but for the soft targets
+
 
 def best_shift(arrays: Arrays, net: str) -> tuple[np.ndarray, np.ndarray]:
     """The shift of the unseen classes with the fewest errors, and those errors, [seeds] each.
@@ -47,7 +49,11 @@ def _distilled(arrays: Arrays) -> Metrics:
     teacher, plain = (errors(arrays, net) for net in ("teacher", "plain"))
     others = [name.removesuffix(".right") for name in arrays if name.startswith("distilled, student ")]
     distilled = np.mean([errors(arrays, net) for net in ("distilled", *others)], axis=0)  # of each teacher's students
-    return {"errors": distilled, "recovered": share(plain - distilled, plain - teacher)}
+    found = {"errors": distilled, "recovered": share(plain - distilled, plain - teacher)}
+    if f"{ALIKE}.right" in arrays:
+        found["errors_of_labels"] = errors(arrays, ALIKE)
+        found["errors_saved"] = found["errors_of_labels"] - distilled
+    return found
 
 
 def _without_3(arrays: Arrays) -> Metrics:
@@ -59,7 +65,7 @@ def _without_3(arrays: Arrays) -> Metrics:
 
 
 def _without_3_shifted(arrays: Arrays) -> Metrics:
-    net = "without 3, label-free shift"
+    net, control = "without 3, label-free shift", "without 3, labels alone, best shift"
     found = {"errors_label_free": errors(arrays, net), "errors_on_3_label_free": _errors_inside(arrays, net)}
     if "without 3, best shift.right" in arrays:
         best, same = "without 3, best shift", "without 3, the paper's shift"
@@ -68,6 +74,9 @@ def _without_3_shifted(arrays: Arrays) -> Metrics:
         found |= {"right_on_3": 1 - found["errors_on_3"] / threes, "errors_at_paper_shift": errors(arrays, same)}
         found["errors_on_3_at_paper_shift"] = _errors_inside(arrays, same)
         found["errors_equal_shares"] = errors(arrays, "without 3, equal shares shift")
+    if f"{control}.right" in arrays:
+        found["errors_of_labels"] = errors(arrays, control)
+        found["errors_saved"] = found["errors_of_labels"] - found["errors"]
     return found | _shifts(arrays, "without 3")
 
 
@@ -85,6 +94,9 @@ def _only_78_shifted(arrays: Arrays) -> Metrics:
         found["error_rate"] = _error_share(arrays, "only 7 and 8, best shift")
         found["error_rate_at_paper_shift"] = _error_share(arrays, "only 7 and 8, the paper's shift")
         found["error_rate_equal_shares"] = _error_share(arrays, "only 7 and 8, equal shares shift")
+    if "only 7 and 8, labels alone, best shift.right" in arrays:
+        found["error_rate_of_labels"] = _error_share(arrays, "only 7 and 8, labels alone, best shift")
+        found["error_rate_saved"] = found["error_rate_of_labels"] - found["error_rate"]
     return found | _shifts(arrays, "only 7 and 8")
 
 
@@ -104,16 +116,25 @@ def _by_temperature(arrays: Arrays) -> dict[int, Errors]:
     return {units: errors_by(arrays, f"units {units}, T ") for units in sorted(widths, reverse=True)}
 
 
-def wide_temperatures(tables: list[Errors]) -> Metrics:
+def by_teacher(values: np.ndarray, teachers: int) -> np.ndarray:
+    """One value a teacher, [teachers], the mean of its students'; values: [students], turn by turn.
+
+    Students of one teacher are no independent witnesses, so that a test counts teachers.
+    """
+    return np.array([values[i::teachers].mean() for i in range(min(teachers, len(values)))])
+
+
+def wide_temperatures(tables: list[Errors], teachers: int) -> Metrics:
     """How alike the temperatures above 8 are, for the width where they are least.
 
-    tables: errors [seeds] by temperature, one a width.
+    tables: errors [students] by temperature, one a width. The tests are over teachers.
     """
-    high = [np.stack([counts for t, counts in sorted(table.items()) if t > 8], axis=1) for table in tables]
+    students = [[counts for t, counts in sorted(table.items()) if t > 8] for table in tables]
+    high = [np.stack([by_teacher(counts, teachers) for counts in each], axis=1) for each in students]
     means = [table.mean(0) for table in high]
     found = {
         "spread": max((m.max() - m.min()) / m.mean() for m in means),
-        "seeds_each": min(len(table) for table in high),
+        "seeds_each": min(len(counts) for each in students for counts in each),
     }
     p_values = [stats.friedman(table) for table in high]
     if None not in p_values:
@@ -124,11 +145,13 @@ def wide_temperatures(tables: list[Errors]) -> Metrics:
     return found
 
 
-def narrow_temperatures(table: Errors) -> Metrics:
+def narrow_temperatures(table: Errors, teachers: int) -> Metrics:
     """What temperatures from 2.5 to 4 save against higher and lower ones, and against their neighbours.
 
-    table: errors [seeds] by temperature.
+    table: errors [students] by temperature. All figures are over teachers.
     """
+    students = min(len(counts) for counts in table.values())
+    table = {t: by_teacher(counts, teachers) for t, counts in table.items()}
     inside = np.mean([counts for t, counts in table.items() if 2.5 <= t <= 4], axis=0)
     higher, lower = ({t: c for t, c in table.items() if within(t)} for within in (lambda t: t > 4, lambda t: t < 2.5))
     neighbours = [higher[min(higher)], lower[max(lower)]]
@@ -136,7 +159,7 @@ def narrow_temperatures(table: Errors) -> Metrics:
         "gain_over_higher": np.mean(list(higher.values()), axis=0) - inside,
         "gain_over_lower": np.mean(list(lower.values()), axis=0) - inside,
         "errors_inside": inside,
-        "seeds_each": len(inside),
+        "seeds_each": students,
     }
     p = stats.largest_p([counts - inside for counts in neighbours])
     return found | ({} if p is None else {"neighbours_p": p})
@@ -153,8 +176,12 @@ WAYS: dict[str, Callable[[Arrays], Metrics]] = {
     "mnist.teacher": lambda arrays: {"errors": errors(arrays, "teacher")},
     "mnist.plain": lambda arrays: {"errors": errors(arrays, "plain")},
     "mnist.distilled": _distilled,
-    "mnist.temperature.wide": lambda arrays: wide_temperatures(_some(_by_temperature(arrays), slice(0, -1))),
-    "mnist.temperature.narrow": lambda arrays: narrow_temperatures(_some(_by_temperature(arrays), slice(-1, None))[0]),
+    "mnist.temperature.wide": lambda arrays: wide_temperatures(
+        _some(_by_temperature(arrays), slice(0, -1)), len(errors(arrays, "teacher"))
+    ),
+    "mnist.temperature.narrow": lambda arrays: narrow_temperatures(
+        _some(_by_temperature(arrays), slice(-1, None))[0], len(errors(arrays, "teacher"))
+    ),
     "mnist.omit3": _without_3,
     "mnist.omit3.bias": _without_3_shifted,
     "mnist.only78": _only_78,
