@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -20,10 +21,32 @@ from kdrepro.verdicts import recompute
 Pairs = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
+def some_logits(run: ImageExperiment, net: Trained, split: str) -> torch.Tensor:
+    """Logits [fidelity_cases, C] of cases that lie evenly over a split: its first part may be easier than the rest."""
+    logits = run.logits(net, split)
+    cases = min(run.sizes.fidelity_cases, len(logits))
+    return logits[torch.arange(cases, device=logits.device) * len(logits) // cases]
+
+
 def divergence(run: ImageExperiment, student: Trained, teacher: Trained, split: str) -> np.ndarray:
-    """KL(teacher || student) at T = 1 in nats of the first cases of a split, [fidelity_cases] float32."""
-    log_p, log_q = (run.logits(net, split)[: run.sizes.fidelity_cases].log_softmax(1) for net in (teacher, student))
+    """KL(teacher || student) at T = 1 in nats of some cases of a split, [fidelity_cases] float32."""
+    log_p, log_q = (some_logits(run, net, split).log_softmax(1) for net in (teacher, student))
     return (log_p.exp() * (log_p - log_q)).sum(1).cpu().numpy()
+
+
+def publish_agreement(
+    run: ImageExperiment, name: str, students: Sequence[Trained], teachers: Sequence[Trained], split: str = "test"
+) -> np.ndarray:
+    """Keep beside the record on which cases each student answers as its teacher, packed bits; returns shares [seeds].
+
+    The cases are those of `publish_fidelity`.
+    """
+    same = []
+    for pair in zip(students, teachers, strict=True):
+        own, taught = (some_logits(run, net, split).argmax(1) for net in pair)
+        same.append((own == taught).cpu().numpy())
+    run.predictions[f"{name}.agrees" + (" in training" if split == "train" else "")] = np.packbits(same, axis=1)
+    return np.mean(same, axis=1)
 
 
 def publish_fidelity(

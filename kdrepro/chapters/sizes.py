@@ -529,15 +529,17 @@ class Photographs(Specialised):
 class After2015(Sizes):
     """Chapter 9: teachers, plain nets and students are chapter 2's; here is what differs, and what is compared.
 
-    wide, narrow: by method, what differs from chapter 2's distilled net; "hinton" is the paper's loss.
+    wide, narrow: by method, what differs from chapter 2's distilled net; "hinton" is the paper's loss. published: the
+    settings at which standardised logits and the paper's loss were compared, and the latter at those of the former.
     """
 
     seeds: int = Field(ge=1)
     minutes: float
     wide: dict[str, Changes]
     narrow: dict[str, Changes]
+    published: dict[str, Changes]
     epochs: int = Field(ge=1)  # of the wide students
-    long_epochs: int = Field(ge=1)  # of those that are patient
+    long_epochs: int = Field(ge=1)  # of those that are patient, and of what they are compared with
     members: int = Field(ge=2)  # teachers of an ensemble's student
     smoothed_epochs: int = Field(ge=1)  # of the teachers on smoothed labels, and on labels as they are
     smoothing: float = Field(0.1, gt=0, lt=1)
@@ -549,7 +551,7 @@ class After2015(Sizes):
     def _methods_are_plans(self) -> Self:
         soft = Training(network=Network(hidden=[1]), recipe=Recipe(epochs=1), loss="soft")
         searched = [change for search in self.searches.values() for change in search.students.values()]
-        for change in (*self.wide.values(), *self.narrow.values(), *searched):
+        for change in (*self.wide.values(), *self.narrow.values(), *self.published.values(), *searched):
             soft.but(**change)
         return self
 
@@ -558,4 +560,7 @@ class After2015(Sizes):
         for name in ("wide", "narrow"):
             if set(getattr(self, name)) != {"hinton", "dkd", "standardised"}:
                 raise ValueError(f"{name} must have hinton, dkd and standardised")
+        settings = ("hinton, published", "hinton, as standardised", "standardised, published")
+        if set(self.published) != set(settings):
+            raise ValueError(f"published must have {'; '.join(settings)}")
         return self

@@ -116,13 +116,14 @@ def _where(claim: Claim) -> str:
 def in_words(condition: Condition) -> str:
     """A condition in a plain phrase."""
     name, written = wording.label(condition.metric), wording.written
+    interval = f"{100 * (condition.level or 0.95):g} % interval"
     if condition.stat == "equivalence":
         return f"{name} lies within ±{written(condition.metric, condition.margin)} of 0 by two one-sided tests at 5 %"
     subject = {
         "mean": f"the mean of {name} is",
         "p": f"{name} is",
-        "ci_low": f"the whole 95 % interval of {name} is",
-        "ci_high": f"the whole 95 % interval of {name} is",
+        "ci_low": f"the whole {interval} of {name} is",
+        "ci_high": f"the whole {interval} of {name} is",
     }[condition.stat]
     bounds = [
         f"{words} {written(condition.metric, bound)}"

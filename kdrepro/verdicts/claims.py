@@ -176,15 +176,14 @@ def tally(claims: Iterable[Claim], records: Iterable[Mapping[str, Any]]) -> str:
     """
     claims = list(claims)
     found = {e["claim"]: e["verdict"] for e in verdict_entries(claims, records)}
-    counted = [claim for claim in claims if not claim.by_construction]
-    parts = {"": [c for c in counted if not c.beyond], " beyond the paper": [c for c in counted if c.beyond]}
-    rest = len(claims) - len(counted)
-    sentences = [
-        f"Of {len(these)} claims{which}, {_counts(these, found)}"
-        + (f"; {rest} more hold by construction." if rest and not which else ".")
-        for which, these in parts.items()
-        if these or not (which or counted)
-    ]
+    parts = {"": [c for c in claims if not c.beyond], " beyond the paper": [c for c in claims if c.beyond]}
+    sentences = []
+    for which, these in parts.items():
+        counted = [claim for claim in these if not claim.by_construction]
+        rest = len(these) - len(counted)
+        if these or not (which or claims):
+            by_construction = f"; {rest} more {'holds' if rest == 1 else 'hold'} by construction" if rest else ""
+            sentences.append(f"Of {len(counted)} claims{which}, {_counts(counted, found)}{by_construction}.")
     return " ".join(sentences)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from kdrepro.verdicts import stats, wording
 
@@ -20,6 +20,8 @@ class Condition(BaseModel):
 
     stat: what is compared with the bound. "mean", which holds or is refuted. "ci_low" with at_least, or "ci_high" with
     at_most: an end of the 95 % interval over seeds; refuted where the other end too is on the wrong side, else open.
+    `level` asks for an interval of another level, where several claims are tested together; it is computed from the
+    values of the seeds, so that a metric without such has none, and the condition stays open.
     "equivalence": two one-sided t tests at 5 % that the mean lies within `margin` of 0, which is whether its 90 %
     interval does; refuted where all of that lies outside. "p": a p-value, at most so large; never refuted, since a test
     that finds nothing shows nothing.
@@ -32,6 +34,7 @@ class Condition(BaseModel):
     at_least: float | None = None
     at_most: float | None = None
     margin: Annotated[float, Field(gt=0)] | None = None
+    level: Annotated[float, Field(gt=0, lt=1)] | None = None  # .95, as records have it, unless given
 
     @model_validator(mode="after")
     def _has_the_bound_of_its_stat(self) -> Self:
@@ -39,7 +42,14 @@ class Condition(BaseModel):
         wanted = {"ci_low": {"at_least"}, "ci_high": {"at_most"}, "equivalence": {"margin"}, "p": {"at_most"}}
         if not given or given != wanted.get(self.stat, given - {"margin"}):
             raise ValueError(f"a condition on {self.stat} of {self.metric} has {sorted(given) or 'no bound'}")
+        if self.level is not None and self.stat not in ("ci_low", "ci_high"):
+            raise ValueError(f"a condition on {self.stat} of {self.metric} has no interval, so leave its level out")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: Any) -> dict[str, Any]:
+        """Without a level where there is none: the digest of rules is made of the rest."""
+        return {k: v for k, v in dump(self).items() if k != "level" or v is not None}
 
     def holds(self, entry: Mapping[str, Any]) -> bool | None:
         """Whether it holds of a record's claim entry; None where that is open, or the metric is not there."""
@@ -50,9 +60,11 @@ class Condition(BaseModel):
             return self._inside(mean, mean)
         if self.stat == "p":
             return True if mean <= self.at_most else None
-        interval = entry["ci95"].get(self.metric)
-        if self.stat == "equivalence":
-            interval = stats.mean_ci(entry["metrics"].get(self.metric, [mean]), level=0.9)[1]
+        level = 0.9 if self.stat == "equivalence" else self.level
+        if level is None:
+            interval = entry["ci95"].get(self.metric)
+        else:
+            interval = stats.mean_ci(entry["metrics"].get(self.metric, [mean]), level)[1]
         return None if interval is None else self._inside(*interval)
 
     def _inside(self, low: float, high: float) -> bool | None:
@@ -64,7 +76,8 @@ class Condition(BaseModel):
         return False if high < least or low > most else None
 
     def __str__(self) -> str:
-        end = {"ci_low": "lower end of ", "ci_high": "upper end of "}.get(self.stat, "")
+        level = "" if self.level is None else f" ({100 * self.level:g} %)"
+        end = {"ci_low": f"lower end{level} of ", "ci_high": f"upper end{level} of "}.get(self.stat, "")
         name = end + wording.name(self.metric)
         if self.stat == "equivalence":
             return f"{name} within ±{wording.written(self.metric, self.margin)} (two one-sided tests)"

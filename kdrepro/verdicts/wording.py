@@ -28,12 +28,14 @@ POINTS = (
 )
 NAMES = {  # of metrics whose own words say too little
     "class_p": "p over classes",
+    "errors_added_by_closest": "errors added by taking the closest copy",
     "errors_added_without_t2": "errors added without T²",
     "errors_of_hinton": "errors of Hinton's loss",
     "errors_of_stored": "errors of stored soft targets",
     "errors_saved_30": "errors saved with 30 units",
     "errors_saved_by_self": "errors saved by self-distillation",
     "errors_saved_equal": "errors saved at equal weight and T",
+    "errors_saved_over_labels": "errors saved over labels alone",
     "errors_saved_published": "errors saved at published weights and T",
     "gain_of_t2": "gain of T = 2 over the best other",
     "gain_over_hard3": "gain over hard targets on 3 %",
@@ -43,6 +45,8 @@ NAMES = {  # of metrics whose own words say too little
     "gain_over_t1": "gain over T = 1",
     "gain_over_t1_16": "gain over T = 1 with 16 units",
     "seeds_each": "seeds of each temperature",
+    "share_agreeing": "share of test images with the teacher's answer",
+    "share_agreeing_in_training": "share of training images with the teacher's answer",
     "word_errors_saved_high": "word errors saved, upper end over speakers",
     "word_errors_saved_low": "word errors saved, lower end over speakers",
 }

@@ -3,11 +3,12 @@
 import re
 from collections import Counter
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 
-from kdrepro import chapters, losses, training
+from kdrepro import chapters, losses, paths, training
 from kdrepro.chapters import ch09_after_2015 as ch09
 from kdrepro.chapters import presets, searches
 from kdrepro.chapters.images import OBJECTIVES
@@ -87,9 +88,17 @@ def test_fidelity(run, base, teachers):
     means = ch09.publish_fidelity(run, "hinton", students, teachers)
     kept = run.predictions["hinton.divergence"]
     assert kept.shape == (2, 50)
-    expected = losses.distillation_loss(run.logits(students[0])[:50], run.logits(teachers[0])[:50], temperature=1.0)
+    which = torch.arange(50) * (len(run.data.test_images) // 50)  # evenly over all test images
+    own, taught = (run.logits(nets[0])[which] for nets in (students, teachers))
+    expected = losses.distillation_loss(own, taught, temperature=1.0)
     assert means[0] == pytest.approx(expected.item(), rel=1e-4)
     assert later.divergence(run.predictions, "hinton") == pytest.approx(means)
+    shares = ch09.publish_agreement(run, "hinton", students, teachers)
+    assert shares[0] == pytest.approx((own.argmax(1) == taught.argmax(1)).float().mean().item())
+    assert later.agreeing(run.predictions, "hinton") == pytest.approx(shares)
+    in_training = ch09.publish_agreement(run, "hinton", students, teachers, "train")
+    assert later.agreeing(run.predictions, "hinton", " in training") == pytest.approx(in_training)
+    assert ch09.publish_agreement(run, "itself", teachers, teachers).tolist() == [1, 1]
     assert searches.agreement(run, teachers[0], teachers[0], "test") == 1
     assert 0 <= searches.agreement(run, students[0], teachers[0], "train") <= 1
 
@@ -121,6 +130,7 @@ def test_what_arrays_give_of_the_claims():
     names = ["hinton", "hinton, narrow", "dkd", "dkd, narrow", "stored, long", "patient", "patient, long"]
     names += ["short teacher", "smoothed teacher", "of short teachers", "of smoothed teachers", "labels alone"]
     names += ["of several", "of its like", "hinton, as standardised", "hinton, published", "standardised, published"]
+    names += ["hinton, as dkd", "labels, moved images, long"]
     errors = {name: [10 + i, 12 + i, 11 + 2 * i] for i, name in enumerate(names)}
     arrays = arrays_of(errors)
     found = {
@@ -129,8 +139,10 @@ def test_what_arrays_give_of_the_claims():
         if claim.startswith("after.") and claim != "after.fidelity"
     }
     assert found["after.dkd"]["errors_saved"].tolist() == [-2, -2, -4]
-    assert found["after.dkd"]["largest_p"] > 0.5
+    assert found["after.dkd"]["errors_saved_equal"].tolist() == [15, 15, 30]
+    assert set(found["after.dkd"]) == {"errors_saved", "errors_saved_30", "errors_saved_equal", "errors_of_hinton"}
     assert found["after.patient"]["errors_saved"].tolist() == [-2, -2, -4]
+    assert found["after.patient"]["errors_saved_over_labels"].tolist() == [12, 12, 24]
     assert found["after.patient"]["errors_of_stored"].tolist() == errors["stored, long"]
     assert found["after.smoothing"]["errors_added_to_student"].tolist() == [1, 1, 2]
     assert found["after.ensemble"]["errors_saved_by_self"].tolist() == [-2, -2, -4]
@@ -138,17 +150,62 @@ def test_what_arrays_give_of_the_claims():
 
 
 def test_fidelity_from_arrays():
-    kinds = {"hinton": [3, 5], "a": [2, 6], "b": [1, 7]}
-    divergences = {
-        f"{kind}.divergence": np.full((2, 4), apart) for kind, apart in (("hinton", 3.0), ("a", 2), ("b", 1))
+    # In the order of the divergences, 1 to 7; the closest, of the stored ones, is never the best.
+    errors = {kind: [10 + i, 20 - i] for i, kind in enumerate(later.PAPERS_LOSS)}
+    divergences = {f"{kind}.divergence": np.full((2, 4), 1.0 + i) for i, kind in enumerate(later.PAPERS_LOSS)}
+    others = {"dkd": [0, 0], "standardised": [0, 0]}  # whose divergence tells something else
+    divergences |= {f"{kind}.divergence": np.full((2, 4), 0.1) for kind in others}
+    agrees = {
+        "hinton.agrees": np.packbits([[1, 1, 1, 0], [1, 1, 1, 1]], axis=1),
+        "hinton.agrees in training": np.packbits([[1, 1, 0, 0], [1, 0, 0, 0]], axis=1),
+        "hinton.divergence in training": np.full((2, 4), 0.5),
     }
-    arrays = arrays_of(kinds, **divergences, **{"hinton.divergence in training": np.full((2, 4), 0.5)})
-    found = later.WAYS["after.fidelity"](arrays)
-    assert found["divergence_ratio"].tolist() == [6, 6]
+    found = later.WAYS["after.fidelity"](arrays_of(errors | others, **divergences, **agrees))
+    assert found["divergence_ratio"].tolist() == [2, 2]
     assert found["fidelity_correlation"] == pytest.approx([1, -1])
-    two = {"a": np.array([1.0]), "b": np.array([2.0])}
+    # Closest is "hinton"; the best by the other seed is the last for the first seed, and the first for the second.
+    assert found["errors_added_by_closest"].tolist() == [10 - 16, 20 - 20]
+    assert found["share_agreeing"].tolist() == [0.75, 1]
+    assert found["share_agreeing_in_training"].tolist() == [0.5, 0.25]
+
+
+def by_kind(**rows):
+    return {kind: np.array(row, float) for kind, row in rows.items()}
+
+
+def test_the_closest_kind_and_the_best_one_are_chosen_by_the_other_seeds():
+    apart = by_kind(a=[1, 1, 1], b=[2, 2, 2])
+    assert later.added_by_closest(apart, by_kind(a=[9, 9, 9], b=[5, 6, 7])).tolist() == [4, 3, 2]
+    assert later.added_by_closest(apart, by_kind(a=[5, 6, 7], b=[9, 9, 9])).tolist() == [0, 0, 0]
+    # b is the best of all by its luck on the first seed, which does not choose for itself.
+    assert later.added_by_closest(apart, by_kind(a=[9, 9, 9], b=[0, 10, 10])).tolist() == [0, -1, -1]
+    assert later.added_by_closest(by_kind(a=[1], b=[2]), by_kind(a=[9], b=[5])).tolist() == [0]
+
+
+def test_the_same_students_by_two_names_count_once():
+    apart, wrong = by_kind(a=[1, 1], b=[2, 2], c=[3, 3]), by_kind(a=[1, 3], b=[3, 2], c=[2, 1])
+    found = later.fidelity_correlation(apart, wrong)
+    assert found == pytest.approx([0.5, -1])
+    twice = [{**of, "again": of["c"]} for of in (apart, wrong)]
+    assert later.fidelity_correlation(*twice) == pytest.approx(found)
+    two = by_kind(a=[1], b=[2])
     assert later.fidelity_correlation(two, two).tolist() == [0]
-    assert later.largest_p([np.array([1.0])]) is None
+
+
+def test_students_with_the_papers_loss_are_those_of_the_notebook():
+    cells = nbformat.read(paths.NOTEBOOKS / "09-after-2015.ipynb", 4).cells
+    (source,) = (cell.source for cell in cells if cell.source.startswith("kinds = {"))
+    kinds = re.findall(r'^    "(.+?)": \w+,$', source, re.MULTILINE)
+    assert [kind for kind in kinds if kind in later.PAPERS_LOSS] == list(later.PAPERS_LOSS)
+    assert set(kinds) - set(later.PAPERS_LOSS) == {"dkd", "standardised", "standardised, published"}
+
+
+@pytest.mark.parametrize("name", ["smoke", "full"])
+def test_what_is_compared_at_equal_settings_has_them(name):
+    sizes = presets.load(name).chapters["09-after-2015"]
+    equal, published = (sizes.published[kind] for kind in ("hinton, as standardised", "standardised, published"))
+    assert published == {"loss": "standardised", **equal}
+    assert sizes.second.methods["standardised, published"] == published
 
 
 @pytest.mark.parametrize("preset", ["full", "paper"])

@@ -71,6 +71,8 @@ def test_a_claim_without_a_run_has_one_too(tmp_path):
         ({"metric": "errors", "at_most": 80}, "the mean of errors is at most 80"),
         ({"metric": "recovered", "stat": "ci_low", "at_least": 0.5},
          "the whole 95 % interval of recovered is at least 50.0 %"),
+        ({"metric": "errors_saved", "stat": "ci_low", "at_least": 0, "level": 0.992},
+         "the whole 99.2 % interval of errors saved is at least 0"),
         ({"metric": "slope", "at_least": -2.1, "at_most": -1.9}, "the mean of slope is at least -2.1 and at most -1.9"),
         ({"metric": "friedman_p", "stat": "p", "at_most": 0.05}, "friedman p is at most 0.05"),
         ({"metric": "ratio", "stat": "equivalence", "margin": 0.1},

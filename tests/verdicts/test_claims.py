@@ -189,7 +189,7 @@ def test_the_tally_leaves_out_what_holds_by_construction_and_counts_daggers(monk
     monkeypatch.setattr(records, "get", lambda claim_id: claims.load()[claim_id])
     found = [recorded(claim_id, "mnist", errors=values) for claim_id, values in figures.items()]
     assert claims.tally(several, found) == (
-        "Of 4 claims, 2 reproduced (1 of them †), 1 not reproduced, 1 not run; 1 more hold by construction."
+        "Of 4 claims, 2 reproduced (1 of them †), 1 not reproduced, 1 not run; 1 more holds by construction."
     )
     assert [row["marked"] for row in claims.verdict_rows(several, found)] == [
         "reproduced",
@@ -198,6 +198,21 @@ def test_the_tally_leaves_out_what_holds_by_construction_and_counts_daggers(monk
         "not reproduced",
         "not run",
     ]
+
+
+def test_what_is_not_the_papers_is_counted_apart_whether_by_construction_or_not():
+    beyond = {"section": claims.BEYOND}
+    several = [
+        described("a"),
+        described("b", "algebra"),
+        described("c", "algebra"),
+        described("d").model_copy(update=beyond),
+        described("e", "its sign").model_copy(update=beyond),
+    ]
+    assert claims.tally(several, []) == (
+        "Of 1 claims, 1 not run; 2 more hold by construction. "
+        "Of 1 claims beyond the paper, 1 not run; 1 more holds by construction."
+    )
 
 
 def test_several_controls_stand_in_one_row():

@@ -79,11 +79,55 @@ def test_an_end_of_an_interval_decides_less_often_than_the_mean_and_never_agains
         {"margin": 1},
         {"at_least": 0, "margin": 1},
         {"stat": "equivalence", "margin": -1},
+        {"stat": "ci_low", "at_least": 0, "level": 0},
+        {"stat": "ci_low", "at_least": 0, "level": 1},
+        {"stat": "equivalence", "margin": 1, "level": 0.9},
+        {"stat": "p", "at_most": 0.05, "level": 0.9},
+        {"at_least": 0, "level": 0.99},
     ],
 )
 def test_a_condition_that_could_not_be_read_in_one_way_is_refused(condition):
     with pytest.raises(ValidationError):
         Condition(metric="x", **condition)
+
+
+LEVELS = [
+    # Of 1, 2, 3 the 95 % interval is 2 ± 2.48, the 99.2 % one 2 ± 6.43.
+    ({"stat": "ci_low", "at_least": -1}, None, True),
+    ({"stat": "ci_low", "at_least": -1}, 0.992, None),
+    ({"stat": "ci_low", "at_least": -5}, 0.992, True),
+    ({"stat": "ci_low", "at_least": 5}, None, False),
+    ({"stat": "ci_low", "at_least": 5}, 0.992, None),
+    ({"stat": "ci_low", "at_least": 9}, 0.992, False),
+    ({"stat": "ci_high", "at_most": 5}, None, True),
+    ({"stat": "ci_high", "at_most": 5}, 0.992, None),
+    ({"stat": "ci_high", "at_most": 9}, 0.992, True),
+    ({"stat": "ci_high", "at_most": -5}, 0.992, False),
+]
+
+
+@pytest.mark.parametrize(("condition", "level", "holds"), LEVELS)
+def test_a_condition_may_ask_for_an_interval_of_another_level(condition, level, holds):
+    asked = Condition(metric="x", **condition, level=level)
+    assert asked.holds(entry(x=[1, 2, 3])) is holds
+    assert asked.holds(entry(x=[2])) is None
+    pooled = entry(x=20.0) | {"ci95": {"x": (19.0, 21.0)}}  # whose seeds have no values to compute an interval from
+    assert level is None or asked.holds(pooled) is None
+
+
+@given(VALUES, st.floats(-10, 10))
+def test_the_level_of_records_is_what_a_condition_without_one_reads(values, bound):
+    found = [Condition(metric="x", stat="ci_low", at_least=bound, level=level) for level in (None, 0.95)]
+    assert found[0].holds(entry(x=values)) is found[1].holds(entry(x=values))
+
+
+def test_a_level_is_said_and_no_level_changes_no_digest():
+    with_level = Condition(metric="x", stat="ci_low", at_least=0, level=0.992)
+    without = Condition(metric="x", stat="ci_low", at_least=0)
+    assert str(with_level) == "lower end (99.2 %) of x ≥ 0"
+    assert with_level.model_dump()["level"] == 0.992
+    assert without.model_dump() == {"metric": "x", "stat": "ci_low", "at_least": 0, "at_most": None, "margin": None}
+    assert Condition(metric="x", stat="ci_high", at_most=1, level=0.9).model_dump(exclude_none=True)["level"] == 0.9
 
 
 LOW = {"metric": "gain", "stat": "ci_low", "at_least": 1}

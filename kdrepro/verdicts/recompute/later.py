@@ -7,9 +7,18 @@ from scipy.stats import spearmanr
 
 from kdrepro.verdicts.recompute.arrays import Arrays, Metrics, errors
 from kdrepro.verdicts.recompute.digits import best_shift
-from kdrepro.verdicts.stats import largest_p
 
 SHIFTED = "without a class"
+# Students whose loss asks for their teacher's logits, scale and all, which is what a divergence at T = 1 measures.
+PAPERS_LOSS = (
+    "hinton",
+    "hinton, published",
+    "hinton, as standardised",
+    "hinton, as dkd",
+    "stored, long",
+    "patient",
+    "patient, long",
+)
 
 
 def of_students(arrays: Arrays, name: str) -> np.ndarray:
@@ -86,18 +95,44 @@ def divergence(arrays: Arrays, net: str, split: str = "") -> np.ndarray:
     return arrays[f"{net}.divergence{split}"].mean(1)
 
 
+def agreeing(arrays: Arrays, net: str, split: str = "") -> np.ndarray:
+    """Share of a net's kept cases on which it answers as its teacher, [seeds]; split as above."""
+    count = arrays[f"{net}.divergence"].shape[1]
+    return np.unpackbits(arrays[f"{net}.agrees{split}"], axis=1, count=count).mean(1)
+
+
 def fidelity_correlation(divergences: Mapping[str, np.ndarray], errors_of: Mapping[str, np.ndarray]) -> np.ndarray:
     """Spearman's correlation over kinds of students, [seeds]: how far from the teacher, and how many test errors.
 
     divergences, errors_of: by kind, [seeds]. Positive where the closer copy makes fewer errors; 0 for fewer than three
-    kinds, or where nothing differs.
+    kinds, or where nothing differs. Kinds that are the same students count once.
     """
-    table = [np.stack([of[kind] for kind in divergences], 1) for of in (divergences, errors_of)]
     found = []
-    for apart, wrong in zip(*table, strict=True):
+    for apart, wrong in zip(*_by_kind(divergences, errors_of), strict=True):
         varied = len(apart) > 2 and np.ptp(apart) > 0 and np.ptp(wrong) > 0
         found.append(float(spearmanr(apart, wrong).statistic) if varied else 0.0)
     return np.array(found)
+
+
+def added_by_closest(divergences: Mapping[str, np.ndarray], errors_of: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Errors of the closest kind of student less those of the best kind, [seeds].
+
+    Both kinds are chosen by the other seeds' means, so that no seed's own luck makes its difference: it may be
+    negative. 0 for a single seed, which has no others.
+    """
+    apart, wrong = _by_kind(divergences, errors_of)
+    if len(wrong) < 2:
+        return np.zeros(len(wrong))
+    closest, best = ((of.sum(0) - of).argmin(1) for of in (apart, wrong))
+    seeds = np.arange(len(wrong))
+    return (wrong[seeds, closest] - wrong[seeds, best]).astype(float)
+
+
+def _by_kind(*several: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Each by kind as a table [seeds, kinds], without kinds whose figures are all those of an earlier one."""
+    columns = {kind: tuple(np.concatenate([of[kind] for of in several]).tolist()) for kind in several[0]}
+    kinds = {column: kind for kind, column in reversed(columns.items())}.values()  # the first of equals
+    return [np.stack([of[kind] for kind in columns if kind in kinds], 1) for of in several]
 
 
 def _saved(arrays: Arrays, before: str, after: str) -> np.ndarray:
@@ -107,17 +142,22 @@ def _saved(arrays: Arrays, before: str, after: str) -> np.ndarray:
 def _patient(arrays: Arrays) -> Metrics:
     return {
         "errors_saved": _saved(arrays, "stored, long", "patient, long"),
+        "errors_saved_over_labels": _saved(arrays, "labels, moved images, long", "patient, long"),
         "errors_saved_by_length": _saved(arrays, "patient", "patient, long"),
         "errors_of_stored": errors(arrays, "stored, long"),
     }
 
 
 def _fidelity(arrays: Arrays) -> Metrics:
-    kinds = [name.removesuffix(".divergence") for name in arrays if name.endswith(".divergence")]
-    on_test = {kind: divergence(arrays, kind) for kind in kinds}
-    ratio = on_test["hinton"] / divergence(arrays, "hinton", " in training")
-    correlation = fidelity_correlation(on_test, {kind: errors(arrays, kind) for kind in kinds})
-    return {"divergence_ratio": ratio, "fidelity_correlation": correlation}
+    on_test = {kind: divergence(arrays, kind) for kind in PAPERS_LOSS}
+    wrong = {kind: errors(arrays, kind) for kind in PAPERS_LOSS}
+    return {
+        "divergence_ratio": on_test["hinton"] / divergence(arrays, "hinton", " in training"),
+        "errors_added_by_closest": added_by_closest(on_test, wrong),
+        "fidelity_correlation": fidelity_correlation(on_test, wrong),
+        "share_agreeing": agreeing(arrays, "hinton"),
+        "share_agreeing_in_training": agreeing(arrays, "hinton", " in training"),
+    }
 
 
 def _smoothing(arrays: Arrays) -> Metrics:
@@ -135,10 +175,12 @@ def _ensemble(arrays: Arrays) -> Metrics:
 
 
 def _dkd(arrays: Arrays) -> Metrics:
-    saved = [_saved(arrays, f"hinton{width}", f"dkd{width}") for width in ("", ", narrow")]
-    found = {"errors_saved": saved[0], "errors_saved_30": saved[1], "errors_of_hinton": errors(arrays, "hinton")}
-    p = largest_p(saved)
-    return found | ({} if p is None else {"largest_p": p})
+    return {
+        "errors_saved": _saved(arrays, "hinton", "dkd"),
+        "errors_saved_30": _saved(arrays, "hinton, narrow", "dkd, narrow"),
+        "errors_saved_equal": _saved(arrays, "hinton, as dkd", "dkd"),
+        "errors_of_hinton": errors(arrays, "hinton"),
+    }
 
 
 def _standardised(arrays: Arrays) -> Metrics:
