@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdrepro.checks import as_labels, as_tensor, check_device, check_network, check_soft_weight, check_temperature
+from kdrepro.checks import as_labels, as_tensor, check_device, check_network, check_soft_weight, check_temperature, wide
 from kdrepro.diagnosis import of_losses, of_networks
 from kdrepro.diagnosis.finding import Finding
 from kdrepro.diagnosis.of_losses import Loss
@@ -20,6 +20,7 @@ def doctor(
     loss: Loss,
     temperature: float = 4.0,
     soft_weight: float | None = None,
+    no_grad: bool = False,
     chosen_on: Any = None,
     judged_on: Any = None,
 ) -> list[Finding]:
@@ -36,6 +37,8 @@ def doctor(
     loss: (student_logits [B, C], teacher_logits [B, C], labels [B], temperature) to a scalar.
     temperature: that you train at. soft_weight: the share that you mean the soft targets to have of both weights; only
         then can the doctor tell that it is the other way round.
+    no_grad: whether you ask the teacher under `torch.no_grad()` (or `inference_mode`), so that it needs no freezing. A
+        batch with stored logits asks no teacher.
     chosen_on, judged_on: the cases that an epoch, a shift or a temperature was chosen by, and those that the result is
         reported on, [N, ...] each.
     Each finding has a fault's name, what was measured, and what to do; `print(*findings, sep="\\n")` shows them.
@@ -46,20 +49,23 @@ def doctor(
     inputs, labels, stored = _parts(batch)
     for name, network in (("teacher", teacher), ("student", student)):
         check_device(check_network(network, name), inputs.device, name)
-    v, z = (of_networks.asked(network, inputs, "eval") for network in (teacher, student))
+    given = [of_networks.asked(network, inputs, "eval") for network in (teacher, student)]
+    v, z = map(wide, given)
     if v.shape != z.shape:
         raise ValueError(
             f"teacher gives {list(v.shape)} and student {list(z.shape)}: both must be of the same classes."
         )
     labels = as_labels(labels, len(inputs), v.shape[1]).to(v.device)
     of_outputs = list(of_networks.outputs(v, z))
+    reachable = stored is None and not no_grad
     found = [
         *of_outputs,
         *of_networks.mode(teacher, inputs, v),
         *(() if of_outputs else of_networks.smoothing(v, labels)),
         *(of_networks.stored(stored.to(v.device), v) if stored is not None else ()),
         *of_losses.examine(loss, v.shape[1], temperature, soft_weight, v.device),
-        *of_networks.gradient(loss, teacher, inputs, z, labels, temperature),
+        *of_losses.rounding(loss, v.shape[1], given[1].dtype, v.device),
+        *(of_networks.gradient(loss, teacher, inputs, z, labels, temperature) if reachable else ()),
     ]
     if chosen_on is not None and judged_on is not None:
         found += of_networks.choice(as_tensor(chosen_on, "chosen_on"), as_tensor(judged_on, "judged_on"))

@@ -29,12 +29,15 @@ TRAINED = 0.7  # share of right answers below which a teacher's logits say nothi
 
 
 def asked(network: nn.Module, inputs: torch.Tensor, mode: str) -> torch.Tensor:
-    """A copy's logits [B, C], "eval" or "as it is", so that the network itself keeps its statistics and its mode."""
+    """A copy's logits [B, C], "eval" or "as it is", so that the network itself keeps its statistics and its mode.
+
+    In the precision that the network gives them.
+    """
     network = copy.deepcopy(network)
     if mode == "eval":
         network.eval()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        return wide(logits_of(network(inputs), network, len(inputs)))
+        return logits_of(network(inputs), network, len(inputs))
 
 
 def outputs(v: torch.Tensor, z: torch.Tensor) -> Iterator[Finding]:
@@ -56,7 +59,7 @@ def mode(teacher: nn.Module, inputs: torch.Tensor, v: torch.Tensor) -> Iterator[
     """Whether the teacher answers otherwise than in eval mode. v: its logits [B, C] in eval mode."""
     if not any(module.training for module in teacher.modules()):
         return
-    apart = (asked(teacher, inputs, "as it is") - v).abs().max().item()
+    apart = (wide(asked(teacher, inputs, "as it is")) - v).abs().max().item()
     if apart > CLOSE * v.abs().max().item():
         yield Finding(
             TRAIN_MODE,
@@ -84,7 +87,7 @@ def gradient(
         yield Finding(
             INTO_TEACHER,
             "the loss has a gradient for the teacher's weights; eval() does not stop it.",
-            "Ask the teacher under torch.no_grad(), or call teacher.requires_grad_(False).",
+            "Call teacher.requires_grad_(False), or ask it under torch.no_grad(), and say no_grad=True here.",
         )
 
 

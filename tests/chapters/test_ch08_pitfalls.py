@@ -156,6 +156,11 @@ def test_the_table_of_prices():
     assert table.loc[finding.NO_T2, ["errors without", "with"]].tolist() == ["11.0", "21.0"]
     assert table.loc[finding.NO_T2, "added [95 %]"].startswith("+10.0 [")
     assert len(table) == 2
+    # A choice on test images flatters by construction: no test, and none for Holm to count.
+    assert table.loc[ch08.EPOCH, "p, by Holm"] == "–"
+    assert table.loc[ch08.EPOCH, "added [95 %]"].startswith("-0.7 [")
+    alone = ch08.price_table({finding.NO_T2: prices[finding.NO_T2]})
+    assert table.loc[finding.NO_T2, "p, by Holm"] == alone.loc[finding.NO_T2, "p, by Holm"]
     single = ch08.price_table({finding.NO_T2: (np.array([10.0]), np.array([20.0]))}).iloc[0]
     assert single.tolist() == ["10.0", "20.0", "+10.0 [–]", "–"]
     assert ch08.sightings().data.count("\n") == 1 + len(ch08.SEEN)

@@ -1,5 +1,7 @@
 """The doctor: each fault of published code is named, and nothing is said of losses that are right."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -149,6 +151,48 @@ def test_published_formulas_that_are_not_quite_right(nets):
     assert faults(alone) == [finding.NO_T2]
 
 
+@pytest.mark.parametrize("temperature", [2.0, 20.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_loss_in_half_precision(nets, dtype, temperature):
+    def loss(z, v, labels, t):
+        return torchdistill(z.to(dtype), v.to(dtype), labels, t).float()
+
+    assert faults(kdrepro.doctor(*nets, loss=loss, temperature=temperature)) == [finding.HALF]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_networks_in_half_precision(nets, dtype):
+    teacher, student, (images, labels) = nets
+    half = [torch.nn.Sequential(copy.deepcopy(net), Cast(dtype)).eval().requires_grad_(False) for net in nets[:2]]
+    batch = images, labels
+    # The loss itself is right, for logits in float32.
+    assert kdrepro.doctor(teacher, student, batch, loss=torchdistill) == []
+    assert faults(kdrepro.doctor(*half, batch, loss=torchdistill)) == [finding.HALF]
+    assert kdrepro.doctor(*half, batch, loss=lambda z, v, y, t: torchdistill(z.float(), v.float(), y, t)) == []
+    for loss in (OURS, RIGHT["DKD"], RIGHT["standardised"]):
+        assert kdrepro.doctor(*half, batch, loss=loss) == []
+
+
+class Cast(torch.nn.Module):
+    """What a network in half precision gives."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x):
+        return x.to(self.dtype)
+
+
+def test_autocast_on_a_cpu_leaves_the_softmax_in_half_precision(nets):
+    def loss(z, v, labels, t):
+        with torch.autocast("cpu", torch.bfloat16):
+            z, v = (x @ torch.eye(x.shape[1]) for x in (z, v))  # as a last layer's
+            return torchdistill(z, v, labels, t)
+
+    assert finding.HALF in faults(kdrepro.doctor(*nets, loss=loss, temperature=20))
+
+
 def test_two_faults_at_once(nets):
     def loss(z, v, labels, t):
         soft = F.kl_div(F.log_softmax(z / t, 1), F.softmax(v / t, 1), reduction="none").mean()
@@ -197,6 +241,10 @@ def test_a_gradient_into_the_teacher(nets):
     teacher.requires_grad_(True)
     try:
         assert faults(kdrepro.doctor(teacher, student, batch, loss=torchdistill)) == [finding.INTO_TEACHER]
+        # As PyTorch's tutorial asks a teacher that it has not frozen, and torchdistill one that it has.
+        assert kdrepro.doctor(teacher, student, batch, loss=torchdistill, no_grad=True) == []
+        stored = (*batch, training.logits(teacher, batch[0]))
+        assert kdrepro.doctor(teacher, student, stored, loss=torchdistill) == []
         assert kdrepro.doctor(teacher, student, batch, loss=OURS) == []
         assert all(p.grad is None for p in teacher.parameters())
     finally:
