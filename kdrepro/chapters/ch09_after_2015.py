@@ -15,7 +15,6 @@ from kdrepro.chapters.experiment import Trained
 from kdrepro.chapters.figures import COLOURS
 from kdrepro.chapters.images import ImageExperiment
 from kdrepro.chapters.searches import agreement
-from kdrepro.chapters.sizes import Training
 from kdrepro.verdicts import recompute
 
 Pairs = Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -89,11 +88,6 @@ def fidelity_figure(divergences: Mapping[str, np.ndarray], errors: Mapping[str, 
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
     return figure
-
-
-def wide(plan: Training, epochs: int) -> Training:
-    """Chapter 2's distilled net for this chapter's number of epochs, with no learning curve."""
-    return plan.but(epochs=epochs, curve=0)
 
 
 def of_photographs(run: SpecialistExperiment) -> dict[str, list[Trained]]:
