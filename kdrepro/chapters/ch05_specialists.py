@@ -1,7 +1,7 @@
 """Chapter 5: Tables 2 to 4 and the figures."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdrepro import specialists
-from kdrepro.chapters.committees import Committee, SpecialistExperiment, packed
+from kdrepro.chapters.committees import Answers, Committee, SpecialistExperiment, packed
 from kdrepro.chapters.experiment import Trained
 from kdrepro.chapters.figures import COLOURS
 from kdrepro.specialists import combining
@@ -70,28 +70,33 @@ def of_class(run: SpecialistExperiment, right: Sequence[np.ndarray]) -> np.ndarr
     return np.stack([np.bincount(labels[one], minlength=run.data.classes) for one in right]).astype(np.uint16)
 
 
-def of_subsets(
-    run: SpecialistExperiment, q: Sequence[torch.Tensor], subsets: Sequence[Sequence[torch.Tensor]]
-) -> np.ndarray:
-    """How many cases of each specialist's classes q restricted to these gets right, [seeds, specialists].
+def answers_of(
+    run: SpecialistExperiment,
+    subsets: Sequence[Sequence[torch.Tensor]],
+    systems: Mapping[str, Iterable[Iterable[torch.Tensor]]],
+) -> dict[str, list[Answers]]:
+    """What each system gets right, of each seed, or of the first seeds.
 
-    q: of each seed, [N, C]. subsets: of each seed.
+    subsets: of each seed. systems: name -> of each seed, distributions or logits [n, C] over the test cases, in parts.
+    A seed's parts are looked at one at a time and not kept.
     """
-    each = [[run.conditional_right(one, [s]).sum() for s in found] for one, found in zip(q, subsets, strict=True)]
-    return np.array(each, np.uint32)
+    return {
+        name: [run.answers(parts, found) for parts, found in zip(each, subsets, strict=False)]
+        for name, each in systems.items()
+    }
 
 
 def publish(
     run: SpecialistExperiment,
     subsets: Sequence[Sequence[torch.Tensor]],
-    answers: Mapping[str, Sequence[torch.Tensor]],
+    answers: Mapping[str, Sequence[Answers]],
     longer: Mapping[str, Sequence[Trained]],
 ) -> dict[str, np.ndarray]:
     """Put the arrays that Tables 2 to 4 follow from among the run's predictions; returns all of these.
 
-    subsets: of each seed. answers: of each system a distribution or logits [N, C] over the test cases, one a seed (or
-    for the first seeds); of each, which cases are right, how many of each class, and how many of each specialist's
-    classes when restricted to them. longer: the networks whose answers on validation images are published too.
+    subsets: of each seed. answers: of each system, one a seed (or for the first seeds): which cases are right, how many
+    of each class, and how many of each specialist's classes when restricted to them. longer: the networks whose answers
+    on validation images are published too.
     """
     names = sorted(set(run.families))
     members = np.stack([torch.stack(list(found)).numpy() for found in subsets]).astype(np.uint16)
@@ -106,13 +111,13 @@ def publish(
         "validation cases": np.array(len(run.data.validation_labels)),
     }
     for name, each in answers.items():
-        right = [run.right(q) for q in each]
+        right = [one.right for one in each]
         arrays[f"{name}.right"] = packed(right)
         arrays[f"{name}.of class"] = of_class(run, right)
-        arrays[f"{name}.conditional"] = of_subsets(run, each, subsets[: len(each)])
+        arrays[f"{name}.conditional"] = np.array([one.conditional for one in each], np.uint32)
     for name, nets in longer.items():
-        found = [run.right(run.logits(net, "validation"), "validation") for net in nets]
-        arrays[f"{name}.validation"] = packed(found)
+        found = [run.answers(run.logits_in_parts(net, "validation"), [], "validation") for net in nets]
+        arrays[f"{name}.validation"] = packed([one.right for one in found])
     run.predictions |= arrays
     return dict(run.predictions)
 
@@ -161,15 +166,15 @@ def second_tables(run: SpecialistExperiment) -> None:
     longer = run.train_seeds(longer_plan, name="trained on", starts=generalists)
     some = [run.random_subsets(net) for net in generalists[: run.sizes.sweep_seeds]]
     random = [run.committee(run.sizes.specialist, net, s, "random") for net, s in zip(generalists, some, strict=False)]
-    answers = {
-        "generalist": [run.logits(net) for net in generalists],
-        "+ specialists": [run.combined(committee) for committee in committees],
-        "longer generalist": [run.logits(net) for net in longer],
-        "random subsets": [run.combined(committee) for committee in random],
-        "+ specialists, more guesses": [
-            run.combined(committee, top_n=max(run.sizes.compared_top_n)) for committee in committees
-        ],
+    most = max(run.sizes.compared_top_n)
+    systems = {
+        "generalist": map(run.logits_in_parts, generalists),
+        "+ specialists": map(run.combined_in_parts, committees),
+        "longer generalist": map(run.logits_in_parts, longer),
+        "random subsets": map(run.combined_in_parts, random),
+        "+ specialists, more guesses": (run.combined_in_parts(committee, top_n=most) for committee in committees),
     }
+    answers = answers_of(run, subsets, systems)
     arrays = publish(run, subsets, answers, {"generalist": generalists, "longer generalist": longer})
     nets = [net for committee in committees for net in (committee.generalist, *committee.specialists)]
     for claim in ("specialists.table2", "specialists.table3", "specialists.table3.conditional", "specialists.table4"):

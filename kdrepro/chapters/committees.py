@@ -1,7 +1,7 @@
 """Chapters on specialists: a generalist, its specialists, and what Eq. 5 makes of their predictions."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,6 +26,9 @@ from kdrepro.training import as_inputs
 from kdrepro.verdicts import stats
 
 ON_VALIDATION = "validation_conditional_accuracy"  # in a specialist's history
+# How many numbers of a matrix [cases, classes] are worked on at a time: in Eq. 5, and where clusters are sought. Of
+# thousands of classes, all at once would be many gigabytes; those of 200 classes are one part.
+OF_ANSWERS, OF_CLUSTERS = 2**22, 2**25
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,18 @@ class Committee:
         return sum(s.seconds for s in self.specialists)
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a system gets right, of what it says of a split's cases, which may be too much to be kept.
+
+    right: which cases, bool [N]. conditional: of each specialist's special cases, how many are right where the answer
+    is restricted to its classes, [specialists].
+    """
+
+    right: np.ndarray
+    conditional: np.ndarray
+
+
 @dataclass
 class SpecialistExperiment(ImageExperiment):
     """One chapter on a generalist and specialists, at one preset; its data is an `ImageData` with a validation set."""
@@ -66,7 +81,7 @@ class SpecialistExperiment(ImageExperiment):
 
         size: special classes of each, None for the preset's. See `specialists.cluster_classes`.
         """
-        p = self.logits(generalist, "train").softmax(1)
+        p = (logits.softmax(1) for logits in self.logits_in_parts(generalist, "train", OF_CLUSTERS))
         count, size = self.sizes.specialists, self.sizes.special_classes if size is None else size
         return specialists.cluster_classes(p, count, size, seed=generalist.seed, method=method)
 
@@ -198,7 +213,8 @@ class SpecialistExperiment(ImageExperiment):
         Of the cases that make it active; 0 for all others.
         """
         p = self.logits(committee.generalist, split)
-        active = specialists.active(p.softmax(1), committee.subsets, top_n)
+        parts = [specialists.active(p[part].softmax(1), committee.subsets, top_n) for part in self._parts(len(p))]
+        active = torch.cat(parts)
         images, _ = self.images_and_labels(split)
         found = []
         for i, (trained, subset) in enumerate(zip(committee.specialists, committee.subsets, strict=True)):
@@ -214,7 +230,31 @@ class SpecialistExperiment(ImageExperiment):
             found.append(logits)
         return found
 
-    def combined(
+    def logits_in_parts(
+        self, trained: Trained, split: str = "test", numbers: int | None = None
+    ) -> Iterator[torch.Tensor]:
+        """What `logits` returns, some cases at a time; kept for the next time only where one part is enough.
+
+        numbers: the most of a part; None for as many as Eq. 5 works on.
+        """
+        images, _ = self.images_and_labels(split)
+        parts = self._parts(len(images), numbers)
+        if len(parts) == 1:
+            yield self.logits(trained, split)
+            return
+        for part in parts:
+            yield training.logits(trained.network, images[part])
+
+    def _parts(self, cases: int, numbers: int | None = None) -> list[slice]:
+        """Parts of so many cases, each with as many numbers [cases, classes] as are worked on at a time."""
+        each = max(1, (OF_ANSWERS if numbers is None else numbers) // self.data.classes)
+        return [slice(first, min(first + each, cases)) for first in range(0, cases, each)]
+
+    def combined(self, committee: Committee, **options: Any) -> torch.Tensor:
+        """Eq. 5's q [N, C] for every case of a split. options: of `combined_in_parts`."""
+        return torch.cat(list(self.combined_in_parts(committee, **options)))
+
+    def combined_in_parts(
         self,
         committee: Committee,
         *,
@@ -222,15 +262,29 @@ class SpecialistExperiment(ImageExperiment):
         correction: str = "prior",
         split: str = "test",
         how: str = "eq5",
-    ) -> torch.Tensor:
-        """Eq. 5's q [N, C] for every case of a split.
+    ) -> Iterator[torch.Tensor]:
+        """Eq. 5's q [n, C] for some cases of a split at a time, all in their order.
 
         top_n: None for the preset's. correction: of the dustbins, "prior" for (1 - f) / f, "words" for 0.5 / f, the
         paper's words taken literally, "none" for none. how: "mean" for the plain mean of full distributions in the
         place of Eq. 5's minimum, each dustbin shared among its classes in proportion to the generalist's opinion.
         """
         top_n = self.sizes.top_n if top_n is None else top_n
-        generalist, p, subsets = self.opinions(committee, top_n=top_n, correction=correction, split=split)
+        logits = self._asked(committee, split, top_n)
+        for part in self._parts(len(self.images_and_labels(split)[0])):
+            opinions = self._opinions(committee, logits, correction, split, part)
+            yield self._combination(committee, *opinions, top_n, how)
+
+    def _combination(
+        self,
+        committee: Committee,
+        generalist: torch.Tensor,
+        p: list[torch.Tensor],
+        subsets: list[torch.Tensor],
+        top_n: int,
+        how: str,
+    ) -> torch.Tensor:
+        """What `combined_in_parts` makes of opinions."""
         if not committee.full and how == "eq5":
             return specialists.combine(generalist, p, subsets, top_n=top_n)
         active = specialists.active(generalist, subsets, top_n)
@@ -247,13 +301,22 @@ class SpecialistExperiment(ImageExperiment):
 
         Of a specialist's p, shaped as in `specialist_logits`, only the rows where it is active mean something.
         """
+        return self._opinions(committee, self._asked(committee, split, top_n), correction, split, slice(None))
+
+    def _asked(self, committee: Committee, split: str, top_n: int) -> list[torch.Tensor]:
+        """Each specialist's logits of all cases that any n which this chapter looks at asks it about."""
         most = max([top_n, self.sizes.top_n, *self.sizes.compared_top_n])
-        logits = self.specialist_logits(committee, split, most)
+        return self.specialist_logits(committee, split, most)
+
+    def _opinions(
+        self, committee: Committee, logits: Sequence[torch.Tensor], correction: str, split: str, cases: slice
+    ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+        """What `opinions` returns, of some cases. logits: of all cases, one of `_asked` a specialist."""
         p = [
-            self._corrected(one.double(), subset, correction, committee.full).softmax(1)
+            self._corrected(one[cases].double(), subset, correction, committee.full).softmax(1)
             for one, subset in zip(logits, committee.subsets, strict=True)
         ]
-        return self.logits(committee.generalist, split).double().softmax(1), p, committee.subsets
+        return self.logits(committee.generalist, split)[cases].double().softmax(1), p, committee.subsets
 
     def _corrected(self, logits: torch.Tensor, subset: torch.Tensor, correction: str, full: bool) -> torch.Tensor:
         """Logits with the prior of special against other classes put right, as `correction` says."""
@@ -291,13 +354,23 @@ class SpecialistExperiment(ImageExperiment):
     def conditional_right(self, q: torch.Tensor, subsets: Sequence[torch.Tensor], split: str = "test") -> np.ndarray:
         """For each specialist's special cases, whether q restricted to its classes gets them right: bool, joined."""
         labels = self.images_and_labels(split)[1]
-        found = []
-        for subset in subsets:
-            position = specialists.specialist_labels(labels, subset, self.data.classes)
-            special = position < len(subset)
-            answers = q[special][:, subset.to(q.device)].argmax(1)
-            found.append((answers == position[special]).cpu().numpy())
-        return np.concatenate(found)
+        return np.concatenate([_right_among(q, labels, subset).cpu().numpy() for subset in subsets])
+
+    def answers(self, parts: Iterable[torch.Tensor], subsets: Sequence[torch.Tensor], split: str = "test") -> Answers:
+        """What a system gets right. parts: its distributions or logits [n, C], of all cases of the split in order."""
+        labels, right, counts = self.images_and_labels(split)[1], [], np.zeros(len(subsets), np.int64)
+        for q in parts:
+            own, labels = labels[: len(q)], labels[len(q) :]
+            right.append((q.argmax(1) == own).cpu().numpy())
+            counts += np.array([int(_right_among(q, own, subset).sum()) for subset in subsets], np.int64)
+        return Answers(np.concatenate(right), counts)
+
+
+def _right_among(q: torch.Tensor, labels: torch.Tensor, subset: torch.Tensor) -> torch.Tensor:
+    """Of the cases [N] of a subset's classes, whether q [N, C] restricted to these gets them right: bool."""
+    position = specialists.specialist_labels(labels, subset, q.shape[1])
+    special = position < len(subset)
+    return q[special][:, subset.to(q.device)].argmax(1) == position[special]
 
 
 def gains(run: SpecialistExperiment, committees: Sequence[Committee], **options: Any) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """The special classes that each specialist gets (Section 5.3)."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,20 +14,39 @@ METHODS = ("kmeans", "ward")
 PASSES = 20  # of the on-line K-means over the columns
 
 
-def covariance(probabilities: torch.Tensor) -> torch.Tensor:
+def covariance(probabilities: torch.Tensor | Iterator[torch.Tensor]) -> torch.Tensor:
     """Covariance matrix of the predictions over cases, float64 [C, C].
 
-    probabilities: [B, C]. Its columns are large together for classes that are often predicted together.
-    Raises ValueError for fewer than two cases.
+    probabilities: [B, C], or an iterator over parts [b, C] of them, of which one at a time is looked at. The matrix's
+    columns are large together for classes that are often predicted together.
+    Raises ValueError for fewer than two cases, and for parts of different classes.
     """
-    probabilities = as_tensor(probabilities, "probabilities")
-    if probabilities.dim() != 2 or len(probabilities) < 2:
-        raise ValueError(f"probabilities must be [cases, classes] with two cases, not {list(probabilities.shape)}.")
-    return torch.cov(probabilities.double().T)
+    parts = probabilities if isinstance(probabilities, Iterator) else iter([probabilities])
+    cases, mean, scatter = 0, torch.zeros(()), torch.zeros(())
+    for part in parts:
+        part = as_tensor(part, "probabilities")
+        if part.dim() != 2 or not len(part):
+            raise ValueError(f"probabilities must be [cases, classes] with two cases, not {list(part.shape)}.")
+        if cases and part.shape[1] != len(mean):
+            raise ValueError(f"probabilities have {len(mean)} classes in one part and {part.shape[1]} in another.")
+        part, before = part.double(), cases
+        cases += len(part)
+        own_mean, own = part.mean(0), torch.cov(part.T, correction=len(part) - 1)  # a sum, not divided by anything
+        if not before:
+            mean, scatter = own_mean, own
+            continue
+        # Both around their own means: what these differ by is the rest. So nothing large is ever taken off.
+        apart = own_mean - mean
+        scatter += own
+        scatter.addr_(apart, apart, alpha=before * len(part) / cases)
+        mean = mean + apart * (len(part) / cases)
+    if cases < 2:
+        raise ValueError(f"probabilities must be [cases, classes] with two cases, not {[cases, *mean.shape]}.")
+    return scatter.reshape(len(mean), len(mean)) / (cases - 1)
 
 
 def cluster_classes(
-    probabilities: torch.Tensor,
+    probabilities: torch.Tensor | Iterator[torch.Tensor],
     n_specialists: int,
     classes_per_specialist: int,
     *,
@@ -36,8 +55,9 @@ def cluster_classes(
 ) -> list[torch.Tensor]:
     """The special classes of each specialist, found from a generalist's predictions without labels (Section 5.3).
 
-    probabilities: [B, C], predictions on unlabelled cases. method: "kmeans", an on-line K-means over the columns of
-    their covariance matrix, as the paper has it; "ward", Ward's hierarchical clustering of them.
+    probabilities: [B, C], predictions on unlabelled cases, or an iterator over parts of them, see `covariance`.
+    method: "kmeans", an on-line K-means over the columns of their covariance matrix, as the paper has it; "ward",
+    Ward's hierarchical clustering of them.
     A specialist gets the classes whose columns are nearest to its cluster's centre, so that subsets have one size and
     may overlap; the paper doesn't say how it came by its sets of 300. Columns are scaled to length 1 first: unscaled,
     a column is mostly its own variance, and the clusters are of classes that are equally frequent or hard.
@@ -45,16 +65,16 @@ def cluster_classes(
     Raises ValueError for logits in place of probabilities, more specialists than classes, subsets that leave no
     dustbin, and an unknown method, and InputError where scikit-learn is not installed.
     """
-    probabilities = as_distributions(probabilities, "probabilities")
-    classes = probabilities.shape[-1]
-    _check_sizes(n_specialists, classes_per_specialist, classes)
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}.")
-    columns = covariance(probabilities).cpu().numpy().T
+    parts = probabilities if isinstance(probabilities, Iterator) else iter([probabilities])
+    columns = covariance(as_distributions(part, "probabilities") for part in parts).cpu().numpy().T
+    _check_sizes(n_specialists, classes_per_specialist, len(columns))
     columns = columns / np.maximum(np.linalg.norm(columns, axis=1, keepdims=True), 1e-30)
     find = _online_kmeans if method == "kmeans" else _ward
     centres = find(columns, n_specialists, seed)
-    distances = np.linalg.norm(columns[None] - centres[:, None], axis=2)  # [n_specialists, C]
+    # One centre at a time: of thousands of classes, all differences at once would be gigabytes. [n_specialists, C]
+    distances = np.stack([np.linalg.norm(columns - centre, axis=1) for centre in centres])
     nearest = np.argsort(distances, axis=1, kind="stable")[:, :classes_per_specialist]
     return [torch.from_numpy(np.sort(row)) for row in nearest]
 

@@ -40,14 +40,16 @@ def test_right_of_each_class_and_of_each_subset(run, committee):
     (by_class,) = ch05_specialists.of_class(run, [run.right(q)])
     assert by_class.sum() == run.right(q).sum()
     assert by_class[0] == run.right(q)[run.data.test_labels.numpy() == 0].sum()
-    (by_subset,) = ch05_specialists.of_subsets(run, [q], [committee.subsets])
-    assert by_subset.sum() == run.conditional_right(q, committee.subsets).sum()
+    (answers,) = ch05_specialists.answers_of(run, [committee.subsets], {"q": [[q]]})["q"]
+    assert (answers.right == run.right(q)).all()
+    assert answers.conditional.tolist() == [run.conditional_right(q, [s]).sum() for s in committee.subsets]
 
 
 def test_what_is_published_gives_the_figures_of_tables_2_to_4(run, committee):
     generalist = committee.generalist
-    answers = {"generalist": [run.logits(generalist)], "+ specialists": [run.combined(committee)]}
-    answers["longer generalist"] = answers["generalist"]
+    systems = {"generalist": [[run.logits(generalist)]], "+ specialists": [run.combined_in_parts(committee)]}
+    systems["longer generalist"] = systems["generalist"]
+    answers = ch05_specialists.answers_of(run, [committee.subsets], systems)
     nets = {name: [generalist] for name in ("generalist", "longer generalist")}
     arrays = ch05_specialists.publish(run, [committee.subsets], answers, nets)
     run.predictions.clear()
@@ -73,7 +75,7 @@ def test_figures_of_a_run_are_those_of_its_record(run):
     run.claim("specialists.table4", [], class_correlation=[0.5, 0.7], pooled={"class_p": 0.01})
     shown = ch05_specialists.figures_of(run)
     run.record["claims"].clear()
-    assert shown["figure"].tolist() == ["class correlation", "class p"]
+    assert shown["figure"].tolist() == ["class correlation", "p over classes"]
     assert shown["mean [95 % over seeds]"].tolist()[1] == "0.01, all seeds together"
 
 

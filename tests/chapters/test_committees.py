@@ -104,6 +104,47 @@ def test_combined_is_eq_5_of_every_specialists_corrected_opinion(run, generalist
     torch.testing.assert_close(run.combined(committee.first(0)), p)
 
 
+@pytest.mark.parametrize("options", [{"top_n": 2}, {"how": "mean"}, {"correction": "words"}], ids=str)
+def test_cases_are_combined_in_parts_where_classes_are_many(run, committee, monkeypatch, options):
+    """And only what is right is kept: distributions over thousands of classes would be gigabytes."""
+    whole = run.combined(committee, **options)
+    expected = run.answers([whole], committee.subsets)
+    monkeypatch.setattr(committees, "OF_ANSWERS", 7 * CLASSES)
+    parts = list(run.combined_in_parts(committee, **options))
+    assert {len(q) for q in parts[:-1]} == {7}
+    torch.testing.assert_close(torch.cat(parts), whole)
+    found = run.answers(run.combined_in_parts(committee, **options), committee.subsets)
+    assert (found.right == expected.right).all()
+    assert (found.right == run.right(whole)).all()
+    assert found.conditional.tolist() == expected.conditional.tolist()
+    assert found.conditional.sum() == run.conditional_right(whole, committee.subsets).sum()
+
+
+def test_parts_of_logits_are_not_kept(run, generalist, monkeypatch):
+    whole = run.logits(generalist, "validation")
+    assert next(run.logits_in_parts(generalist, "validation")) is whole
+    monkeypatch.setattr(run, "_logits", {})
+    parts = list(run.logits_in_parts(generalist, "validation", numbers=5 * CLASSES))
+    assert len(parts) > 1
+    torch.testing.assert_close(torch.cat(parts), whole)
+    assert not run._logits
+
+
+@pytest.mark.parametrize("method", specialists.METHODS)
+def test_clusters_of_predictions_in_parts_are_the_same(run, generalist, monkeypatch, method):
+    whole = run.clusters(generalist, method)
+    monkeypatch.setattr(committees, "OF_CLUSTERS", 32 * CLASSES)
+    assert len(list(run.logits_in_parts(generalist, "train", committees.OF_CLUSTERS))) > 2
+    for found, expected in zip(run.clusters(generalist, method), whole, strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_the_photographs_of_chapter_5_are_one_part():
+    """So that clusters are what they were, to the last bit, and the names of the specialists with them."""
+    assert committees.OF_CLUSTERS >= 100_000 * 200
+    assert committees.OF_ANSWERS >= 10_000 * 200
+
+
 def test_the_plain_mean_shares_each_dustbin_as_the_generalist_would(run, generalist, committee):
     p, opinions, subsets = run.opinions(committee, top_n=2)
     active = specialists.active(p, subsets, 2)

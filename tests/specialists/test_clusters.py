@@ -25,9 +25,30 @@ def test_covariance_is_numpys():
         specialists.covariance(p[:1])
 
 
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=6), st.integers(0, 100))
+def test_covariance_of_parts_is_that_of_the_whole(sizes, seed):
+    p = confused(3, 4, sum(sizes) + 1, seed)
+    found = specialists.covariance(part for part in p.split([1, *sizes]))
+    torch.testing.assert_close(found, torch.cov(p.double().T), rtol=1e-12, atol=1e-16)
+    assert torch.equal(specialists.covariance(iter([p])), torch.cov(p.double().T))  # of one part to the last bit
+    assert torch.equal(specialists.covariance(p), torch.cov(p.double().T))
+
+
+def test_covariance_of_parts_that_do_not_fit():
+    with pytest.raises(ValueError, match="two cases"):
+        specialists.covariance(iter([]))
+    with pytest.raises(ValueError, match="12 classes in one part and 8 in another"):
+        specialists.covariance(iter([confused(3, 4), confused(2, 4)]))
+    with pytest.raises(ValueError, match="probabilities"):
+        specialists.cluster_classes(iter([confused(3, 4), torch.randn(5, 12)]), 3, 4, seed=0)
+
+
 @pytest.mark.parametrize("method", specialists.METHODS)
 def test_clusters_are_the_blocks_that_are_confused(method):
-    found = specialists.cluster_classes(confused(6, 5), 6, 5, seed=1, method=method)
+    p = confused(6, 5)
+    found = specialists.cluster_classes(p, 6, 5, seed=1, method=method)
+    again = specialists.cluster_classes((part for part in p.split(70)), 6, 5, seed=1, method=method)
+    assert [subset.tolist() for subset in again] == [subset.tolist() for subset in found]
     assert sorted(subset.tolist() for subset in found) == [list(range(5 * i, 5 * i + 5)) for i in range(6)]
 
 
