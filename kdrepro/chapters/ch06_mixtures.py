@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kdrepro import specialists
-from kdrepro.chapters.committees import ON_VALIDATION, Committee, SpecialistExperiment
+from kdrepro.chapters.committees import ON_HALVES, ON_VALIDATION, Committee, SpecialistExperiment
 from kdrepro.chapters.experiment import Trained
 from kdrepro.chapters.figures import COLOURS
 from kdrepro.training import as_inputs
 from kdrepro.training.exchange import Exchange, Job, count_exchange
+from kdrepro.verdicts import recompute
 
 
 def gate_shares(run: SpecialistExperiment, mixture: Trained) -> np.ndarray:
@@ -25,13 +26,19 @@ def gate_shares(run: SpecialistExperiment, mixture: Trained) -> np.ndarray:
     return torch.cat(parts).mean(0).cpu().numpy()
 
 
-def validation_histories(each: Sequence[Committee]) -> np.ndarray:
-    """Accuracy of specialists alone on validation images of their classes, among those: [seeds, specialists, epochs].
+def validation_histories(each: Sequence[Committee], names: Sequence[str] = (ON_VALIDATION,)) -> np.ndarray:
+    """Accuracy of specialists alone on validation images of their classes, among those.
 
-    Of the epochs that a curve looked at.
+    names: ON_VALIDATION for all of these images, ON_HALVES for each half. Returns [seeds, specialists, epochs, names],
+    of the epochs that a curve looked at.
     """
-    of = [[[row[ON_VALIDATION] for row in s.history if ON_VALIDATION in row] for s in c.specialists] for c in each]
-    return np.array(of)
+    seen = [[[row for row in s.history if ON_VALIDATION in row] for s in c.specialists] for c in each]
+    return np.array([[[[row[name] for name in names] for row in rows] for rows in one] for one in seen])
+
+
+def validation_halves(each: Sequence[Committee]) -> np.ndarray:
+    """`validation_histories` of each half of the images, [seeds, specialists, epochs, 2]: `overfit` is read off it."""
+    return validation_histories(each, ON_HALVES)
 
 
 def validation_means(committees: Mapping[str, Sequence[Committee]]) -> pd.DataFrame:
@@ -41,13 +48,17 @@ def validation_means(committees: Mapping[str, Sequence[Committee]]) -> pd.DataFr
     """
     first = next(iter(committees.values()))[0].specialists[0]
     epochs = [row["epoch"] for row in first.history if ON_VALIDATION in row]
-    means = {name: 100 * validation_histories(each).mean((0, 1)) for name, each in committees.items()}
+    means = {name: 100 * validation_histories(each)[..., 0].mean((0, 1)) for name, each in committees.items()}
     return pd.DataFrame(means, index=pd.Index(epochs, name="epoch"))
 
 
-def overfitting(means: pd.DataFrame) -> pd.DataFrame:
-    """A row a way of training: the best epoch of `validation_means`, and the points lost from there to the last."""
-    lost = means.max() - means.iloc[-1]
+def overfitting(committees: Mapping[str, Sequence[Committee]]) -> pd.DataFrame:
+    """A row a way of training: the best epoch of `validation_means`, and the points lost from the best to the last.
+
+    What is lost is measured on images that did not choose the best epoch (`recompute.overfit`), and may be below zero.
+    """
+    means = validation_means(committees)
+    lost = {name: 100 * recompute.overfit(validation_halves(each)).mean() for name, each in committees.items()}
     return pd.DataFrame({"best epoch": means.idxmax(), "best, %": means.max(), "lost by the last, points": lost})
 
 

@@ -26,6 +26,7 @@ from kdrepro.training import as_inputs
 from kdrepro.verdicts import stats
 
 ON_VALIDATION = "validation_conditional_accuracy"  # in a specialist's history
+ON_HALVES = [f"{ON_VALIDATION}_of_half_{i}" for i in (1, 2)]  # where one half chooses and the other measures
 # How many numbers of a matrix [cases, classes] are worked on at a time: in Eq. 5, and where clusters are sought. Of
 # thousands of classes, all at once would be many gigabytes; those of 200 classes are one part.
 OF_ANSWERS, OF_CLUSTERS = 2**22, 2**25
@@ -106,6 +107,7 @@ class SpecialistExperiment(ImageExperiment):
     def _specialist(self, plan: Specialist, generalist: Trained, subset: torch.Tensor, name: str) -> Request:
         plan, views = self.settled(plan), {"jitter": generalist.plan.jitter, "flip": generalist.plan.flip}
         views |= {"cutout": cutout} if (cutout := generalist.plan.cutout) else {}  # which came later
+        views |= {"looked at": ON_HALVES} if plan.curve else {}  # so too: older ones have a history without them
         config = {
             "specialist": {**plan.model_dump(), **views, "classes": subset.tolist()},
             "generalist": generalist.key,
@@ -164,9 +166,8 @@ class SpecialistExperiment(ImageExperiment):
         if fraction == 1:
             return labels
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
-        order = order[labels[order].argsort(stable=True)]  # class by class, at random within
         counts = torch.bincount(labels, minlength=self.data.classes)
-        rank = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[labels[order]]
+        rank = _rank_in_class(labels[order], self.data.classes)
         kept = order[rank < (fraction * counts).round().clamp(min=1)[labels[order]]]
         return torch.full_like(labels, NO_LABEL).index_copy_(0, kept, labels[kept])
 
@@ -176,16 +177,23 @@ class SpecialistExperiment(ImageExperiment):
         return specialists.kept_knowledge(subset, self.data.classes, plan.temperature, plan.soft)
 
     def _validation(self, plan: Specialist, subset: torch.Tensor) -> Callable[[nn.Module], dict[str, float]]:
-        """A specialist's accuracy on validation images of its special classes, among those."""
+        """A specialist's accuracy on validation images of its special classes, among those; and on each half of them.
+
+        Every second image of a class is of the first half, whichever specialist looks at it.
+        """
         columns = subset if plan.output == "full" else torch.arange(len(subset))
 
         def evaluate(network: nn.Module) -> dict[str, float]:
             # Chosen here: a worker has the images, and needs not be sent them with every specialist.
             labels = specialists.specialist_labels(self.data.validation_labels, subset, self.data.classes)
             special = labels < len(subset)
+            half = _rank_in_class(self.data.validation_labels, self.data.classes)[special] % 2
             images, labels = self.data.validation_images[special], labels[special]
             found = training.logits(network, images)[:, columns.to(self.device)].argmax(1)
-            return {ON_VALIDATION: round((found == labels).float().mean().item(), 6)}
+            right = (found == labels).float()
+            parts = {ON_VALIDATION: right} | {name: right[half == i] for i, name in enumerate(ON_HALVES)}
+            # Of one image a class there is no second half: both are the whole then.
+            return {name: round((part if len(part) else right).mean().item(), 6) for name, part in parts.items()}
 
         return evaluate
 
@@ -364,6 +372,14 @@ class SpecialistExperiment(ImageExperiment):
             right.append((q.argmax(1) == own).cpu().numpy())
             counts += np.array([int(_right_among(q, own, subset).sum()) for subset in subsets], np.int64)
         return Answers(np.concatenate(right), counts)
+
+
+def _rank_in_class(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """Of each case, how many before it are of its class: int64 [N]."""
+    order = labels.argsort(stable=True)
+    counts = torch.bincount(labels, minlength=classes)
+    rank = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[labels[order]]
+    return torch.empty_like(rank).index_copy_(0, order, rank)
 
 
 def _right_among(q: torch.Tensor, labels: torch.Tensor, subset: torch.Tensor) -> torch.Tensor:

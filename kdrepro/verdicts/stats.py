@@ -50,6 +50,7 @@ def paired(
 
 
 RESAMPLES = 5000  # of a bootstrap
+DRAWN_AT_A_TIME = 2**22  # numbers
 
 
 def bootstrap(parts: np.ndarray, of: np.ndarray, level: float = 0.95) -> tuple[float, float] | None:
@@ -64,8 +65,12 @@ def bootstrap(parts: np.ndarray, of: np.ndarray, level: float = 0.95) -> tuple[f
     if len(parts) < 2:
         return None
     # Of uniform numbers, which NumPy's generators give alike from version to version.
-    drawn = (np.random.default_rng(0).random((RESAMPLES, len(parts))) * len(parts)).astype(int)
-    sums, totals = parts[drawn].sum(1), of[drawn].sum(1)
+    random, sums, totals = np.random.default_rng(0), np.empty(RESAMPLES), np.empty(RESAMPLES)
+    each = max(1, DRAWN_AT_A_TIME // len(parts))  # of thousands of images, all draws at once would be a gigabyte
+    for first in range(0, RESAMPLES, each):
+        now = slice(first, min(first + each, RESAMPLES))
+        drawn = (random.random((now.stop - first, len(parts))) * len(parts)).astype(int)
+        sums[now], totals[now] = parts[drawn].sum(1), of[drawn].sum(1)
     there = totals > 0  # not of draws of nobody who has said anything
     low, high = np.quantile(sums[there] / totals[there], [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

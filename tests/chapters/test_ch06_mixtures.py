@@ -9,7 +9,7 @@ import torch
 
 from kdrepro import store, training
 from kdrepro.chapters import ch06_mixtures
-from kdrepro.chapters.committees import ON_VALIDATION
+from kdrepro.chapters.committees import ON_HALVES, ON_VALIDATION
 from kdrepro.networks import MixtureOfExperts
 
 NETWORK = {"channels": [4, 8], "experts": 3, "gate_channels": [4], "in_channels": 1, "classes": 5}
@@ -92,15 +92,29 @@ def test_gate_shares_are_means_over_the_test_images(committee_run, committee_gen
     torch.testing.assert_close(torch.from_numpy(shares), expected)
 
 
-def test_validation_means_are_over_specialists_and_committees(committee_of_four):
-    def with_histories(*histories):
-        made = [replace(committee_of_four.specialists[0], history=h) for h in histories]
-        return replace(committee_of_four, specialists=made)
+def history(*values, halves=None):
+    """Looked at after every second epoch. halves: of each value, on the halves of the images."""
+    rows = []
+    for epoch in range(1, 2 * len(values) + 1):
+        rows.append({"epoch": epoch})
+        if epoch % 2 == 0:
+            of_halves = halves[epoch // 2 - 1] if halves else (values[epoch // 2 - 1],) * 2
+            rows[-1] |= {ON_VALIDATION: values[epoch // 2 - 1], **dict(zip(ON_HALVES, of_halves, strict=True))}
+    return rows
 
-    def history(*values):  # looked at after every second epoch
-        rows = [{"epoch": e} for e in range(1, 2 * len(values) + 1)]
-        return [row | ({ON_VALIDATION: values[row["epoch"] // 2 - 1]} if row["epoch"] % 2 == 0 else {}) for row in rows]
 
+@pytest.fixture
+def with_histories(committee_of_four):
+    """A committee whose specialists have these histories."""
+
+    def made(*histories):
+        nets = [replace(committee_of_four.specialists[0], history=h) for h in histories]
+        return replace(committee_of_four, specialists=nets)
+
+    return made
+
+
+def test_validation_means_are_over_specialists_and_committees(with_histories):
     each = [with_histories(history(0.2, 0.5), history(0.4, 0.5)), with_histories(history(0.6, 0.2), history(0.6, 0.2))]
     means = ch06_mixtures.validation_means({"one": each, "two": each[1:]})
     assert means.index.tolist() == [2, 4]
@@ -108,11 +122,22 @@ def test_validation_means_are_over_specialists_and_committees(committee_of_four)
     assert means["two"].tolist() == pytest.approx([60, 20])
 
 
-def test_overfitting_is_what_is_lost_after_the_best_epoch():
-    means = pd.DataFrame({"rises": [10.0, 20.0, 30.0], "falls": [10.0, 25.0, 21.0]}, index=[1, 2, 3])
-    found = ch06_mixtures.overfitting(means)
-    assert found.loc["rises"].tolist() == [3, 30, 0]
-    assert found.loc["falls"].tolist() == [2, 25, 4]
+def test_overfitting_is_what_is_lost_after_the_best_epoch(with_histories):
+    kinds = {
+        "rises": history(0.1, 0.2, 0.3),
+        "falls": history(0.1, 0.25, 0.21),
+        "is noisy": history(0.2, 0.25, 0.2, halves=[(0.2, 0.2), (0.3, 0.2), (0.2, 0.2)]),
+    }
+    found = ch06_mixtures.overfitting({name: [with_histories(h, h)] for name, h in kinds.items()})
+    assert found.loc["rises"].tolist() == pytest.approx([6, 30, 0])
+    assert found.loc["falls"].tolist() == pytest.approx([4, 25, 4])
+    # The second half sees none of the peak of the first; and from its own best epoch on nothing is lost.
+    assert found.loc["is noisy"].tolist() == pytest.approx([4, 25, 0])
+
+
+def test_published_curves_have_a_column_a_half(with_histories):
+    each = [with_histories(history(0.5, 0.4, halves=[(0.6, 0.4), (0.3, 0.5)]))]
+    assert ch06_mixtures.validation_halves(each).tolist() == [[[[0.6, 0.4], [0.3, 0.5]]]]
 
 
 def test_before_training_a_specialist_is_its_generalist(committee_run, committee_of_four):

@@ -229,6 +229,28 @@ def test_early_stopping_keeps_the_best_epoch_on_validation(run, generalist, comm
     assert run._validation(plan, committee.subsets[0])(stopped.network)[ON_VALIDATION] == best
 
 
+def test_halves_of_the_validation_images_are_the_same_for_every_specialist(run, generalist, committee):
+    """Every second image of a class; together they are all of them."""
+    labels = run.data.validation_labels
+    halves = committees._rank_in_class(labels, CLASSES) % 2
+    assert torch.equal(torch.bincount(labels[halves == 0]), torch.bincount(labels[halves == 1]))
+    plan, right = run.sizes.specialist.but(output="full"), run.logits(generalist, "validation")
+    for subset in committee.subsets:
+        found = run._validation(plan, subset)(generalist.network)
+        assert found[ON_VALIDATION] == pytest.approx(np.mean([found[name] for name in committees.ON_HALVES]), abs=1e-5)
+        first = torch.isin(labels, subset) & (halves == 0)
+        among = subset[right[first][:, subset].argmax(1)] == labels[first]
+        assert found[committees.ON_HALVES[0]] == pytest.approx(among.float().mean().item(), abs=1e-5)
+
+
+def test_one_validation_image_a_class_is_both_halves(run, generalist, committee):
+    labels = run.data.validation_labels
+    first = committees._rank_in_class(labels, CLASSES) == 0
+    few = replace(run.data, validation_images=run.data.validation_images[first], validation_labels=labels[first])
+    found = replace(run, data=few)._validation(run.sizes.specialist, committee.subsets[0])
+    assert len(set(found(committee.specialists[0].network).values())) == 1
+
+
 def test_conditional_accuracy(run, committee):
     """On a specialist's own cases, among its own classes; a perfect answer and one that is right by restriction."""
     labels = run.data.test_labels

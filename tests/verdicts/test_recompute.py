@@ -276,7 +276,31 @@ def test_rows_of_a_coverage_are_added_before_their_change_is_taken():
 
 def test_what_is_lost_after_the_best_epoch_is_of_the_mean_curve():
     curves = np.array([[[0.1, 0.5, 0.3], [0.1, 0.3, 0.3]]])
-    assert specialists.overfit(curves) == pytest.approx([0.1])
+    assert specialists.overfit(np.stack([curves, curves], axis=-1)) == pytest.approx([0.1])
+
+
+def test_noise_does_not_overfit():
+    """The images that choose the best epoch do not say what is lost after it."""
+    noise = np.random.default_rng(0).normal(0.5, 0.1, (400, 3, 10, 2))
+    found = specialists.overfit(noise)
+    assert abs(found.mean()) < 4 * found.std() / 20
+    naive = noise.mean((1, 3))
+    assert (naive.max(1) - naive[:, -1]).mean() > 0.03
+    peak = noise.copy()
+    peak[:, :, 4] += 0.3  # an epoch that is better on both halves
+    assert specialists.overfit(peak).mean() == pytest.approx(0.3, abs=0.03)
+
+
+def test_what_the_soft_targets_save_is_against_the_dustbin():
+    falling, flat = np.array([[[[0.5, 0.5], [0.3, 0.3]]]] * 2), np.full((2, 1, 2, 2), 0.4)
+    ways = ("dustbin", "dustbin, stopped early", "full softmax, labels", "+ soft targets by class")
+    found = {f"{way}.right": bits([1, 0, 0, 0], [1, 1, 0, 0]) for way in ways} | {"cases": np.array(4)}
+    found |= {"dustbin.validation": falling, "+ soft targets by class.validation": flat}
+    found["+ soft targets by class.right"] = bits([1, 1, 0, 0], [1, 1, 1, 0])
+    ours = recompute.claimed("soft.specialists", found)
+    assert ours["overfit_of_dustbin"] == pytest.approx([0.2, 0.2])
+    assert ours["overfit_saved"] == pytest.approx([0.2, 0.2])
+    assert ours["gain_over_labels"] == pytest.approx([0.25, 0.25])
 
 
 def test_a_class_counts_once_over_all_seeds():
@@ -316,6 +340,7 @@ def test_a_student_of_fewer_seeds_is_compared_with_those():
     assert found["recovered"].tolist() == [0.5, 0.5]
     assert found["recovered_by_self_distillation"].tolist() == [0.5]
     assert found["gain_over_labels"].tolist() == [0.25, 0.25]
+    assert found["gain_over_self_distillation"].tolist() == [0.0]
 
 
 def test_going_on_is_measured_on_validation_images():
@@ -323,3 +348,42 @@ def test_going_on_is_measured_on_validation_images():
     arrays["longer generalist.validation"] = bits([1, 1, 0, 0], [1, 0, 0, 0])
     assert specialists._longer(arrays)["gain_of_longer"].tolist() == [0.25, -0.25]
     assert specialists._longer({}) == {}
+
+
+def test_the_premises_interval_is_over_images_and_of_all_seeds():
+    """By the normal approximation too; an image counts once, however many seeds see it."""
+    random, cases = np.random.default_rng(1), 2000
+    before = random.random((3, cases)) < 0.5
+    after = np.where(random.random((3, cases)) < 0.1, ~before, before)
+    arrays = {"generalist.validation": bits(*before), "longer generalist.validation": bits(*after)}
+    found = specialists._longer(arrays | {"validation cases": np.array(cases)})
+    each = (after.astype(int) - before).mean(0)
+    expected = each.mean() + 1.96 * each.std() / np.sqrt(cases)
+    assert found["gain_of_longer_high"] == pytest.approx(expected, abs=5e-4)
+    assert found["gain_of_longer"].mean() == pytest.approx(each.mean())
+    twice = {name: np.repeat(rows, 2, axis=0) for name, rows in arrays.items()}
+    again = specialists._longer(twice | {"validation cases": np.array(cases)})
+    assert again["gain_of_longer_high"] == pytest.approx(found["gain_of_longer_high"])
+
+
+def test_rivals_are_compared_on_the_seeds_that_both_have():
+    rows = {"generalist": ([1, 0, 0, 0], [1, 0, 0, 0]), "+ specialists": ([1, 1, 0, 0], [1, 1, 1, 0])}
+    rows |= {"longer generalist": ([1, 0, 0, 0], [1, 1, 1, 1]), "random subsets": ([1, 1, 1, 0],)}
+    rows |= {"two generalists": rows["generalist"], "+ specialists, plain mean": rows["generalist"]}
+    arrays = {f"{name}.right": bits(*each) for name, each in rows.items()} | {"cases": np.array(4)}
+    found = recompute.claimed("specialists.table3", arrays)
+    assert found["gain_over_longer_generalist"].tolist() == [0.25, -0.25]
+    assert found["gain_over_random_subsets"].tolist() == [-0.25]
+    assert found["gain_over_two_generalists"].tolist() == [0.25, 0.5]
+    assert "gain_over_plain_mean" not in found
+    counts = {f"{name}.conditional": np.array(each).sum(1)[:, None] for name, each in rows.items()}
+    found = recompute.claimed("specialists.table3.conditional", counts | {"conditional cases": np.array([[4], [4]])})
+    assert found["gain_over_longer_generalist"].tolist() == [0.25, -0.25]
+    assert found["gain_over_random_subsets"].tolist() == [-0.25]
+
+
+def test_coverages_are_those_of_the_seed_with_the_fewest():
+    arrays = {"cases of class": np.full(4, 10), "least cases": np.array(1)}
+    arrays["subsets"] = np.array([[[0, 1], [0, 2]], [[0, 1], [2, 3]]])  # covers of 0, 1 and 2, and of 1 alone
+    arrays |= {f"{name}.of class": np.full((2, 4), 5) for name in ("generalist", "+ specialists")}
+    assert recompute.claimed("specialists.table4", arrays)["pooled"]["coverages"] == 1

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.stats import spearmanr
 
-from kdrepro.verdicts.recompute.arrays import Arrays, Metrics, accuracy, right, share
+from kdrepro.verdicts import stats
+from kdrepro.verdicts.recompute.arrays import Arrays, Metrics, accuracy, share
 
 
 def within_over_between(subsets: Sequence[np.ndarray], family: np.ndarray) -> float:
@@ -81,14 +82,16 @@ CONTROLS = {
     "+ specialists, literal dustbin": "literal_dustbin",
     "+ specialists, more guesses": "more_guesses",
 }
+RIVALS = ("longer generalist", "random subsets", "two generalists")  # whose difference is taken too, seed by seed
 
 
 def _table3(arrays: Arrays) -> Metrics:
     alone, together = accuracy(arrays, "generalist"), accuracy(arrays, "+ specialists")
     found = {"accuracy": together, "accuracy_of_generalist": alone, "relative_gain": (together - alone) / alone}
     there = {name: metric for name, metric in CONTROLS.items() if f"{name}.right" in arrays}
-    found |= {f"accuracy_of_{metric}": accuracy(arrays, name) for name, metric in there.items()}
-    return found | _longer(arrays)
+    of_controls = {name: accuracy(arrays, name) for name in there}
+    found |= {f"accuracy_of_{there[name]}": values for name, values in of_controls.items()}
+    return found | _over_rivals(together, of_controls) | _longer(arrays)
 
 
 def _conditional(arrays: Arrays) -> Metrics:
@@ -96,17 +99,30 @@ def _conditional(arrays: Arrays) -> Metrics:
     found = {"conditional_accuracy": together, "conditional_accuracy_of_generalist": alone}
     found["relative_gain"] = (together - alone) / alone
     there = {name: metric for name, metric in CONTROLS.items() if f"{name}.conditional" in arrays}
-    found |= {f"conditional_accuracy_of_{metric}": _conditional_of(arrays, name) for name, metric in there.items()}
-    return found | _longer(arrays)
+    of_controls = {name: _conditional_of(arrays, name) for name in there}
+    found |= {f"conditional_accuracy_of_{there[name]}": values for name, values in of_controls.items()}
+    return found | _over_rivals(together, of_controls) | _longer(arrays)
+
+
+def _over_rivals(together: np.ndarray, of_controls: Arrays) -> Metrics:
+    """How much better the specialists are than each rival, [seeds that both have]."""
+    there = {name: values for name, values in of_controls.items() if name in RIVALS}
+    return {f"gain_over_{CONTROLS[name]}": together[: len(values)] - values for name, values in there.items()}
 
 
 def _longer(arrays: Arrays) -> Metrics:
-    """What a generalist gains on validation images by going on for as long as its specialists train, [seeds]."""
+    """What a generalist gains on validation images by going on for as long as its specialists train.
+
+    gain_of_longer: [seeds]. gain_of_longer_high: the upper end, over the images, of its mean over seeds.
+    """
     if "longer generalist.validation" not in arrays:
         return {}
     cases = int(arrays["validation cases"])
-    after, before = (right(arrays, name, "validation", cases) for name in ("longer generalist", "generalist"))
-    return {"gain_of_longer": (after - before[: len(after)]) / cases}
+    names = ("longer generalist", "generalist")
+    after, before = (np.unpackbits(arrays[f"{name}.validation"], axis=1, count=cases).astype(int) for name in names)
+    gained = after - before[: len(after)]
+    high = stats.bootstrap(gained.mean(0), np.ones(cases))
+    return {"gain_of_longer": gained.mean(1)} | ({} if high is None else {"gain_of_longer_high": high[1]})
 
 
 def _conditional_of(arrays: Arrays, system: str) -> np.ndarray:
@@ -124,7 +140,7 @@ def _table4(arrays: Arrays) -> Metrics:
         "rank_correlation": [rank_correlation(c, cases, r, int(arrays["least cases"])) for c, r in each],
         "class_correlation": [class_correlation(c, cases, r) for c, r in each],
         "class_p": class_p(np.stack(covering), cases, of_class),
-        "coverages": len(np.unique(covering)),
+        "coverages": min(len(np.unique(each)) for each in covering),  # of the seed with the fewest
     } | _longer(arrays)
 
 
@@ -139,16 +155,21 @@ def _ways(arrays: Arrays) -> Metrics:
         "gain_over_unstopped": kept - dustbin,
         "gain_over_labels": kept - labels,
         "overfit_of_dustbin": overfit(arrays["dustbin.validation"]),
+        "overfit_of_soft": overfit(arrays["+ soft targets by class.validation"]),
+        "overfit_saved": overfit(arrays["dustbin.validation"]) - overfit(arrays["+ soft targets by class.validation"]),
     }
 
 
 def overfit(curves: np.ndarray) -> np.ndarray:
     """Accuracy lost from the best epoch to the last, of the mean curve of each seed's specialists, [seeds].
 
-    curves: [seeds, specialists, epochs].
+    One half of the images chooses the epoch, the other says what is lost; the mean of both ways. The best of noisy
+    epochs is above the last one on the images that chose it even where nothing is lost.
+    curves: [seeds, specialists, epochs, halves].
     """
-    means = curves.mean(1)
-    return means.max(1) - means[:, -1]
+    means = curves.mean(1)  # [seeds, epochs, halves]
+    at_best = np.take_along_axis(means[..., ::-1], means.argmax(1)[:, None], axis=1)[:, 0]
+    return (at_best - means[:, -1, ::-1]).mean(1)
 
 
 def _parallel(arrays: Arrays) -> Metrics:
@@ -167,12 +188,13 @@ def _distilled_back(arrays: Arrays) -> Metrics:
     alone, committee = accuracy(arrays, "generalist"), accuracy(arrays, "generalist + specialists")
     both, itself, labels = (accuracy(arrays, name) for name in students)
     gain = committee - alone
-    few = slice(len(itself))  # that student may have fewer seeds
+    few = slice(len(itself))  # that student had fewer seeds once
     return {
         "recovered": share(both - alone, gain),
         "recovered_by_self_distillation": share(itself - alone[few], gain[few]),
         "recovered_by_labels": share(labels - alone, gain),
         "gain_over_labels": both - labels,
+        "gain_over_self_distillation": both[few] - itself,
         "gain_of_committee_over_labels": committee - labels,
         "accuracy": both,
     }
