@@ -1,11 +1,12 @@
 """Chapter 5 on tiny examples: its tables, their metrics and its figures."""
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
-from kdrepro import specialists
+from kdrepro import paths, specialists
 from kdrepro.chapters import ch05_specialists, committees
 from kdrepro.verdicts import recompute
 
@@ -124,3 +125,10 @@ def test_every_way_to_eq_5_comes_nearer_to_the_minimum(run, committee):
         assert gaps[-1] < gaps[0]
     assert lines["Newton's method"][-1] <= 1e-10
     plt.close(figure)
+
+
+def test_what_decides_is_written_before_the_second_data_set_is_begun():
+    code = [cell.source for cell in nbformat.read(paths.NOTEBOOKS / "05-specialists.ipynb", 4).cells]
+    whole = "\n".join(code)
+    assert whole.count("run.finish()") == whole.count("chapters.beside(") == 1
+    assert whole.rindex("run.claim(") < whole.index("run.finish()") < whole.index("chapters.beside(")
