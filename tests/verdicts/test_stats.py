@@ -122,6 +122,14 @@ def test_bootstrap_over_speakers():
         stats.bootstrap([1.0, 2.0], [3.0])
 
 
+@pytest.mark.parametrize("numbers", [1, 12345, 10**9])
+def test_bootstrap_gives_the_same_however_many_numbers_are_drawn_at_a_time(numbers, monkeypatch):
+    parts, of = np.arange(40.0) % 7, np.full(40, 10.0)
+    expected = stats.bootstrap(parts, of)
+    monkeypatch.setattr(stats, "DRAWN_AT_A_TIME", numbers)
+    assert stats.bootstrap(parts, of) == expected
+
+
 def test_bootstrap_weighs_speakers_by_what_they_said():
     """A speaker without words adds nothing, whatever is drawn."""
     low, high = stats.bootstrap([0, 5, 5, 5], [0, 10, 10, 10])
