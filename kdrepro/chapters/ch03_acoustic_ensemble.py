@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -115,6 +116,29 @@ def passes_figure(found: pd.DataFrame) -> Figure:
     return figure
 
 
+def half_again(run: SpeechExperiment) -> dict[str, list[Folded]]:
+    """Baselines of a few seeds as all nets are trained, and of the same seeds in half as many passes again.
+
+    The schedule is stretched to the passes; of a half pass a whole one is made. The seeds are the first `sweep_seeds`.
+    """
+    plan, seeds = run.plans.training, run.members_seeds[: run.sizes.sweep_seeds]
+    longer = plan.but(epochs=math.ceil(1.5 * plan.recipe.epochs))
+    plans = {"baseline, as long": plan, "baseline, half as long again": longer}
+    return {name: run.train(one, seeds, name=name) for name, one in plans.items()}
+
+
+def half_again_table(run: SpeechExperiment, nets: Mapping[str, Sequence[Folded]]) -> pd.DataFrame:
+    """What half as many passes again change, in per cent of the frames: means over seeds on two splits."""
+    lines = []
+    for name, found in nets.items():
+        line = {"nets": name, "passes": found[0][0].plan.recipe.epochs, "seeds": len(found)}
+        for split in ("validation", "test"):
+            accuracy = np.mean([run.score(net, split=split).frame_accuracy for net in found])
+            line[f"{split} frames right, %"] = round(100 * accuracy, 2)
+        lines.append(line)
+    return pd.DataFrame(lines).set_index("nets")
+
+
 def last_rise(found: pd.DataFrame, system: str) -> float:
     """What the last fifth of the passes added to a system's validation accuracy, in points; the mean over its nets."""
     one = found[found["system"] == system].groupby("pass")["accuracy, %"].mean()
@@ -179,7 +203,7 @@ def divergences(
 
 
 def differences(run: SpeechExperiment) -> pd.DataFrame:
-    """Systems two at a time: frames gained and errors saved, in points, with a bootstrap over test speakers each.
+    """Systems two at a time: frames gained and errors saved, in points, with a bootstrap over test voices each.
 
     run: with the scores of Table 1 published; all of a system's nets together.
     """
@@ -194,9 +218,9 @@ def differences(run: SpeechExperiment) -> pd.DataFrame:
                 "data": run.data.name,
                 "systems": f"{first} − {second}",
                 "frames gained": f"{100 * (each[first][0] - each[second][0]):+.2f}",
-                "95 % of that": _ends(recompute.gained_by_speakers(run.predictions, first, second)),
+                "95 % of that": _ends(recompute.gained_by_voices(run.predictions, first, second)),
                 "errors saved": f"{100 * (each[second][1] - each[first][1]):+.2f}",
-                "95 % of them": _ends(recompute.saved_by_speakers(run.predictions, first, second)),
+                "95 % of them": _ends(recompute.saved_by_voices(run.predictions, first, second)),
             }
         )
     return pd.DataFrame(lines).set_index(["data", "systems"])

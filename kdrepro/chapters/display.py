@@ -73,6 +73,7 @@ def _described(plan: Training | Specialist) -> dict[str, str]:
         "averaging": recipe.averaging,
         "share of each class": settings.get("fraction") if "output" in settings else None,
         "β": settings.get("beta"),
+        "constant rate": recipe.schedule == "constant",
         "early stopping": settings.get("early_stopping"),
     }
     return {

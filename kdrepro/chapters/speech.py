@@ -22,6 +22,7 @@ from kdrepro.acoustic.recognition import Recognizer
 from kdrepro.acoustic.soft_targets import SoftTargets
 from kdrepro.chapters.experiment import Experiment, Request, Trained
 from kdrepro.chapters.sizes import SpeechTraining
+from kdrepro.speech import corpus
 from kdrepro.speech.features import COEFFICIENTS
 from kdrepro.verdicts import stats, wording
 
@@ -36,13 +37,14 @@ class Score:
 
     correct: bool [frames]. speaker: int [frames], whose frame it is. errors: int [utterances, 4]: substitutions,
     insertions, deletions and length of the reference, after decoding; None where that was not asked for. said_by: int
-    [utterances], the speaker of each.
+    [utterances], the speaker of each. voice: int [speakers], whose voice each has; see `corpus.voice_of`.
     """
 
     correct: np.ndarray
     speaker: np.ndarray
     errors: np.ndarray | None = None
     said_by: np.ndarray | None = None
+    voice: np.ndarray | None = None
 
     @property
     def frame_accuracy(self) -> float:
@@ -137,9 +139,22 @@ class SpeechExperiment(Experiment):
         self, number: int, plan: SpeechTraining, seeds: Sequence[int] | None = None, name: str = ""
     ) -> list[Folded]:
         """The nets distilled from that ensemble, one a seed: no member of it has the same initial weights."""
-        others = self._seeds_of((number + 1) % max(2, self.plans.ensembles))
-        chosen = [others[seed % self.sizes.members] for seed in (self.seeds if seeds is None else seeds)]
+        chosen = self.students_seeds(number, seeds)
         return self.train(plan, chosen, self.ensemble(number), name=name or "distilled")
+
+    def students_seeds(self, number: int, seeds: Sequence[int] | None = None) -> list[int]:
+        """What the students of that ensemble are trained with, one a seed; nets on labels to compare with them, too."""
+        others = self._seeds_of((number + 1) % max(2, self.plans.ensembles))
+        return [others[seed % self.sizes.members] for seed in (self.seeds if seeds is None else seeds)]
+
+    @property
+    def members_seeds(self) -> list[int]:
+        """Of each seed, what its member of the first ensemble is trained with, in the chapter that has ensembles.
+
+        The chapter without takes them too: seeds that confirm then train no net that a second ensemble has already.
+        """
+        members, blocks = self.preset.chapters["03-acoustic-ensemble"].members, max(2, self.plans.ensembles)
+        return [seed // members * blocks * members + seed % members for seed in self.seeds]
 
     def _seeds_of(self, number: int) -> list[int]:
         members = self.sizes.members
@@ -311,7 +326,17 @@ class SpeechExperiment(Experiment):
             np.concatenate([_speakers(one) + n for one, n in zip(splits, speakers[:-1], strict=True)]),
             np.concatenate([part["errors"] for part in parts]) if decoder else None,
             np.concatenate([_said_by(one) + n for one, n in zip(splits, speakers[:-1], strict=True)]),
+            self.voices(split),
         )
+
+    def voices(self, split: str) -> np.ndarray:
+        """Of each speaker of a split, fold by fold, the number of the voice, numbered as they come: int [speakers]."""
+        names = [
+            corpus.voice_of(part.corpus, speaker)
+            for part in self.data.parts
+            for speaker in dict.fromkeys(utterance["speaker"] for utterance in part.split(split).utterances)
+        ]
+        return _numbered(names)
 
     def _score_fold(
         self, ensemble: list[Trained], how: str, recognizer: Recognizer | None, split: str, fold: int
@@ -373,18 +398,21 @@ class SpeechExperiment(Experiment):
             self._recognizers[fold, order] = Recognizer.of(self.data.parts[fold], order)
         return self._recognizers[fold, order]
 
-    def publish_scores(self, name: str, scores: Sequence[Any]) -> None:
-        """Keep how many frames of each test speaker these get right, and their errors after decoding.
+    def publish_scores(self, name: str, scores: Sequence[Any], split: str = "test") -> None:
+        """Keep how many frames of each speaker of a split these get right, and their errors after decoding.
 
         scores: one a seed, or a list a seed of one an ensemble. `name.right`: [seeds, (ensembles,) speakers];
-        `name.errors by speaker`: [..., speakers, 4], see `Score.errors`. `frames of speaker`: [speakers].
+        `name.errors by speaker`: [..., speakers, 4], see `Score.errors`. `frames of speaker`, `voice of speaker`:
+        [speakers]. Of validation speakers: `name.validation right`, `frames of validation speaker` and so on.
         """
+        of = "" if split == "test" else f"{split} "
         first = scores[0] if isinstance(scores[0], Score) else scores[0][0]
-        self.predictions["frames of speaker"] = np.bincount(first.speaker).astype(np.uint32)
-        self.predictions[f"{name}.right"] = _stacked(scores, lambda score: score.right).astype(np.uint32)
+        self.predictions[f"frames of {of}speaker"] = np.bincount(first.speaker).astype(np.uint32)
+        self.predictions[f"voice of {of}speaker"] = first.voice.astype(np.uint32)
+        self.predictions[f"{name}.{of}right"] = _stacked(scores, lambda score: score.right).astype(np.uint32)
         if first.errors is not None:
             errors = _stacked(scores, lambda score: score.errors_by_speaker)
-            self.predictions[f"{name}.errors by speaker"] = errors.astype(np.uint32)
+            self.predictions[f"{name}.{of}errors by speaker"] = errors.astype(np.uint32)
 
 
 def _stacked(scores: Sequence[Any], of: Callable[[Score], np.ndarray]) -> np.ndarray:
@@ -405,7 +433,11 @@ def evenly(frames: torch.Tensor | int, most: int) -> torch.Tensor:
 
 def _said_by(split: frames.Frames) -> np.ndarray:
     """The speaker of each utterance, numbered as they come: int [utterances]."""
-    names = [utterance["speaker"] for utterance in split.utterances]
+    return _numbered([utterance["speaker"] for utterance in split.utterances])
+
+
+def _numbered(names: Sequence[str]) -> np.ndarray:
+    """Each name's number, in the order in which they first come: int [names]."""
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return np.array([number[name] for name in names])
 

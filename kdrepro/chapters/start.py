@@ -23,7 +23,7 @@ from kdrepro.chapters.speech import Folds, SpeechExperiment
 from kdrepro.data.tiny_imagenet import NoFreshError
 from kdrepro.errors import InputError, nearest
 from kdrepro.files import remove_stale, try_folder
-from kdrepro.speech import espeak, timit
+from kdrepro.speech import espeak, shards, timit
 from kdrepro.speech.corpus import Corpus
 from kdrepro.store import Store
 
@@ -115,7 +115,10 @@ def start(
         speech = SpeechChapter.of(found, **common)
         if confirm and "synthetic" in speech.sets:
             seed = speech.sizes.synthetic.corpus.fresh_seed
-            speech.decides.record["data"]["test"] = f"other speakers and sentences, of seed {seed}"
+            said = f"other speakers and sentences, of seed {seed}"
+            # What it confirms is of the same training speech: it bears the fingerprint that goes with the usual test.
+            usual = "-".join(shards.fingerprint(replace(corpus, test_seed=None)) for corpus in found["synthetic"])
+            speech.decides.record["data"] |= {"fingerprint": usual, "test": said}
         return speech
     kind = SpecialistExperiment if isinstance(loaded.chapters[chapter], Specialised) else ImageExperiment
     run = kind(data=found.to(where), **common)
@@ -263,12 +266,14 @@ def beside(run: ImageExperiment, data_root: str | None = None) -> SpecialistExpe
 
 
 def _say_what_confirms(run: Any, root: Path) -> str:
-    """Which test images a confirmation sees, for its record and its log."""
+    """Which test images a confirmation sees, for its record and its log; the record's data are the usual ones."""
     wanted = run.sizes.images
     below = getattr(wanted, "numbered_below", None)
     usual = "the usual test images"
     if below is not None:
-        fresh = run.data.fingerprint != _images(wanted, root, paths.runs(run.preset.origin) / "images").fingerprint
+        of_usual = _images(wanted, root, paths.runs(run.preset.origin) / "images").fingerprint
+        fresh = run.data.fingerprint != of_usual
+        run.record["data"]["fingerprint"] = of_usual  # what it confirms is of the same training images
         usual = f"training images numbered from {below} on" if fresh else f"{usual}: this copy has none from {below} on"
     run.log(f"fresh seeds on {usual}")
     return usual

@@ -57,6 +57,11 @@ class Corpus(Protocol):
         """All that a speaker says, in a fixed order."""
 
 
+def voice_of(corpus: Corpus, speaker: str) -> str:
+    """The name of the voice that a speaker has: one's own, but where the corpus has a method `voice` that says."""
+    return corpus.voice(speaker) if hasattr(corpus, "voice") else speaker
+
+
 def check_phones(
     phones: Sequence[Segment], samples: int, known: Sequence[str], where: str, counted: str = "line"
 ) -> None:

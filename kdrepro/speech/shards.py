@@ -82,8 +82,7 @@ def prepare(
     progress: called with the shards that are done and their number.
     Raises InputError for whatever is wrong with the corpus; shards that were finished are kept.
     """
-    key = hashlib.sha256(json.dumps([VERSION, corpus.name, corpus.fingerprint()]).encode()).hexdigest()[:16]
-    folder = Path(cache) / f"{corpus.name[:LONGEST_NAME]}-{key}"
+    folder = Path(cache) / f"{corpus.name[:LONGEST_NAME]}-{fingerprint(corpus)}"
     jobs, shards = [], {split: [] for split in SPLITS}
     for split, speakers in corpus.speakers().items():
         for i in range(0, len(speakers), SHARD_SPEAKERS):
@@ -93,6 +92,11 @@ def prepare(
                 jobs.append((corpus, list(speakers[i : i + SHARD_SPEAKERS]), path))
     _make_all(jobs, min(workers or os.cpu_count() or 1, max(1, len(jobs))), progress)
     return folder, shards
+
+
+def fingerprint(corpus: Corpus) -> str:
+    """16 hex digits of a corpus's settings and of how its shards are made: the end of its folder's name."""
+    return hashlib.sha256(json.dumps([VERSION, corpus.name, corpus.fingerprint()]).encode()).hexdigest()[:16]
 
 
 def _make_all(jobs: Sequence[tuple], workers: int, progress: Callable[[int, int], None] | None) -> None:

@@ -88,11 +88,9 @@ class SyntheticSpeech:
 
         Raises InputError for a speaker that is not one of `speakers` and when espeak-ng is not installed.
         """
-        split, _, number = speaker.partition("-")
-        if split not in SPLITS or speaker not in self.speakers()[split]:
-            raise InputError(f"There is no synthetic speaker {speaker!r}: they are named like train-00012.")
-        generator = np.random.default_rng([self.seed, SPLITS.index(split), int(number), *self._fresh(split)])
-        voice, stretch = self._voice(split, int(number), generator)
+        split, number = self._place(speaker)
+        generator = np.random.default_rng([self.seed, SPLITS.index(split), number, *self._fresh(split)])
+        voice, stretch = self._voice(speaker, generator)
         found, samples = [], 0
         while samples < 60 * RATE * self.minutes_per_speaker:
             words, tags = self._sentence(split, generator)
@@ -103,6 +101,25 @@ class SyntheticSpeech:
             found.append(self._utterance(name, speaker, tags, spoken, voice, stretch, generator))
             samples += len(found[-1].waveform)
         return found
+
+    def voice(self, speaker: str) -> str:
+        """The accent and the variant that a speaker has, as espeak-ng names them: a split's speakers share its few.
+
+        Raises InputError for a speaker that is not one of `speakers`.
+        """
+        return "+".join(self._pair(speaker))
+
+    def _place(self, speaker: str) -> tuple[str, int]:
+        """A speaker's split and number. Raises InputError for a speaker that is not one of `speakers`."""
+        split, _, number = speaker.partition("-")
+        if split not in SPLITS or speaker not in self.speakers()[split]:
+            raise InputError(f"There is no synthetic speaker {speaker!r}: they are named like train-00012.")
+        return split, int(number)
+
+    def _pair(self, speaker: str) -> tuple[str, str]:
+        split, number = self._place(speaker)
+        pairs = voices(split, self.seed)
+        return pairs[number % len(pairs)]
 
     def _fresh(self, split: str) -> list[int]:
         """What a fresh test set's speakers and sentences are drawn from besides, so that they are no others'."""
@@ -120,10 +137,9 @@ class SyntheticSpeech:
         # The synthesiser belongs to its process.
         return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
 
-    def _voice(self, split: str, number: int, generator: np.random.Generator) -> tuple[espeak.Voice, float]:
+    def _voice(self, speaker: str, generator: np.random.Generator) -> tuple[espeak.Voice, float]:
         """A speaker's voice, and the factor by which the vocal tract is longer than espeak-ng's."""
-        pairs = voices(split, self.seed)
-        accent, variant = pairs[number % len(pairs)]
+        accent, variant = self._pair(speaker)
         voice = espeak.Voice(
             accent,
             variant,

@@ -21,7 +21,8 @@ POINTS = (
     "gain_over_hard3",
     "gain_of_stopping",
     "gain_of_t2",
-    "gain_at_equal_passes",
+    "gain_over_annealed",
+    "gain_of_half_again",
     "gain_of_committee_over_labels",
     "gain_of_longer",
     "word_errors_saved",
@@ -32,6 +33,7 @@ POINTS = (
 )
 NAMES = {  # of metrics whose own words say too little
     "class_p": "p over classes",
+    "coverages": "different numbers of specialists of a class",
     "errors_added_by_closest": "errors added by taking the closest copy",
     "errors_added_without_t2": "errors added without T²",
     "errors_of_hinton": "errors of Hinton's loss",
@@ -41,10 +43,12 @@ NAMES = {  # of metrics whose own words say too little
     "errors_saved_equal": "errors saved at equal weight and T",
     "errors_saved_over_labels": "errors saved over labels alone",
     "errors_saved_published": "errors saved at published weights and T",
-    "coverages": "different numbers of specialists of a class",
+    "gain_of_half_again": "gain of half as many passes again",
+    "gain_of_half_again_high": "gain of half as many passes again, upper end over validation voices",
     "gain_of_longer": "gain of going on",
     "gain_of_longer_high": "gain of going on, upper end over images",
     "gain_of_t2": "gain of T = 2 over the best other",
+    "gain_over_annealed": "gain over hard targets on 3 % at a falling rate",
     "gain_over_hard3": "gain over hard targets on 3 %",
     "gain_over_higher": "gain over higher T",
     "gain_over_logit_matching_16": "gain over logit matching with 16 units",
@@ -56,11 +60,12 @@ NAMES = {  # of metrics whose own words say too little
     "overfit_of_dustbin": "overfit with a dustbin",
     "overfit_of_soft": "overfit with soft targets by class",
     "overfit_saved": "overfit saved",
+    "recovered_over_annealed": "recovered of the way from hard targets at a falling rate",
     "seeds_each": "seeds of each temperature",
     "share_agreeing": "share of test images with the teacher's answer",
     "share_agreeing_in_training": "share of training images with the teacher's answer",
-    "word_errors_saved_high": "word errors saved, upper end over speakers",
-    "word_errors_saved_low": "word errors saved, lower end over speakers",
+    "word_errors_saved_high": "word errors saved, upper end over voices",
+    "word_errors_saved_low": "word errors saved, lower end over voices",
 }
 
 

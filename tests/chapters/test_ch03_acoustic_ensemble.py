@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kdrepro.chapters import ch03_acoustic_ensemble, display
+from kdrepro.chapters.speech import SpeechExperiment
 from kdrepro.verdicts import recompute
 
 
@@ -91,6 +92,27 @@ def test_accuracy_by_pass(speech_members):
     assert len(ax.lines) == 2
 
 
+def test_baselines_of_half_as_many_passes_again(speech_run, monkeypatch):
+    """Of the same seeds, otherwise alike; half a pass is a whole one."""
+    asked = {}
+    monkeypatch.setattr(
+        SpeechExperiment, "train", lambda self, plan, seeds, name="": asked.setdefault(name, (plan, list(seeds)))
+    )
+    ch03_acoustic_ensemble.half_again(speech_run)
+    (plan, seeds), (longer, again) = asked.values()
+    assert plan == speech_run.plans.training
+    assert (plan.recipe.epochs, longer.recipe.epochs) == (3, 5)
+    assert longer.but(epochs=3) == plan
+    assert seeds == again == speech_run._seeds_of(0)[: speech_run.sizes.sweep_seeds]
+
+
+def test_table_of_half_as_many_passes_again(speech_run, speech_members):
+    table = ch03_acoustic_ensemble.half_again_table(speech_run, {"as long": speech_members, "one": speech_members[:1]})
+    assert table["seeds"].tolist() == [2, 1]
+    expected = speech_run.score(speech_members[0], split="validation").frame_accuracy
+    assert table.loc["one", "validation frames right, %"] == pytest.approx(100 * expected, abs=0.0051)
+
+
 def test_table_of_kept_states(speech_run, speech_members):
     table = ch03_acoustic_ensemble.top_k_table(speech_run, speech_members, [1, 8], temperatures=(1, 10))
     distances = [float(x) for x in table["KL at T = 1, nats"][:3]]
@@ -145,6 +167,8 @@ def test_claims_of_table_1(speech_chapter, speech_run, speech_members, speech_ce
     names = {"np": np, "chapter": speech_chapter, "synthetic": speech_run, "display": display, "main": "synthetic"}
     names |= {"scores": {"synthetic": scores}, "ensembles": {"synthetic": [speech_members] * 2}}
     names |= {"ch03_acoustic_ensemble": ch03_acoustic_ensemble, "recompute": recompute}
+    lengths = ("baseline, as long", "baseline, half as long again")
+    names |= {"longer": {"synthetic": dict(zip(lengths, (speech_members, speech_members[::-1]), strict=True))}}
     speech_cell("03-acoustic-ensemble", 'run.claim("speech.baseline"', **names, distilled={"synthetic": distilled})
     claims = speech_run.record["claims"]
     assert set(claims) == {f"speech.{name}" for name in ("baseline", "ensemble", "distilled", "recovered", "words")}
@@ -154,11 +178,13 @@ def test_claims_of_table_1(speech_chapter, speech_run, speech_members, speech_ce
     assert metrics["speech.baseline"]["gain_of_ensemble"] == pytest.approx(ten - one, abs=1e-7)
     assert claims["speech.ensemble"]["pooled"]["frame_accuracy"] == pytest.approx(ten[0])
     assert metrics["speech.recovered"]["recovered"] == pytest.approx((student - one) / (ten - one), rel=1e-6)
-    assert metrics["speech.distilled"]["gain_at_equal_passes"] == pytest.approx(student - one, abs=1e-7)
+    assert metrics["speech.distilled"]["relative_gain"] == pytest.approx((student - one) / one, abs=1e-7)
+    for name in ("ensemble", "distilled", "recovered"):
+        assert claims[f"speech.{name}"]["pooled"]["gain_of_half_again"] == 0  # the same two nets
     assert claims["speech.recovered"]["seconds"] > claims["speech.baseline"]["seconds"] > 0
     again = recompute.figures(speech_run.record, speech_run.predictions)
     for name, entry in claims.items():
-        for metric, found in {**entry["metrics"], **entry["pooled"]}.items() if "pooled" in entry else ():
+        for metric, found in {**entry["metrics"], **entry.get("pooled", {})}.items():
             assert again[name][metric] == pytest.approx(found, abs=1e-6), metric
 
 

@@ -238,6 +238,31 @@ def test_a_students_weights_begin_as_those_of_the_other_ensemble(speech_run, mon
     assert speech_run.distilled_from(0, speech_run.plans.distilled, [1]) == [speech_run._seeds_of(1)[1]]
 
 
+def test_seeds_that_confirm_begin_nets_that_no_ensemble_has(speech_run, speech_regulariser):
+    """Chapter 4 has chapter 3's members, with its first seeds and with those that confirm."""
+    members = speech_run.sizes.members
+    used = {seed for number in (0, 1) for seed in speech_run._seeds_of(number)}
+    assert speech_regulariser.members_seeds == speech_run._seeds_of(0)[:2]
+    confirm = list(range(4 * members, 5 * members))
+    four, three = (replace(run, seeds=confirm, record={}) for run in (speech_regulariser, speech_run))
+    assert four.members_seeds == three.members_seeds == three._seeds_of(0)
+    assert not used & set(four.members_seeds)
+    across = replace(speech_regulariser, seeds=list(range(3 * members)), record={}).members_seeds
+    assert len(set(across)) == 3 * members
+    full = presets.load("full")
+    at_full = replace(speech_regulariser, preset=full, seeds=list(range(10, 15)), record={})
+    assert at_full.members_seeds == list(range(20, 25))  # 10 to 19 are the second ensemble's
+
+
+def test_nets_to_compare_with_students_begin_as_they_do(speech_run, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        SpeechExperiment, "train", lambda self, plan, seeds, teachers=(), name="": asked.append(seeds) or list(seeds)
+    )
+    assert speech_run.distilled_from(0, speech_run.plans.distilled) == speech_run.students_seeds(0)
+    assert speech_run.students_seeds(0, [1]) == [speech_run._seeds_of(1)[1]]
+
+
 def test_systems_differ_in_their_targets_alone(speech_run):
     plans = speech_run.plans
     hard, soft = plans.training.model_dump(), plans.distilled.model_dump()
@@ -261,6 +286,7 @@ def test_two_folds_are_scored_together(speech_run, speech_plan):
     one = speech_run.score(net[:1])
     assert np.array_equal(score.correct, np.tile(one.correct, 2))
     assert score.speaker.tolist() == [*one.speaker, *(one.speaker + 2)]
+    assert score.voice.tolist() == [0, 1, 0, 1]  # whoever is in two folds is one voice
     assert "2 folds by speaker" in folded.data.describe()
     assert folded.data.fingerprint == f"{part.fingerprint}-{other.fingerprint}"
 
@@ -352,6 +378,8 @@ def test_a_chapters_record(speech_chapter, speech_run, speech_members, tmp_path)
     speech_run.claim("speech.baseline", trained, frame_accuracy=right, gain_of_ensemble=np.array([np.inf, 0.1]))
     speech_run.publish_scores("baseline", scores)
     speech_run.publish_scores("two", [scores, scores[::-1]])
+    of_others = [speech_run.score(net, split="validation") for net in speech_members]
+    speech_run.publish_scores("baseline", of_others, "validation")
     (path,) = speech_chapter.finish()
     assert path.is_relative_to(tmp_path)
     record = json.loads(path.read_text())
@@ -364,7 +392,11 @@ def test_a_chapters_record(speech_chapter, speech_run, speech_members, tmp_path)
         assert published["frames of speaker"].sum() == len(scores[0].correct)
         assert published["baseline.right"].tolist() == [score.right.tolist() for score in scores]
         assert published["baseline.errors by speaker"].sum((1, 2)).tolist() == [s.errors.sum() for s in scores]
+        assert published["voice of speaker"].tolist() == [0, 1]
         assert published["two.right"].shape == (2, 2, 2)  # seeds, ensembles, speakers
+        assert published["baseline.validation right"].tolist() == [score.right.tolist() for score in of_others]
+        assert published["frames of validation speaker"].sum() == len(of_others[0].correct)
+        assert len(published["voice of validation speaker"]) == len(published["frames of validation speaker"])
     assert records.files("03-acoustic-ensemble", path.parent) == [path]
     found = records.claim_by_data("speech.baseline", "03-acoustic-ensemble", path.parent)
     assert found == {"synthetic-smoke": claim}

@@ -12,7 +12,7 @@ from kdrepro.chapters import presets
 from kdrepro.data import ImageData
 from kdrepro.data.tiny_imagenet import NoFreshError
 from kdrepro.errors import InputError
-from kdrepro.speech import timit
+from kdrepro.speech import shards, timit
 
 start = importlib.import_module("kdrepro.chapters.start")  # its function has the module's name
 
@@ -90,6 +90,7 @@ def test_only_a_confirmation_sees_fresh_images(tmp_path, monkeypatch, there, int
     assert run.data.test_images.max() == (7 if confirms and there else 0)
     said = "training images numbered from 400 on" if there else "the usual test images: this copy has none from 400 on"
     assert run.record["data"].get("test") == (said if confirms else None)
+    assert run.record["data"]["fingerprint"] == images(0).fingerprint  # the record's that it confirms
 
 
 @pytest.mark.parametrize(
@@ -105,4 +106,7 @@ def test_what_confirms_is_tested_on_fresh_speech(into, fresh, monkeypatch, tmp_p
     (corpus,), sizes = made["synthetic"], sizes.synthetic.corpus
     assert ("seed 20" in chapter.decides.record["data"].get("test", "")) == fresh
     assert corpus.test_seed == (sizes.fresh_seed if fresh else None)
+    usual = data.synthetic_speech(**sizes.arguments())
+    if fresh:  # so that it is taken for a confirmation of the record of the same training speech
+        assert chapter.decides.record["data"]["fingerprint"] == shards.fingerprint(usual) != shards.fingerprint(corpus)
     assert replace(corpus, test_seed=None) == data.synthetic_speech(**sizes.arguments())

@@ -143,7 +143,7 @@ def test_a_part_gives_what_the_whole_gives(chapter, tmp_path, monkeypatch):
             assert {k: v for k, v in other[data].items() if k not in drop} == {
                 k: v for k, v in one[data].items() if k not in drop
             }
-        assert follows(part)
+        assert follows(part) or not other  # no claim without its data, of which nothing follows
     assert follows(whole)
 
 

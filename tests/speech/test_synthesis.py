@@ -130,6 +130,17 @@ def test_phones_and_words_of_what_was_said(synthesiser):
     assert 0.1 < np.abs(spoken.waveform).max() <= 1
 
 
+def test_speakers_share_the_voices_of_their_split():
+    corpus = synthesis.synthetic_speech(1, test_hours=1, minutes_per_speaker=1)
+    of_test = [corpus.voice(speaker) for speaker in corpus.speakers()["test"]]
+    pairs = ["+".join(pair) for pair in synthesis.voices("test", 0)]
+    assert of_test == (pairs * 3)[: len(of_test)]
+    assert len(pairs) < len(of_test)
+    assert corpus.voice("validation-00000") not in pairs
+    with pytest.raises(InputError, match="There is no synthetic speaker 'bob'"):
+        corpus.voice("bob")
+
+
 def test_voices_sound_different(synthesiser):
     lengths = {
         len(synthesiser.say("the cat sat.", espeak.Voice("en-us", "m1", rate=rate)).waveform) for rate in (130, 200)

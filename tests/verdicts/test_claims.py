@@ -282,7 +282,7 @@ def test_pages_say_what_decides_and_what_was_changed_after_a_result(monkeypatch)
 
 
 def test_another_data_set_gets_the_verdict_of_the_same_rule():
-    claim = "speech.recovered"
+    claim = "soft.soft3"
     deciding, other = (shown(claim, data, {"recovered": [0.3, 0.32]}) for data in ("synthetic", "timit-sample"))
     assert other.record["claims"][claim]["verdict"] == "not run"
     text = display.elsewhere([deciding, other], claim).data

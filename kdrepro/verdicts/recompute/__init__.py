@@ -21,11 +21,12 @@ from kdrepro.verdicts.recompute.specialists import (
     within_over_between,
 )
 from kdrepro.verdicts.recompute.speech import (
-    gained_by_speakers,
+    gained_by_voices,
+    half_again,
     kept_and_last,
     lost_at_the_end,
     recovered,
-    saved_by_speakers,
+    saved_by_voices,
     temperature,
     words,
 )
@@ -48,7 +49,8 @@ __all__ = [
     "class_p",
     "data_ratio",
     "figures",
-    "gained_by_speakers",
+    "gained_by_voices",
+    "half_again",
     "highest_rates",
     "kept_and_last",
     "load",
@@ -59,7 +61,7 @@ __all__ = [
     "rank_correlation",
     "recovered",
     "relative_variance",
-    "saved_by_speakers",
+    "saved_by_voices",
     "small_student",
     "softened",
     "temperature",

@@ -50,35 +50,49 @@ def _ensemble(arrays: Arrays) -> Metrics:
     one, ten = _frames(arrays, "baseline"), _frames(arrays, "ensemble")
     rate = _error_rate(arrays, "ensemble").mean()
     found = {"frame_accuracy": ten.mean(), "relative_gain": (ten - one).mean(1) / one.mean(1)}
-    return found | _error_rates(rate)
+    return found | _error_rates(rate) | half_again(arrays)
 
 
 def _student(arrays: Arrays) -> Metrics:
     one, student = _frames(arrays, "baseline"), _frames(arrays, "distilled")
     rate, gain = _error_rate(arrays, "distilled").mean(1), (student - one).mean(1)
-    found = {"frame_accuracy": student.mean(1), "relative_gain": gain / one.mean(1), "gain_at_equal_passes": gain}
-    return found | _error_rates(rate)
+    found = {"frame_accuracy": student.mean(1), "relative_gain": gain / one.mean(1)}
+    return found | _error_rates(rate) | half_again(arrays)
+
+
+def half_again(arrays: Arrays) -> Metrics:
+    """What half as many passes again gain baselines on validation speakers, a share of the frames: one number a metric.
+
+    gain_of_half_again is the mean over seeds, gain_of_half_again_high the upper end of its interval by a bootstrap over
+    voices. arrays: `validation right` [seeds, speakers] of the same seeds' nets; nothing of arrays without it.
+    """
+    names = [f"baseline, {length}.validation right" for length in ("as long", "half as long again")]
+    if not set(names) <= set(arrays):
+        return {}
+    one, longer = (arrays[name].astype(int).mean(0) for name in names)
+    of = arrays["frames of validation speaker"].astype(int)
+    ends = _over_voices(arrays, longer - one, of, "validation ")
+    found = {"gain_of_half_again": float((longer - one).sum() / of.sum())}
+    return found | ({"gain_of_half_again_high": ends[1]} if ends else {})
 
 
 def recovered(one: np.ndarray, ten: np.ndarray, student: np.ndarray) -> Metrics:
     """What a student keeps of what an ensemble gains, of frame accuracies [seeds, ensembles], [1, ensembles] of `ten`.
 
     A seed's figure is the mean gain of its students, one an ensemble, over what the ensembles gain over its baselines.
-    recovered_at_equal_passes is the same, since all nets of a chapter have as many passes;
-    recovered_of_worse_ensemble that of the ensemble whose students keep least, all its seeds together.
+    recovered_of_worse_ensemble is that of the ensemble whose students keep least, all its seeds together.
     """
     kept = share((student - one).mean(1), (ten - one).mean(1))
     of_each = share((student - one).mean(0), (ten - one).mean(0))
-    worse = {"recovered_of_worse_ensemble": float(of_each.min())}
-    return {"recovered": kept, "recovered_at_equal_passes": kept} | worse
+    return {"recovered": kept, "recovered_of_worse_ensemble": float(of_each.min())}
 
 
 def _recovered(arrays: Arrays) -> Metrics:
-    return recovered(*(_frames(arrays, name) for name in ("baseline", "ensemble", "distilled")))
+    return recovered(*(_frames(arrays, name) for name in ("baseline", "ensemble", "distilled"))) | half_again(arrays)
 
 
 def words(arrays: Arrays) -> Metrics:
-    """Word errors saved, as shares of the words, a value a seed, with a bootstrap over speakers of all seeds together.
+    """Word errors saved, as shares of the words, a value a seed, with a bootstrap over voices of all seeds together.
 
     arrays: `name.errors by speaker` of baseline, ensemble and distilled, see `_errors`.
     """
@@ -89,26 +103,35 @@ def words(arrays: Arrays) -> Metrics:
         "word_errors_saved_by_ensemble": (one - ten).mean(1),
         "word_errors_above_ensemble": (student - ten).mean(1),
     }
-    ends = saved_by_speakers(arrays, "distilled", "baseline")
+    ends = saved_by_voices(arrays, "distilled", "baseline")
     low_high = ("word_errors_saved_low", "word_errors_saved_high")
     return found | (dict(zip(low_high, ends, strict=True)) if ends else {})
 
 
-def saved_by_speakers(arrays: Arrays, system: str, other: str) -> tuple[float, float] | None:
-    """The interval, by a bootstrap over test speakers, of the errors that a system saves against another.
+def saved_by_voices(arrays: Arrays, system: str, other: str) -> tuple[float, float] | None:
+    """The interval, by a bootstrap over test voices, of the errors that a system saves against another.
 
-    Shares of the reference; seeds and ensembles averaged. None for a single speaker.
+    Shares of the reference; seeds and ensembles averaged. None for a single voice.
     """
     each = [_errors(arrays, name).mean((0, 1)) for name in (other, system)]  # [speakers, 4]
     wrong = [one[:, :3].sum(1) for one in each]
-    return stats.bootstrap(wrong[0] - wrong[1], each[0][:, 3])
+    return _over_voices(arrays, wrong[0] - wrong[1], each[0][:, 3])
 
 
-def gained_by_speakers(arrays: Arrays, system: str, other: str) -> tuple[float, float] | None:
+def gained_by_voices(arrays: Arrays, system: str, other: str) -> tuple[float, float] | None:
     """The same of the frames that a system gets right and the other does not, shares of all frames."""
     of = arrays["frames of speaker"].astype(int)
     each = [arrays[f"{name}.right"].astype(int).reshape(-1, len(of)).mean(0) for name in (system, other)]
-    return stats.bootstrap(each[0] - each[1], of)
+    return _over_voices(arrays, each[0] - each[1], of)
+
+
+def _over_voices(arrays: Arrays, parts: np.ndarray, of: np.ndarray, split: str = "") -> tuple[float, float] | None:
+    """`stats.bootstrap` over voices, of figures of speakers, [speakers]: those who share a voice are drawn together.
+
+    split: "validation " for those speakers. The first published arrays do not say whose voice a speaker has.
+    """
+    voice = arrays.get(f"voice of {split}speaker", np.arange(len(of)))
+    return stats.bootstrap(*(np.bincount(voice, weights=figures) for figures in (parts, of)))
 
 
 def temperature(table: Errors, of: float = 2.0) -> Metrics:
@@ -123,6 +146,8 @@ def temperature(table: Errors, of: float = 2.0) -> Metrics:
 
 def _temperature(arrays: Arrays) -> Metrics:
     names = [name.removesuffix(".right") for name in arrays if name.startswith("T = ") and name.endswith(".right")]
+    if not names:
+        raise KeyError("T = ")
     return temperature({float(name.removeprefix("T = ")): _frames(arrays, name)[:, 0] for name in names})
 
 
@@ -156,8 +181,22 @@ def _row(arrays: Arrays, system: str) -> Metrics:
 
 
 def _full(arrays: Arrays) -> Metrics:
-    gain = _frames(arrays, "all, hard") - _frames(arrays, "little, hard")
-    return _row(arrays, "all, hard") | {"gain_over_hard3": gain[:, 0]}
+    full, found = _frames(arrays, "all, hard")[:, 0], _row(arrays, "all, hard")
+    gains = {metric: full - hard for metric, hard in _hard_arms(arrays, "gain_over_hard3", "gain_over_annealed")}
+    return found | gains
+
+
+def _hard_arms(arrays: Arrays, constant: str, annealed: str) -> list[tuple[str, np.ndarray]]:
+    """Frame accuracies [seeds] of hard targets on little data, by the names of the metrics against them.
+
+    At a constant rate, and at one that falls to zero, which the first published arrays have not.
+    """
+    there = (("little, hard", constant), ("little, hard, annealed", annealed))
+    return [
+        (metric, _frames(arrays, name)[:, 0])
+        for name, metric in there
+        if name == "little, hard" or f"{name}.right" in arrays
+    ]
 
 
 def _hard3(arrays: Arrays) -> Metrics:
@@ -179,8 +218,9 @@ def lost_at_the_end(curve: np.ndarray) -> np.ndarray:
 
 
 def _soft3(arrays: Arrays) -> Metrics:
-    full, hard, soft = (_frames(arrays, name)[:, 0] for name in ("all, hard", "little, hard", "little, soft"))
-    found = _row(arrays, "little, soft") | {"recovered": share(soft - hard, full - hard)}
+    full, soft = (_frames(arrays, name)[:, 0] for name in ("all, hard", "little, soft"))
+    arms = _hard_arms(arrays, "recovered", "recovered_over_annealed")
+    found = _row(arrays, "little, soft") | {metric: share(soft - hard, full - hard) for metric, hard in arms}
     if "little, soft.curve" in arrays:
         found["lost_without_stopping"] = lost_at_the_end(arrays["little, soft.curve"])
     return found
