@@ -157,6 +157,9 @@ def test_fresh_seeds_confirm_in_a_folder_of_their_own(tmp_path, monkeypatch):
     text = (tmp_path / "smoke" / "logs" / "02-mnist.log").read_text()
     assert "plain seed 10: trained" in text
     assert "teacher" not in text
+    usual = runner.run("02-mnist", asked(0), Part("mnist.plain")).parent.parent / "results" / "02-mnist.json"
+    recipes = [one["claims"]["mnist.plain"]["recipes"] for one in (record, records.read(usual))]
+    assert recipes[0] == recipes[1]  # told by plans, whatever the seeds
 
 
 def fresh_of(published, **provenance):
@@ -220,13 +223,3 @@ def test_a_confirmation_outlives_a_run_of_the_same_recipes():
     other = json.loads(json.dumps(published))
     other["claims"]["mnist.teacher"]["recipes"] = "another"
     assert "confirm" not in records.kept_confirmed(other, confirmed)["claims"]["mnist.teacher"]
-
-
-def test_recipes_are_told_by_plans_whatever_the_seeds(tmp_path, monkeypatch):
-    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
-
-    def recipes(first_seed, part):
-        folder = runner.run("02-mnist", asked(first_seed), part).parent.parent / "results"
-        return records.claim_by_data("mnist.plain", "02-mnist", folder)["digits"]["recipes"]
-
-    assert recipes(0, Part("mnist.plain")) == recipes(10, Part("mnist.plain", confirm=True))
