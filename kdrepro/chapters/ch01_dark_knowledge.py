@@ -116,12 +116,6 @@ def ensembles_without_one(teachers: Sequence[Trained]) -> list[list[Trained]]:
 # --- learning rates and training cases ------------------------------------------------------------------------------
 
 
-def mean_and_interval(values: Sequence[float]) -> str:
-    """A mean with its sign and its 95 % interval over seeds, where there are several."""
-    mean, ends = stats.mean_ci(values)
-    return f"{mean:+.1f}" + (" [{:+.1f}, {:+.1f}]".format(*ends) if ends else "")
-
-
 def rate_ratios(rates: pd.DataFrame, factors: Sequence[float]) -> pd.DataFrame:
     """How many times the learning rate soft targets bear, a row a factor of `recompute.highest_rates`.
 

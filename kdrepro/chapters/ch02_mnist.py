@@ -1,6 +1,6 @@
 """Chapter 2: nets compared image by image and seed by seed, shifts of classes never seen, and the figures."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -25,6 +25,11 @@ Pairs = Iterable[tuple[str, str]]
 def interval(ends: tuple[float, float] | None) -> str:
     """An interval as text, with one decimal; a dash where a single seed has none."""
     return "–" if ends is None else "{:.1f} to {:.1f}".format(*ends)
+
+
+def with_interval(mean: float, ends: tuple[float, float] | None) -> str:
+    """A mean with its sign and its interval as text."""
+    return f"{mean:+.1f} [{interval(ends)}]"
 
 
 def uncertainties(errors: Mapping[str, Sequence[float]], cases: int) -> pd.DataFrame:
@@ -69,16 +74,20 @@ def seed_by_seed(errors: Mapping[str, Sequence[float]], pairs: Pairs) -> pd.Data
     return pd.DataFrame(rows).T
 
 
-def by_holm(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> dict[str, tuple[str, str]]:
+def by_holm(
+    pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]], apart: Collection[str] = ()
+) -> dict[str, tuple[str, str]]:
     """Of each pair, its errors by seed: the mean of first - second with its interval, and p, as text.
 
-    The p-values are of paired t tests, corrected by Holm for all pairs together; a dash for a single seed.
+    The p-values are of paired t tests, corrected by Holm for all pairs together but those that are named in `apart`;
+    a dash for these, and for a single seed.
     """
     tests = {name: stats.paired(first, second) for name, (first, second) in pairs.items()}
-    corrected = stats.holm([1.0 if p is None else p for *_, p in tests.values()])
+    family = {name: 1.0 if p is None else p for name, (_, _, p) in tests.items() if name not in apart}
+    corrected = dict(zip(family, stats.holm(list(family.values())), strict=True))
     return {
-        name: (f"{mean:+.1f} [{interval(ends)}]", "–" if found is None else f"{p:.2g}")
-        for (name, (mean, ends, found)), p in zip(tests.items(), corrected, strict=True)
+        name: (with_interval(mean, ends), "–" if p is None or name in apart else f"{corrected[name]:.2g}")
+        for name, (mean, ends, p) in tests.items()
     }
 
 

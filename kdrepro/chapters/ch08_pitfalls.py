@@ -20,10 +20,7 @@ from kdrepro.networks import use_generator
 
 SHIFT = "shift fitted to test labels"
 EPOCH = "best epoch on the test set"
-CHOICES = (
-    EPOCH,
-    SHIFT,
-)  # what a report chooses on test images can't look worse than what it does not: no test's matter
+CHOICES = (EPOCH, SHIFT)  # what a report chooses on test images can't look worse than the rest: no test's matter
 
 
 @dataclass(frozen=True)
@@ -186,11 +183,7 @@ def price_table(prices: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataF
     prices: by its name, errors [seeds] without and with it. p-values are of paired t tests over the seeds, by Holm for
     all mistakes but `CHOICES`, which flatter by construction and have a dash.
     """
-    pairs = {name: (wrong, right) for name, (right, wrong) in prices.items()}
-    tests = by_holm({name: pair for name, pair in pairs.items() if name not in CHOICES})
-    alone = by_holm({name: pair for name, pair in pairs.items() if name in CHOICES})
-    tests |= {name: (added, "–") for name, (added, _) in alone.items()}
-    rows = {}
+    tests, rows = by_holm({name: (wrong, right) for name, (right, wrong) in prices.items()}, apart=CHOICES), {}
     for name, (right, wrong) in prices.items():
         added, p = tests[name]
         means = {"errors without": f"{right.mean():.1f}", "with": f"{wrong.mean():.1f}"}

@@ -153,14 +153,17 @@ class SpeechExperiment(Experiment):
 
         The chapter without takes them too: seeds that confirm then train no net that a second ensemble has already.
         """
-        members, blocks = self.preset.chapters["03-acoustic-ensemble"].members, max(2, self.plans.ensembles)
-        return [seed // members * blocks * members + seed % members for seed in self.seeds]
+        members = self.preset.chapters["03-acoustic-ensemble"].members
+        return [self._members_seed(seed, 0, members) for seed in self.seeds]
 
     def _seeds_of(self, number: int) -> list[int]:
         members = self.sizes.members
-        block = self.seeds[0] // members
-        first = (block * max(2, self.plans.ensembles) + number) * members
-        return list(range(first, first + members))
+        first = self.seeds[0] // members * members
+        return [self._members_seed(seed, number, members) for seed in range(first, first + members)]
+
+    def _members_seed(self, seed: int, number: int, members: int) -> int:
+        """What a seed's member of an ensemble is trained with; ensembles have a block of seeds each."""
+        return (seed // members * max(2, self.plans.ensembles) + number) * members + seed % members
 
     def train(
         self,

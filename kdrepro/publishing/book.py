@@ -174,7 +174,7 @@ def _collect(preset: str, wanted: Sequence[str], chapters: Path, results: Path) 
     """Copy these chapters' pages and records, in the place of those that were there."""
     run = paths.runs(preset)
     for chapter in wanted:
-        if not records.has_run(paths.runs(preset), chapter):
+        if not records.has_run(run, chapter):
             raise InputError(
                 f"{chapter} has not been run at {preset}: `kdrepro run {chapter} --preset {preset}` first."
             )

@@ -41,12 +41,13 @@ def publish(store: Path | str, folder: Path) -> list[str]:
         for claim_id, entry in record["claims"].items()
         if (nets := (entry.get("confirm") or entry).get("nets")) and _decides(claim_id, record)
     }
+    rooms = dict.fromkeys(wanted, CLAIM_BYTES)
     with writing(f"the weights {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         for which in (slice(-1, None), slice(None)):  # first of every claim the one that it is about, then the others
             for claim_id, (record, nets) in wanted.items():
                 about = {"chapter": record["chapter"], "preset": record["preset"], "seed": nets["seed"]}
-                _add(index, claim_id, about, nets["keys"][which], partial(_network, before, files, folder))
+                _add(index, rooms, claim_id, about, nets["keys"][which], partial(_network, before, files, folder))
         _remove_others(index, folder)
         atomic_write(folder / "index.json", (json.dumps(index, indent=1) + "\n").encode())
         atomic_write(folder / "README.md", (_card(index) + "\n").encode())
@@ -87,21 +88,24 @@ def read_index(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_bytes()) if path.exists() else {"claims": {}, "networks": {}, "left_out": []}
 
 
-def _add(index: dict, claim_id: str, about: Mapping, keys: Sequence[str], network: Callable) -> None:
+def _add(
+    index: dict, rooms: dict[str, int], claim_id: str, about: Mapping, keys: Sequence[str], network: Callable
+) -> None:
     """Put networks of a claim, the last of which is needed, into the index, as far as they are to be had and fit.
 
-    network: (key, bytes that are left) -> what the index says of it, or None.
+    rooms: bytes that each claim has left for networks that no claim before it has. network: (key, bytes that are left)
+    -> what the index says of it, or None.
     """
     kept: list[str] = []
     for key in reversed(keys):
-        held = [(of["bytes"], of["first"] == claim_id) for of in index["networks"].values()]
-        room = CLAIM_BYTES - sum(size for size, own in held if own)
-        room = min(room, ALL_BYTES - sum(size for size, _ in held))
-        if key in index["networks"]:
-            kept.insert(0, key)
-        elif found := network(key, room):
-            index["networks"][key] = {**found, "first": claim_id}
-            kept.insert(0, key)
+        if key not in index["networks"]:
+            held = sum(of["bytes"] for of in index["networks"].values())
+            found = network(key, min(rooms[claim_id], ALL_BYTES - held))
+            if found is None:
+                continue
+            index["networks"][key] = dict(found)
+            rooms[claim_id] -= found["bytes"]
+        kept.insert(0, key)
     names = {f"{claim_id}: {key}" for key in keys}
     index["left_out"] = sorted({*index["left_out"], *names} - {f"{claim_id}: {key}" for key in kept})
     if kept and kept[-1] == keys[-1]:

@@ -14,6 +14,11 @@ METHODS = ("kmeans", "ward")
 PASSES = 20  # of the on-line K-means over the columns
 
 
+def _parts(probabilities: torch.Tensor | Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """The parts of predictions: all of them are one, where they are not in parts."""
+    return probabilities if isinstance(probabilities, Iterator) else iter([probabilities])
+
+
 def covariance(probabilities: torch.Tensor | Iterator[torch.Tensor]) -> torch.Tensor:
     """Covariance matrix of the predictions over cases, float64 [C, C].
 
@@ -21,9 +26,8 @@ def covariance(probabilities: torch.Tensor | Iterator[torch.Tensor]) -> torch.Te
     columns are large together for classes that are often predicted together.
     Raises ValueError for fewer than two cases, and for parts of different classes.
     """
-    parts = probabilities if isinstance(probabilities, Iterator) else iter([probabilities])
     cases, mean, scatter = 0, torch.zeros(()), torch.zeros(())
-    for part in parts:
+    for part in _parts(probabilities):
         part = as_tensor(part, "probabilities")
         if part.dim() != 2 or not len(part):
             raise ValueError(f"probabilities must be [cases, classes] with two cases, not {list(part.shape)}.")
@@ -67,8 +71,8 @@ def cluster_classes(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}.")
-    parts = probabilities if isinstance(probabilities, Iterator) else iter([probabilities])
-    columns = covariance(as_distributions(part, "probabilities") for part in parts).cpu().numpy().T
+    parts = (as_distributions(part, "probabilities") for part in _parts(probabilities))
+    columns = covariance(parts).cpu().numpy().T
     _check_sizes(n_specialists, classes_per_specialist, len(columns))
     columns = columns / np.maximum(np.linalg.norm(columns, axis=1, keepdims=True), 1e-30)
     find = _online_kmeans if method == "kmeans" else _ward

@@ -230,20 +230,25 @@ def _not_confirming(record: Mapping, entry: Mapping, fresh: Mapping, of_fresh: M
     """Why a claim's fresh seeds do not confirm what the record has of it; "" where they do."""
     if len(seeds_of(fresh)) < len(seeds_of(record)):
         return f"are {len(seeds_of(fresh))} where the record has {len(seeds_of(record))}"
-    if fresh["data"].get("fingerprint") != record["data"].get("fingerprint"):
-        return "are of other data than the record"
-    if entry.get("recipes") != of_fresh.get("recipes"):  # records of before November 2026 say nothing of them
-        return "are of networks that were trained in another way than the record's"
+    if reason := _differs(record, entry, fresh, of_fresh):
+        return reason
     return "were run by code that was not committed" if fresh["provenance"].get("dirty") else ""
+
+
+def _differs(record: Mapping, entry: Mapping, other: Mapping, of_other: Mapping) -> str:
+    """In what two records' entries of a claim are of different experiments, whatever their seeds; "" for nothing."""
+    if other["data"].get("fingerprint") != record["data"].get("fingerprint"):
+        return "are of other data than the record"
+    if entry.get("recipes") != of_other.get("recipes"):  # records of before November 2026 say nothing of them
+        return "are of networks that were trained in another way than the record's"
+    return ""
 
 
 def kept_confirmed(record: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """A record with the `confirm` that its claims had in the one that it replaces, where that still confirms them."""
     claims = dict(record["claims"])
-    same = record["data"].get("fingerprint") == before["data"].get("fingerprint")
     for claim_id, entry in before["claims"].items():
-        alike = claim_id in claims and entry.get("recipes") == claims[claim_id].get("recipes")
-        if same and alike and "confirm" in entry:
+        if "confirm" in entry and claim_id in claims and not _differs(record, claims[claim_id], before, entry):
             claims[claim_id] = {**claims[claim_id], "confirm": entry["confirm"]}
     return {**record, "claims": claims}
 

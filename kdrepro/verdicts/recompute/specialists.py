@@ -149,14 +149,15 @@ def _ways(arrays: Arrays) -> Metrics:
     dustbin, stopped, labels = (
         accuracy(arrays, way) for way in ("dustbin", "dustbin, stopped early", "full softmax, labels")
     )
+    of_dustbin, of_soft = (overfit(arrays[f"{way}.validation"]) for way in ("dustbin", "+ soft targets by class"))
     return {
         "accuracy": kept,
         "gain_over_dustbin": kept - stopped,
         "gain_over_unstopped": kept - dustbin,
         "gain_over_labels": kept - labels,
-        "overfit_of_dustbin": overfit(arrays["dustbin.validation"]),
-        "overfit_of_soft": overfit(arrays["+ soft targets by class.validation"]),
-        "overfit_saved": overfit(arrays["dustbin.validation"]) - overfit(arrays["+ soft targets by class.validation"]),
+        "overfit_of_dustbin": of_dustbin,
+        "overfit_of_soft": of_soft,
+        "overfit_saved": of_dustbin - of_soft,
     }
 
 
