@@ -248,11 +248,13 @@ def temperature_figure(rows: pd.DataFrame, shaded: Mapping[int, tuple[float, flo
 
     shaded: for each width, in units, the range of temperatures that the paper singles out.
     """
-    figure, axes = plt.subplots(1, len(shaded), figsize=(7.6, 3.3), squeeze=False)
+    columns = 2 if len(shaded) == 4 else len(shaded)
+    down = len(shaded) // columns
+    figure, axes = plt.subplots(down, columns, figsize=(7.6, 3.3 * down), squeeze=False)
     for ax, (units, ends) in zip(axes.flat, shaded.items(), strict=True):
         figures.sweep(ax, rows[rows["units"] == units], "T", "errors")
         ax.axvspan(*ends, color="black", alpha=0.07, lw=0)
-        ax.set(title=f"{units} units a layer", ylabel="test errors" if ax is axes[0, 0] else "")
+        ax.set(title=f"{units} units a layer", ylabel="test errors" if ax in axes[:, 0] else "")
         ax.minorticks_off()
         ax.set_xticks([1, 3, 10, 40], ["1", "3", "10", "40"])
     return figure

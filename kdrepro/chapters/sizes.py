@@ -447,7 +447,7 @@ class Width(Sizes):
     """Students of one width in the temperature sweep; all else is the distilled net's."""
 
     hidden: list[Annotated[int, Field(ge=1)]]
-    seeds: int = Field(ge=1)  # students at each temperature, of the narrowest width, of the others at those above 8
+    seeds: int = Field(ge=1)  # students at each temperature, of the narrow widths, of the others at those above 8
     epochs: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
 
@@ -482,6 +482,7 @@ class Mnist(Sizes):
     sweep_seeds: int = Field(ge=1)
     temperatures: list[Temperature]
     widths: list[Width]  # the narrowest last
+    narrower: Width  # beyond the paper, decides nothing
     turn_seeds: int = Field(ge=1)  # of the students that each digit is left out for in turn
     kept_digits: list[list[Digit]]  # ever smaller transfer sets, the last one of 7s and 8s only
     searches: dict[str, Search] = {}

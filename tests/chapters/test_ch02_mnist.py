@@ -100,6 +100,11 @@ def test_figures_of_a_few_rows(shifts):
     rows = pd.DataFrame({"units": [8, 8, 4, 4], "T": [1, 20, 1, 20], "seed": 0, "errors": [9, 8, 20, 30]})
     panels = ch02_mnist.temperature_figure(rows, {8: (8, 40), 4: (2.5, 4)}).axes
     assert [ax.get_title() for ax in panels] == ["8 units a layer", "4 units a layer"]
+    rows["units"] = [8, 4, 2, 1]
+    places = [
+        ax.get_subplotspec() for ax in ch02_mnist.temperature_figure(rows, dict.fromkeys(rows["units"], (2, 4))).axes
+    ]
+    assert [(at.rowspan.start, at.colspan.start) for at in places] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     in_turn = pd.DataFrame({"how": ["none", "label-free"], "digit": 3, "right, %": [80.0, 95.0]})
     assert len(ch02_mnist.turn_figure(in_turn, 10).axes[0].lines) == 2
 
