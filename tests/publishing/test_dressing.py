@@ -42,7 +42,7 @@ def test_folded_code_says_what_it_is(chapter):
     for cell in chapter[1]["cells"]:
         if "hide-input" in cell["metadata"].get("tags", []):
             shown = cell["metadata"]["mystnb"]["code_prompt_show"]
-            assert re.fullmatch(r"Show the .+ \(\d+ lines?\)|Code of the figure: .+", shown)
+            assert re.fullmatch(r"Show the .+ \(\d+ lines?\)", shown)
 
 
 def test_the_parameters_are_those_of_the_run(chapter):
