@@ -68,24 +68,17 @@ def _label(cell: dict[str, Any]) -> None:
     options = cell["metadata"].setdefault("mystnb", {})
     source = _text(cell["source"])
     lines = len(source.splitlines())
-    what = f"{_what(cell, source)} ({lines} line{'s' if lines != 1 else ''})"
-    if _named(cell):  # in the source's words, which have no length
-        del options["code_prompt_show"]
+    what = _what(cell, source)
+    if options.get("code_prompt_show", "").startswith("Code of "):  # the source's own words, which have no length
+        what = f"the c{options.pop('code_prompt_show')[1:]}"
+    what = f"{what} ({lines} line{'s' if lines != 1 else ''})"
     options.setdefault("code_prompt_show", f"Show {what}")
     options.setdefault("code_prompt_hide", f"Hide {what}")
-
-
-def _named(cell: Mapping[str, Any]) -> str:
-    """What the source itself says of a folded cell, "code of the figure: ..."; "" where it says nothing."""
-    named = cell["metadata"].get("mystnb", {}).get("code_prompt_show", "")
-    return f"code of {named.removeprefix('Code of ')}" if named.startswith("Code of ") else ""
 
 
 def _what(cell: Mapping[str, Any], source: str) -> str:
     """What a cell is for, by what it holds."""
     kinds = {name for output in cell["outputs"] for name in output.get("data", {})}
-    if named := _named(cell):
-        return f"the {named}"
     if source.startswith("# Parameters"):
         return "the parameters of this run"
     if source.startswith(("import ", "from ")):
