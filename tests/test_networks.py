@@ -1,8 +1,12 @@
 """Dropout, max-norm, initial weights."""
 
+import math
+
+import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
 
 from kdrepro import networks
 from kdrepro.networks import MLP, ConvNet, Dropout
@@ -52,6 +56,22 @@ def test_every_byte_of_the_mask_is_fair(generator):
     mask = networks.keep_mask((80_000,), 128, generator, torch.float32, "cpu")
     rates = (mask.view(-1, 8) == 0).float().mean(0)
     assert ((rates - 0.5).abs() < 0.02).all()
+
+
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
+    st.integers(1, 255),
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    st.booleans(),
+)
+def test_a_mask_is_the_comparison_of_its_bytes(shape, dropped, dtype, of_many):
+    """The quick way beside the plain one, to the last bit: for one network and for several."""
+    many, cases = (shape[:1], shape[1] * shape[2]) if of_many else ((), math.prod(shape))
+    words = networks.draw_bytes(torch.empty(*many, (cases + 7) // 8, dtype=torch.int64), torch.Generator())
+    drawn = words.view(torch.uint8).reshape(-1, 8 * words.shape[-1])[:, :cases].reshape(shape)
+    plain = (drawn >= dropped).to(dtype) * (256 / (256 - dropped))
+    mask = networks.scaled_mask(words, shape, dropped, dtype)
+    assert mask.dtype == dtype and torch.equal(mask, plain)
 
 
 def test_no_dropout_in_eval_mode(generator):
