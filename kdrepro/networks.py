@@ -62,7 +62,7 @@ def scaled_mask(words: torch.Tensor, shape: Sequence[int], dropped: int, dtype: 
     """The mask of `keep_mask` from random words: of one network [W], or of M networks [M, W] with shape [M, ...]."""
     shape = tuple(shape)
     drawn = words.view(torch.uint8)[..., : math.prod(shape[words.dim() - 1 :])].reshape(shape)
-    # A comparison to bool, and bool to floats, are loops without vector instructions on a processor: nine times as slow.
+    # Comparing to bool, then turning bool into floats, takes nine times as long: loops without vector instructions.
     kept = torch.ge(drawn, dropped, out=torch.empty(shape, dtype=dtype, device=words.device))
     return kept.mul_(256 / (256 - dropped))
 

@@ -71,7 +71,8 @@ def test_a_mask_is_the_comparison_of_its_bytes(shape, dropped, dtype, of_many):
     drawn = words.view(torch.uint8).reshape(-1, 8 * words.shape[-1])[:, :cases].reshape(shape)
     plain = (drawn >= dropped).to(dtype) * (256 / (256 - dropped))
     mask = networks.scaled_mask(words, shape, dropped, dtype)
-    assert mask.dtype == dtype and torch.equal(mask, plain)
+    assert mask.dtype == dtype
+    assert torch.equal(mask, plain)
 
 
 def test_no_dropout_in_eval_mode(generator):
