@@ -9,6 +9,13 @@ import matplotlib
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
+# To the C library of most Linux systems (others ignore it): keep large blocks that are freed, and take memory in large
+# pages. Else each step of a training is given fresh memory, which the system clears first (benchmarks/memory.py).
+MEMORY = ":".join(
+    f"glibc.malloc.{name}={value}"
+    for name, value in {"mmap_threshold": 2**25, "trim_threshold": 2**32, "top_pad": 2**26, "hugetlb": 1}.items()
+)
+
 
 def of_this_python(errors: IO[bytes], folder: Path) -> type[AsyncKernelManager]:
     """A kernel of this very Python, for nbclient: one that a user has registered as python3 may lack this package.
@@ -21,6 +28,7 @@ def of_this_python(errors: IO[bytes], folder: Path) -> type[AsyncKernelManager]:
         "PYTHONSTARTUP": "",
         "MATPLOTLIBRC": os.path.join(matplotlib.get_data_path(), "matplotlibrc"),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # another leaves pages without figures
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", MEMORY),
     }
 
     class Kernel(AsyncKernelManager):

@@ -10,7 +10,7 @@ import pytest
 
 from kdrepro import paths
 from kdrepro.errors import InputError
-from kdrepro.publishing import runner
+from kdrepro.publishing import kernel, runner
 from kdrepro.verdicts import records
 
 ASKED = {"preset": "smoke", "seeds": 1, "first_seed": 0, "device": "cpu", "data_root": None}
@@ -58,6 +58,15 @@ def test_the_kernel_is_this_python_whatever_is_registered(chapter, tmp_path, mon
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
     assert printed(runner.run("02-mnist", ASKED)).strip() == sys.executable
+
+
+@pytest.mark.parametrize("own", [None, "glibc.malloc.top_pad=1048576"])
+def test_the_kernel_keeps_the_memory_that_it_frees_unless_a_user_says_otherwise(chapter, monkeypatch, own):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if own is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", own)
+    write(chapter, "import os\nprint(os.environ['GLIBC_TUNABLES'])")
+    assert printed(runner.run("02-mnist", ASKED)).strip() == (own or kernel.MEMORY)
 
 
 def test_a_kernel_that_does_not_start_is_one_sentence(chapter, tmp_path, monkeypatch, capfd):
