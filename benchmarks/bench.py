@@ -34,7 +34,6 @@ from kdrepro.verdicts import records
 
 TOLERANCE = 1e-4  # nats between an arm's loss and ours
 TEACHER = (1200, 1200)
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def check(arm: Arm, one_batch: Work) -> dict[str, Any]:
@@ -87,10 +86,10 @@ def prepared(sizes: Mapping[str, Any], device: torch.device, arms: Sequence[Arm]
 def measure(sizes: Mapping[str, Any], device: torch.device, arms: Sequence[Arm] = ARMS, say=lambda text: None) -> dict:
     """The result's parts that are measured: `matrix` and `workloads`. sizes: see `SIZES`."""
     say("comparing the losses, warming up")
-    works, matrix = prepared(sizes, device, arms), {name: [] for name in DTYPES}
+    works, matrix = prepared(sizes, device, arms), {name: [] for name in flops.DTYPES}
     for repeat in range(sizes["repeats"]):
         gc.collect()
-        for name, dtype in DTYPES.items():
+        for name, dtype in flops.DTYPES.items():
             rates = [flops.matrix_rate(n, dtype, device, sizes["matrix_seconds"]) for n in sizes["matrix_sizes"]]
             matrix[name].append(round(max(rates), 2))
         for given, workload in works:

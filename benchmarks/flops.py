@@ -11,6 +11,8 @@ from itertools import pairwise
 
 import torch
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
 
 def forward(widths: Sequence[int]) -> int:
     """Operations of a fully connected network's forward pass, an image."""

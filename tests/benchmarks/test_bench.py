@@ -169,17 +169,22 @@ def test_the_bound_is_of_every_convolution(generator):
     images = torch.rand(2, 3, 8, 8, generator=generator)
     found = [(layer.out_channels, tuple(shape)) for layer, shape in convolutions.layers(network, images)]
     assert found == [(4, (2, 3, 8, 8)), (6, (2, 4, 4, 4)), (6, (2, 6, 2, 2)), (6, (2, 6, 2, 2))]
-    assert convolutions.convolutions_alone(network, images, 1) > 0
+    for dtype in (torch.float32, torch.bfloat16):
+        assert convolutions.convolutions_alone(network, images, 1, dtype) > 0
 
 
-def test_a_convolutional_net_beside_its_bound():
+@pytest.mark.parametrize(("gains", "precisions"), [(False, ["fp32"]), (True, ["fp32", "bf16"])])
+def test_a_convolutional_net_beside_its_bound(monkeypatch, gains, precisions):
+    monkeypatch.setattr(convolutions.training, "gains_from_bf16", lambda device: gains)
     sizes = convolutions.QUICK | {"side": 8, "repeats": 1}
     measured = convolutions.measure(sizes, CPU)
-    assert {name: len(rates) for name, rates in measured["images_per_second"].items()} == dict.fromkeys(
-        ("fit", "plain loop", "convolutions alone"), 1
-    )
+    assert list(measured["images_per_second"]) == precisions
+    for rates in measured["images_per_second"].values():
+        assert {name: len(each) for name, each in rates.items()} == dict.fromkeys(
+            ("fit", "plain loop", "convolutions alone"), 1
+        )
     rates = {"fit": [40.0, 50.0, 60.0], "convolutions alone": [100.0, 200.0, 50.0]}
-    assert convolutions.rows({"images_per_second": rates})[0] == ["fit", "50 [40 to 60]", "50%"]
+    assert convolutions.rows({"images_per_second": {"fp32": rates}})[0] == ["fit", "fp32", "50 [40 to 60]", "50%"]
     assert "channels 8-16, residual blocks 0-1, batch 16" in convolutions.section(measured)
 
 
