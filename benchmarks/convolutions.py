@@ -81,8 +81,7 @@ def _rates(
 ) -> dict[str, list[float]]:
     size, dtype = sizes["batch_size"], flops.DTYPES[precision]
     ways = {
-        "fit": _fit(network, images, labels, size, precision),
-        "plain loop": _loop(network, images, labels, size, dtype),
+        name: make(network, images, labels, size, precision) for name, make in (("fit", _fit), ("plain loop", _loop))
     }
     rates: dict[str, list[float]] = {name: [] for name in (*ways, "convolutions alone")}
     for repeat in range(sizes["repeats"] + 1):
@@ -108,7 +107,7 @@ def _fit(
 
 
 def _loop(
-    network: nn.Module, images: torch.Tensor, labels: torch.Tensor, size: int, dtype: torch.dtype
+    network: nn.Module, images: torch.Tensor, labels: torch.Tensor, size: int, precision: str
 ) -> Callable[[], Any]:
     """As everyone writes it; the channels come last, as in `ConvNet`."""
     own, kind = copy.deepcopy(network).train(), images.device.type
@@ -117,7 +116,7 @@ def _loop(
     def train() -> None:
         for chosen in torch.randperm(len(images), device=images.device).split(size):
             optimizer.zero_grad()
-            with torch.autocast(kind, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            with torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
                 output = own(images[chosen].float() / 255)
             F.cross_entropy(output, labels[chosen]).backward()
             optimizer.step()

@@ -1,7 +1,9 @@
 """What a chapter's kernel gains from keeping the memory that it has freed (`kernel.MEMORY`): images a second of `fit`.
 
-python benchmarks/memory.py            # a minute; processes with the setting and without it, in turn
-python benchmarks/memory.py --threads 2 --repeats 9
+    python benchmarks/memory.py            # two minutes
+    python benchmarks/memory.py --threads 2 --repeats 9
+
+Processes with the setting and without it run in turn.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import time
 
+import convolutions
 import torch
 
 from kdrepro import training
@@ -20,7 +23,7 @@ from kdrepro.publishing.kernel import MEMORY
 BATCH, EPOCHS, CLASSES = 256, 4, 10
 # Of chapters 5 and 2: a net with the shape of its images, and how many steps of an epoch take about two seconds.
 NETS = {
-    "ConvNet 32-64-128-256": (lambda: ConvNet([32, 64, 128, 256], in_channels=3, classes=CLASSES), (3, 32, 32), 8),
+    "ConvNet 32-64-128-256": (lambda: ConvNet(**convolutions.NET), (3, 32, 32), 8),
     "MLP 784-1200-1200-10": (
         lambda: MLP([784, 1200, 1200, CLASSES], input_dropout=0.2, hidden_dropout=0.35),
         (28, 28),

@@ -3,11 +3,13 @@
 import statistics
 import sys
 from io import StringIO
+from types import SimpleNamespace
 
 import arms
 import bench
 import convolutions
 import flops
+import memory
 import pytest
 import speed_page as speed
 import torch
@@ -186,6 +188,22 @@ def test_a_convolutional_net_beside_its_bound(monkeypatch, gains, precisions):
     rates = {"fit": [40.0, 50.0, 60.0], "convolutions alone": [100.0, 200.0, 50.0]}
     assert convolutions.rows({"images_per_second": {"fp32": rates}})[0] == ["fit", "fp32", "50 [40 to 60]", "50%"]
     assert "channels 8-16, residual blocks 0-1, batch 16" in convolutions.section(measured)
+
+
+def test_what_keeping_memory_saves_is_timed_in_processes_that_differ_in_it_alone(monkeypatch):
+    monkeypatch.setitem(memory.NETS, "tiny", (lambda: MLP([4, 3, memory.CLASSES]), (2, 2), 1))
+    assert memory.images_per_second("tiny", torch.get_num_threads()) > 0
+    given = []
+
+    def started(command, *, env, **options):
+        given.append(env)
+        return SimpleNamespace(stdout="2\n")
+
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.top_pad=1")
+    monkeypatch.setattr(memory.subprocess, "run", started)
+    assert [memory.of_a_process("tiny", 1, setting) for setting in ("", memory.MEMORY)] == [2, 2]
+    assert [env.pop("GLIBC_TUNABLES", None) for env in given] == [None, memory.MEMORY]
+    assert given[0] == given[1]
 
 
 def test_the_published_page_is_that_of_the_results():
