@@ -184,12 +184,14 @@ def second_tables(run: SpecialistExperiment) -> None:
 
 def figures_of(run: SpecialistExperiment | None) -> pd.DataFrame:
     """What a run's record says of its claims so far, a row a figure; no rows without a run."""
+    column = "mean [95 % over seeds]"
     found = [
-        {"claim": claim, "figure": wording.label(metric), "mean [95 % over seeds]": wording.written_mean(metric, entry)}
+        {"claim": claim.removeprefix("specialists."), "figure": wording.label(metric), column: mean}
         for claim, entry in (run.record["claims"] if run else {}).items()
         for metric in entry["mean"]
+        for mean in [wording.written_mean(metric, entry)]
     ]
-    return pd.DataFrame(found, columns=["claim", "figure", "mean [95 % over seeds]"])
+    return pd.DataFrame(found, columns=["claim", "figure", column]).set_index(["claim", "figure"])
 
 
 def heard(run: SpecialistExperiment, committee: Committee, top_n: int) -> float:

@@ -2,9 +2,10 @@
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Hashable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ class Jobs:
         room = self.workers - len(self.jobs) if self.local else len(self.queue)
         now, self.queue = self.queue[: max(0, room)], self.queue[max(0, room) :]
         with self.executor.batch() if len(now) > 1 and not self.local else nullcontext():
-            submitted = [self.executor.submit(Job(task, self._part(task.token))) for _, task in now]
+            driver = os.getpid() if self.local else None
+            submitted = [self.executor.submit(Job(task, self._part(task.token), driver)) for _, task in now]
         for (handle, _), job in zip(now, submitted, strict=True):
             self.jobs[handle], self.read[handle] = job, 0
 
@@ -120,14 +122,19 @@ class Jobs:
 
 
 class Job:
-    """A task as submitit pickles it. Before Slurm ends a job for its time it is put into the queue again."""
+    """A task as submitit pickles it. Before Slurm ends a job for its time it is put into the queue again.
 
-    def __init__(self, packed: Packed, part: Path):
-        self.packed, self.part = packed, part
+    driver: the process on whose machine and for which alone it works, whose end is its own; None for a job of Slurm.
+    """
+
+    def __init__(self, packed: Packed, part: Path, driver: int | None = None):
+        self.packed, self.part, self.driver = packed, part, driver
 
     def __call__(self) -> str:
         """Do the task; see `tasks.carry_out`."""
         name = this_worker()
+        if self.driver is not None:
+            threading.Thread(target=end_with, args=(self.driver,), daemon=True).start()
         return carry_out(
             self.packed, lambda token: self.part.read_bytes(), lambda line: print(f"{MARK}[{name}] {line}", flush=True)
         )
@@ -137,3 +144,16 @@ class Job:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
+
+
+def end_with(process: int) -> None:
+    """End this process within a second of another one of this machine, which may have been killed.
+
+    submitit's processes are in a session of their own and heed no signal that their driver gets. What they have trained
+    so far is in the store.
+    """
+    with suppress(ProcessLookupError):
+        while True:
+            os.kill(process, 0)  # which only asks
+            time.sleep(1)
+    os._exit(1)

@@ -76,7 +76,7 @@ def test_figures_of_a_run_are_those_of_its_record(run):
     run.claim("specialists.table4", [], class_correlation=[0.5, 0.7], pooled={"class_p": 0.01})
     shown = ch05_specialists.figures_of(run)
     run.record["claims"].clear()
-    assert shown["figure"].tolist() == ["class correlation", "p over classes"]
+    assert shown.index.tolist() == [("table4", "class correlation"), ("table4", "p over classes")]
     assert shown["mean [95 % over seeds]"].tolist()[1] == "0.01, all seeds together"
 
 

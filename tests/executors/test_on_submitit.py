@@ -1,5 +1,6 @@
 """Processes of this machine by submitit, killed in the middle; and what is wrong with options, in one sentence."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -10,6 +11,7 @@ import pytest
 from kdrepro import executors, paths
 from kdrepro.errors import InputError
 from kdrepro.executors import Task, options
+from kdrepro.files import atomic_write
 
 submitit = pytest.importorskip("submitit", reason="submitit is not installed")
 
@@ -58,6 +60,49 @@ def test_what_a_process_says_and_how_it_fails(jobs):
     team.add([Task("gone", lambda desk: os.kill(os.getpid(), signal.SIGKILL), ("b",))])
     with pytest.raises(InputError, match="its worker has died 2 times"):
         team.wait("b")
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_takes_its_processes_with_it(tmp_path):
+    """Else they train on for nobody, since no signal that ends the driver reaches them."""
+    driver = multiprocessing.get_context("spawn").Process(target=drive_until_killed, args=(tmp_path,))
+    driver.start()
+    told = tmp_path / "worker"
+    assert waited_for(told.exists, 60)
+    worker = int(told.read_text())
+    assert is_running(worker)
+    driver.kill()
+    driver.join()
+    assert waited_for(lambda: not is_running(worker), 60)
+
+
+def drive_until_killed(folder):
+    """Have a process write its number into a file, and then sleep."""
+
+    def work(desk):
+        atomic_write(folder / "worker", str(os.getpid()).encode())
+        time.sleep(600)
+
+    team = executors.Workers(options.Options(executor="submitit-local"), folder, print)
+    team.add([Task("sleeper", work, ("a",))])
+    team.wait("a")
+
+
+def is_running(process):
+    """Whether there is a process of this number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def waited_for(condition, seconds):
+    """Whether something becomes true in so many seconds."""
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.1)
+    return condition()
 
 
 @pytest.mark.slow
