@@ -6,6 +6,7 @@ number.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -28,6 +29,7 @@ NETS = {
     "mnist.only78": ("only 7s and 8s", "distilled with 7s and 8s alone"),
 }
 PART_CHARACTERS = 1_800_000  # of a script, beside scales and biases: no file is above 2 MB
+MOST = 127  # of a weight in 8 bits
 LEVELS = 4095  # steps of a hidden unit's output
 ALPHABET = np.frombuffer(
     b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#", np.uint8
@@ -55,13 +57,36 @@ class Layer:
 
 
 def quantised(network: Any) -> list[Layer]:
-    """The layers of an `MLP`, each row of a weight matrix in 8 bits with a scale of its own."""
+    """The layers of an `MLP` of square images, each row of a weight matrix in 8 bits with a scale of its own."""
     layers = []
     for linear in [*network.hidden, network.output]:
         matrix, bias = (t.detach().double().cpu().numpy() for t in (linear.weight, linear.bias))
-        scales = np.maximum(np.abs(matrix).max(1), 1e-12) / 127
-        layers.append(Layer(np.rint(matrix / scales[:, None]).astype(np.int8), scales, bias))
+        scales = np.maximum(np.abs(matrix).max(1), 1e-12) / MOST
+        scaled = matrix / scales[:, None]
+        rounded = np.rint(scaled) if layers else diffused(scaled)
+        layers.append(Layer(rounded.astype(np.int8), scales, bias))
     return layers
+
+
+def diffused(rows: np.ndarray) -> np.ndarray:
+    """Weights of pixels [outputs, side * side], rounded; what is lost of one is passed on to its neighbours.
+
+    Floyd and Steinberg's diffusion of errors (1976), every second line backwards. Neighbouring pixels of a pen's stroke
+    are alike, so that most of the errors cancel: half as many answers change as by rounding each weight for itself.
+    """
+    side = math.isqrt(rows.shape[1])
+    left = np.zeros((len(rows), side + 1, side + 2))  # with a margin, which takes what no neighbour does
+    left[:, :side, 1:-1] = rows.reshape(-1, side, side)
+    for y in range(side):
+        ahead = 1 if y % 2 == 0 else -1
+        for x in range(1, side + 1)[::ahead]:
+            kept = np.rint(left[:, y, x]).clip(-MOST, MOST)
+            lost, left[:, y, x] = left[:, y, x] - kept, kept
+            left[:, y, x + ahead] += lost * 7 / 16
+            left[:, y + 1, x - ahead] += lost * 3 / 16
+            left[:, y + 1, x] += lost * 5 / 16
+            left[:, y + 1, x + ahead] += lost / 16
+    return left[:, :side, 1:-1].reshape(rows.shape)
 
 
 def answer(layers: Sequence[Layer], pixels: np.ndarray) -> np.ndarray:

@@ -68,6 +68,39 @@ def test_answers_are_exact_and_near_the_networks(seed):
     assert np.abs(found - expected).max() < 0.05 * max(1, np.abs(expected).max())
 
 
+def diffused_one(row, side):
+    """`play.diffused` of one output, as a picture in floats."""
+    left = {(y, x): float(row[side * y + x]) for y in range(side) for x in range(side)}
+    for y in range(side):
+        ahead = 1 if y % 2 == 0 else -1
+        for x in range(side)[::ahead]:
+            kept = max(-127, min(127, round(left[y, x])))
+            lost, left[y, x] = left[y, x] - kept, kept
+            for place, share in {
+                (y, x + ahead): 7,
+                (y + 1, x - ahead): 3,
+                (y + 1, x): 5,
+                (y + 1, x + ahead): 1,
+            }.items():
+                if place in left:
+                    left[place] += lost * share / 16
+    return [left[y, x] for y in range(side) for x in range(side)]
+
+
+@given(SEEDS)
+def test_errors_of_rounding_are_passed_on_to_the_neighbours(seed):
+    rows = 127 * np.random.default_rng(seed).uniform(-1, 1, (3, 49))
+    assert play.diffused(rows).tolist() == [diffused_one(row, 7) for row in rows]
+
+
+def test_a_stroke_hears_less_of_the_rounding():
+    """On a patch of ink the errors nearly cancel, where those of weights rounded one by one add up."""
+    rows, ink = np.random.default_rng(0).normal(0, 30, (200, 784)), np.zeros((28, 28))
+    ink[8:20, 12:16] = 1
+    errors = [((rounded - rows) @ ink.ravel()).std() for rounded in (play.diffused(rows), np.rint(rows))]
+    assert errors[0] < errors[1] / 2
+
+
 def test_a_blank_image_and_dead_units_have_an_answer():
     net = network()
     with torch.no_grad():
