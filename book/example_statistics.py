@@ -13,8 +13,13 @@ wrong = {  # [seeds, images] each
     if name.endswith(".right")
 }
 
-errors = {name: images.sum(axis=1) for name, images in wrong.items()}
-print("errors of each seed:", errors["plain"].tolist(), errors["distilled"].tolist())
-print("mean and 95 % over seeds:", stats.mean_ci(errors["distilled"]))
+plain = wrong["plain"].sum(axis=1)
+# A teacher has several students, whose mean is its seed's figure.
+students = [
+    images.sum(axis=1) for name, images in wrong.items() if name.startswith("distilled")
+]
+distilled = sum(students) / len(students)
+print("errors of each seed:", plain.tolist(), distilled.tolist())
+print("mean and 95 % over seeds:", stats.mean_ci(distilled))
 print("McNemar, first seed:", stats.mcnemar(wrong["plain"][0], wrong["distilled"][0]))
-print("paired t test over seeds:", stats.paired(errors["plain"], errors["distilled"]))
+print("paired t test over seeds:", stats.paired(plain, distilled))

@@ -1,6 +1,7 @@
 """The picture that goes with a link to the book where people share it."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
@@ -9,6 +10,7 @@ from kdrepro.publishing.front import tally
 from kdrepro.publishing.standing import Standing
 from kdrepro.verdicts import wording
 
+LINE = 100  # characters
 INCHES, DPI = (12.0, 6.3), 100  # 1200 x 630 pixels, as the sites ask for
 INK, BLUE, ORANGE = "#1b1f24", "#0072b2", "#d55e00"
 
@@ -33,7 +35,8 @@ def draw(these: Sequence[Standing]) -> bytes:
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         figure.text(0.22, 0.2, "test errors on MNIST, of 10,000", size=17, color=INK)
-    figure.text(0.06, 0.08, tally(these).split(";")[0].rstrip(".") + ".", size=14, color=INK)
+    counts = textwrap.fill(tally(these).split(";")[0].rstrip(".") + ".", LINE)
+    figure.text(0.06, 0.05, counts, size=14, color=INK, linespacing=1.4)
     png = io.BytesIO()
     figure.savefig(png, format="png")
     return png.getvalue()

@@ -23,10 +23,7 @@ SOURCES = [paths.NOTEBOOKS / f"{chapter}.ipynb" for chapter in presets.CHAPTERS]
 PUBLISHED = sorted(paths.PUBLISHED.glob("*.ipynb"))
 RECORDS = sorted(paths.RESULTS.glob("*.json"))
 # Published before their sources took their present form; each is published again when its claims are decided anew.
-OLDER = {
-    *("01-dark-knowledge", "02-mnist", "03-acoustic-ensemble", "04-soft-targets", "05-specialists", "06-mixtures"),
-    "07-distil-back",
-}
+OLDER = {"01-dark-knowledge", "03-acoustic-ensemble", "04-soft-targets", "07-distil-back"}
 # Seeds of a claim. A seed of this chapter needs a generalist, its sixteen specialists and six more networks.
 LEAST_SEEDS = {"07-distil-back": 3}
 
@@ -129,9 +126,11 @@ def test_predictions_give_the_errors_of_the_record(mnist_root):
     labels = data.mnist(mnist_root).test_labels.numpy()
     predictions = np.load(paths.RESULTS / "02-mnist.npz")
     for name in ("teacher", "plain", "distilled"):
-        errors = (predictions[name] != labels).sum(1).tolist()
         right = np.unpackbits(predictions[f"{name}.right"], axis=1, count=len(labels)).astype(bool)
         assert np.array_equal(right, predictions[name] == labels)
+        others = [predictions[of] for of in predictions.files if of.startswith(f"{name}, student")]
+        each = [right, *(np.unpackbits(one, axis=1, count=len(labels)) for one in others)]
+        errors = np.mean([(one == 0).sum(1) for one in each], axis=0).tolist()
         assert errors == record["claims"][f"mnist.{name}"]["metrics"]["errors"]
 
 
@@ -235,7 +234,7 @@ def test_nothing_large_is_tracked():
     ).stdout.split()
     sizes = {name: (paths.ROOT / name).stat().st_size for name in tracked if (paths.ROOT / name).exists()}
     assert max(sizes.values()) < 2_000_000
-    assert sum(sizes.values()) < 40_000_000
+    assert sum(sizes.values()) < 60_000_000
 
 
 def test_records_are_plain_json():
