@@ -80,7 +80,7 @@ def validation_curves(means: pd.DataFrame, start: float) -> Figure:
     ax.axhline(start, ls="--", color="grey", label="generalist")
     ax.set(xlabel="epoch", ylabel="validation accuracy, %")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(fontsize=9)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=9)  # the curves leave no room inside
     return figure
 
 
