@@ -1,5 +1,6 @@
 """Shared fixtures: every test's runs go to a folder of its own, and real data is used only where it is there."""
 
+import importlib
 import os
 from pathlib import Path
 
@@ -49,8 +50,7 @@ def _chapters_on_that_device(request):
     """What a test starts of a chapter without naming a device is on the one of `--device`."""
     name = request.config.getoption("--device")
     if name != "cpu":
-        from kdrepro.chapters import start
-
+        start = importlib.import_module("kdrepro.chapters.start")  # the package has a function of that name
         start.start.__kwdefaults__["device"] = start.start_search.__kwdefaults__["device"] = name
 
 

@@ -7,6 +7,8 @@ the cases are fine, none is bad, and of what is picked out by a mask there is on
 import json
 import os
 import re
+import subprocess
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from kdrepro import biases, checks, ensembles, losses, specialists, training
+from kdrepro import biases, checks, ensembles, losses, paths, specialists, training
 from kdrepro.acoustic import batches as frame_batches
 from kdrepro.acoustic import posteriors, soft_targets
 from kdrepro.acoustic.batches import FrameBatches
@@ -600,3 +602,16 @@ def test_one_tensor_on_the_wrong_device_is_noticed(mistake, monkeypatch):
     owner, name, path = MISTAKES[mistake]
     left_on_the_processor(monkeypatch, owner, name)
     assert re.search(TWO_DEVICES, said(path).strip().rpartition("\n")[2])
+
+
+def test_tests_run_on_a_device_that_is_named():
+    """`pytest --device` reaches its tests; a processor's number is a name that is there on every machine."""
+    one = "tests/training/test_batches.py::test_bad_batches"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n0", "--device", "cpu:0", one],
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout
