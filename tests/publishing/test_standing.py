@@ -6,7 +6,7 @@ import pytest
 
 from kdrepro import paths
 from kdrepro.publishing import standing
-from kdrepro.verdicts import claims, records
+from kdrepro.verdicts import claims, records, wording
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +37,15 @@ def test_tally_of_all_is_that_of_the_records(these):
 
 
 def test_fresh_seeds_are_the_ones_that_are_shown(these):
-    plain = next(one for one in these if one.claim.id == "mnist.plain")
-    assert plain.entry["confirm"]
-    assert plain.seeds() == ", ".join(map(str, plain.entry["confirm"]["metrics"]["errors"]))
-    assert plain.seeds() != ", ".join(map(str, plain.first["metrics"]["errors"]))
+    confirmed = [one for one in these if one.entry and one.entry.get("confirm")]
+    assert confirmed
+    for one in confirmed:
+        metric, fresh = one.claim.metric, one.entry["confirm"]
+        values = fresh["metrics"].get(metric, [])  # none of a figure of all seeds together
+        assert one.seeds() == ", ".join(wording.written(metric, value) for value in values)
+        if values:
+            assert values != one.first["metrics"][metric]
+            assert one.mean == fresh["mean"][metric] != one.first["mean"][metric]
 
 
 def test_without_records_nothing_is_run(tmp_path):
