@@ -24,7 +24,7 @@ from kdrepro.store import build
 from kdrepro.store.places import Place, place
 from kdrepro.verdicts import claims, records
 
-PART_BYTES, ALL_BYTES = 2_000_000, 30_000_000
+PART_BYTES, ALL_BYTES = 2_000_000, 40_000_000
 CLAIM_BYTES = 8_000_000  # of a claim's networks that no claim before it has: forty specialists would take all the room
 
 
