@@ -103,10 +103,10 @@ def _rules(one: Standing) -> list[str]:
 
 
 def _reason(reason: Reason, entry: dict[str, Any]) -> str:
-    found = {True: "✓ holds", False: "✕ refuted", None: "○ open" if reason.measured else "○ not measured yet"}
+    mark = {True: "✓", False: "✕", None: "○"}[reason.holds]
     metric = reason.condition.metric
     ours = f": {wording.written_mean(metric, entry)}" if reason.measured else ""
-    return f"{in_words(reason.condition)} ({found[reason.holds]}{ours})"
+    return f"{in_words(reason.condition)} ({mark} {reason.word}{ours})"
 
 
 def _where(claim: Claim) -> str:

@@ -5,6 +5,7 @@ The published notebooks stay as their runs left them; all of this happens while 
 
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from bs4 import BeautifulSoup, Tag
 from kdrepro.publishing import explore
 from kdrepro.publishing.front import in_short
 from kdrepro.publishing.standing import Standing, slug
-from kdrepro.verdicts import recompute
+from kdrepro.verdicts import claims, recompute
 
 CLAIMED = re.compile(r"""["']([a-z0-9]+\.[a-z0-9_.]+)["']""")
 SMALL = re.compile(r"(-?\d(?:\.\d+)?)e([+-]\d+)")  # 2.7e-08
@@ -129,9 +130,17 @@ def _claims_shown(cell: Mapping[str, Any]) -> set[str]:
 
 def _today(one: Standing) -> str:
     return (
-        f'<p class="claim-today">{one.badge} by today\'s rule: <a href="../claims.html#{one.anchor}">'
+        f'<p class="claim-today">{one.badge} by today\'s rule{_fresh(one)}: <a href="../claims.html#{one.anchor}">'
         f"<code>{one.claim.id}</code>, with every seed, rule, record and command</a></p>"
     )
+
+
+def _fresh(one: Standing) -> str:
+    """That fresh seeds decide, where they do, and their figure: the page shows the first seeds'."""
+    if not (confirm := one.entry["confirm"]):
+        return ""
+    ours = f"{one.row['metric']} {one.row['ours']}"
+    return f", of {escape(claims.fresh(confirm))}, in the place of the seeds above ({escape(ours)})"
 
 
 def _markdown(source: str, name: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Amendment(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     when: str
-    changed: Literal["rule", "recipe", "data", "teacher"]
+    changed: Literal["rule", "recipe", "data", "teacher", "seeds"]
     tried: str = ""
     then: str
     rule: str = ""
@@ -153,10 +153,16 @@ def verdict_rows(claims: Iterable[Claim], records: Iterable[Mapping[str, Any]]) 
 
 
 def _origin(found: Mapping[str, Any]) -> str:
-    """The data and the preset, and the seeds where fresh ones have confirmed."""
+    """The data and the preset; where fresh seeds have confirmed, these and what they were tested on."""
     confirm = found["confirm"]
-    fresh = f", fresh seeds {min(confirm['seeds'])} to {max(confirm['seeds'])}" if confirm else ""
-    return f"{found['data']}, {found['preset']}{fresh}"
+    origin = f"{found['data']}, {found['preset']}"
+    return f"{origin}, {fresh(confirm)}" if confirm else origin
+
+
+def fresh(confirm: Mapping[str, Any]) -> str:
+    """Which seeds have confirmed a claim and on what cases they were tested, from its entry's `confirm`."""
+    seeds = confirm["seeds"]
+    return f"fresh seeds {min(seeds)} to {max(seeds)}, {confirm.get('test', 'the same test cases')}"
 
 
 def _control(claim: Claim, deciding: Mapping[str, Any] | None) -> str:
@@ -180,10 +186,10 @@ def tally(claims: Iterable[Claim], records: Iterable[Mapping[str, Any]]) -> str:
     sentences = []
     for which, these in parts.items():
         counted = [claim for claim in these if not claim.by_construction]
-        rest = len(these) - len(counted)
         if these or not (which or claims):
-            by_construction = f"; {rest} more {'holds' if rest == 1 else 'hold'} by construction" if rest else ""
-            sentences.append(f"Of {len(counted)} claims{which}, {_counts(counted, found)}{by_construction}.")
+            rest = [claim for claim in these if claim.by_construction]
+            uncounted = f"; by construction, and not counted, {_counts(rest, found)}" if rest else ""
+            sentences.append(f"Of {len(counted)} claims{which}, {_counts(counted, found)}{uncounted}.")
     return " ".join(sentences)
 
 

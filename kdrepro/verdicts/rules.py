@@ -132,5 +132,12 @@ class Reason:
     measured: bool
 
     def __str__(self) -> str:
-        open_or_missing = "open" if self.measured else "not measured yet"
-        return f"{self.condition}: {'holds' if self.holds else open_or_missing if self.holds is None else 'refuted'}"
+        return f"{self.condition}: {self.word}"
+
+    @property
+    def word(self) -> str:
+        """Whether the condition holds, as a reader gets it: a mean that misses its bound refutes nothing by itself."""
+        if self.holds is None:
+            return "open" if self.measured else "not measured yet"
+        missed = "missed by the mean" if self.condition.stat == "mean" else "refuted"
+        return "holds" if self.holds else missed

@@ -33,6 +33,17 @@ def test_every_claim_of_a_chapter_has_one_anchor(chapter, these):
             assert text.count(f'id="at-{standing.slug(one.claim.id)}"') == 1
 
 
+def test_where_fresh_seeds_decide_the_page_says_so_below_the_first_seeds(chapter, these):
+    name, page = chapter
+    text = "\n".join(dressing._text(cell["source"]) for cell in page["cells"] if cell["cell_type"] == "markdown")
+    mine = [one for one in these if one.claim.chapter == name and one.entry["confirm"]]
+    for one in mine:
+        seeds, ours = one.entry["confirm"]["seeds"], re.escape(one.row["ours"])
+        said = rf"of fresh seeds {min(seeds)} to {max(seeds)}, [^<]*{ours}\): <a[^>]*#{one.anchor}"
+        assert re.search(said, text)
+    assert text.count("of fresh seeds") == len(mine)
+
+
 def test_the_summary_stands_below_the_title(chapter):
     first = dressing._text(chapter[1]["cells"][0]["source"])
     assert re.match(r"(\(.*\)=\n)?# .*\n\n:::\{admonition\} In short\n", first)

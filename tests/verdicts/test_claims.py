@@ -164,7 +164,7 @@ def test_seeds_that_confirm_decide_where_there_are_some():
     row = rows_of(record)["mnist.plain"]
     assert row["verdict"] == "not reproduced"
     assert row["ours"].startswith("246 [")
-    assert row["data"] == "mnist, full, fresh seeds 10 to 12"
+    assert row["data"] == "mnist, full, fresh seeds 10 to 12, the same test cases"
 
 
 def described(claim_id, by_construction="", amended=(), control=()):
@@ -189,7 +189,8 @@ def test_the_tally_leaves_out_what_holds_by_construction_and_counts_daggers(monk
     monkeypatch.setattr(records, "get", lambda claim_id: claims.load()[claim_id])
     found = [recorded(claim_id, "mnist", errors=values) for claim_id, values in figures.items()]
     assert claims.tally(several, found) == (
-        "Of 4 claims, 2 reproduced (1 of them †), 1 not reproduced, 1 not run; 1 more holds by construction."
+        "Of 4 claims, 2 reproduced (1 of them †), 1 not reproduced, 1 not run; "
+        "by construction, and not counted, 1 reproduced."
     )
     assert [row["marked"] for row in claims.verdict_rows(several, found)] == [
         "reproduced",
@@ -210,8 +211,8 @@ def test_what_is_not_the_papers_is_counted_apart_whether_by_construction_or_not(
         described("e", "its sign").model_copy(update=beyond),
     ]
     assert claims.tally(several, []) == (
-        "Of 1 claims, 1 not run; 2 more hold by construction. "
-        "Of 1 claims beyond the paper, 1 not run; 1 more holds by construction."
+        "Of 1 claims, 1 not run; by construction, and not counted, 2 not run. "
+        "Of 1 claims beyond the paper, 1 not run; by construction, and not counted, 1 not run."
     )
 
 

@@ -171,3 +171,5 @@ def test_reasons_say_what_decides():
     ]
     assert str(RULE.why(entry(gain=[5, 5.1]))[0]) == "lower end of gain ≥ 1: holds"
     assert str(RULE.why(entry(gain=[0, 0.1]))[0]) == "lower end of gain ≥ 1: refuted"
+    mean = Rule(reproduced=[{"metric": "gain", "at_least": 1}])
+    assert str(mean.why(entry(gain=[0, 1.9]))[0]) == "gain ≥ 1: missed by the mean"  # whose interval is across it

@@ -43,7 +43,7 @@ def _error_rates(rate: np.ndarray) -> Metrics:
 def _baseline(arrays: Arrays) -> Metrics:
     one, ten = _frames(arrays, "baseline"), _frames(arrays, "ensemble")
     found = {"frame_accuracy": one.mean(1), "gain_of_ensemble": (ten - one).mean(1)}
-    return found | _error_rates(_error_rate(arrays, "baseline").mean(1))
+    return found | _error_rates(_error_rate(arrays, "baseline").mean(1)) | half_again(arrays)
 
 
 def _ensemble(arrays: Arrays) -> Metrics:
