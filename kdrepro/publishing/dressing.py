@@ -139,8 +139,8 @@ def _fresh(one: Standing) -> str:
     """That fresh seeds decide, where they do, and their figure: the page shows the first seeds'."""
     if not (confirm := one.entry["confirm"]):
         return ""
-    ours = f"{one.row['metric']} {one.row['ours']}"
-    return f", of {escape(claims.fresh(confirm))}, in the place of the seeds above ({escape(ours)})"
+    ours = f"{one.row['metric']} {one.row['ours']}; on {claims.tested_on(confirm)}"
+    return escape(f", of {claims.fresh_seeds(confirm)} in the place of the seeds above ({ours})")
 
 
 def _markdown(source: str, name: str) -> dict[str, Any]:

@@ -156,13 +156,17 @@ def _origin(found: Mapping[str, Any]) -> str:
     """The data and the preset; where fresh seeds have confirmed, these and what they were tested on."""
     confirm = found["confirm"]
     origin = f"{found['data']}, {found['preset']}"
-    return f"{origin}, {fresh(confirm)}" if confirm else origin
+    return f"{origin}, {fresh_seeds(confirm)}, {tested_on(confirm)}" if confirm else origin
 
 
-def fresh(confirm: Mapping[str, Any]) -> str:
-    """Which seeds have confirmed a claim and on what cases they were tested, from its entry's `confirm`."""
-    seeds = confirm["seeds"]
-    return f"fresh seeds {min(seeds)} to {max(seeds)}, {confirm.get('test', 'the same test cases')}"
+def fresh_seeds(confirm: Mapping[str, Any]) -> str:
+    """Which seeds have confirmed a claim, from its entry's `confirm`."""
+    return f"fresh seeds {min(confirm['seeds'])} to {max(confirm['seeds'])}"
+
+
+def tested_on(confirm: Mapping[str, Any]) -> str:
+    """What the networks of these seeds were tested on."""
+    return confirm.get("test", "the same test cases")
 
 
 def _control(claim: Claim, deciding: Mapping[str, Any] | None) -> str:

@@ -39,7 +39,7 @@ def test_where_fresh_seeds_decide_the_page_says_so_below_the_first_seeds(chapter
     mine = [one for one in these if one.claim.chapter == name and one.entry["confirm"]]
     for one in mine:
         seeds, ours = one.entry["confirm"]["seeds"], re.escape(one.row["ours"])
-        said = rf"of fresh seeds {min(seeds)} to {max(seeds)}, [^<]*{ours}\): <a[^>]*#{one.anchor}"
+        said = rf"of fresh seeds {min(seeds)} to {max(seeds)} [^<]*{ours}; on [^<]*\): <a[^>]*#{one.anchor}"
         assert re.search(said, text)
     assert text.count("of fresh seeds") == len(mine)
 

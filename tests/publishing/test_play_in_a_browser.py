@@ -108,6 +108,17 @@ def test_a_drawing_gets_answers_and_the_sliders_move_them(playground):
     at_20 = playground.evaluate(heights)
     assert at_20 != at_1
     assert max(float(h.rstrip("%")) for h in at_20) < max(float(h.rstrip("%")) for h in at_1)
+
+
+@needs("mnist.teacher", "mnist.plain", "mnist.distilled", "mnist.omit3", "mnist.only78")
+def test_the_film_shows_what_its_caption_says(playground):
+    """What README and front page say of the nets, of the same strokes; book/film.py makes it."""
+    playground.locator(".play-pad").scroll_into_view_if_needed()
+    draw(playground, playground.evaluate("() => kdrepro.hands()")["round"][3]["strokes"])
+    says = {claim: text[0] for claim, text in answers(playground).items()}
+    assert says == dict.fromkeys(says, "3") | {"mnist.only78": "8"}
+    playground.locator("#play-78").fill("7.6")
+    assert answers(playground)["mnist.only78"][0] == "3"
     assert "%" in playground.get_attribute(".play-bars", "aria-label")
     playground.wait_for_function("() => document.querySelector('.play-live').textContent.includes('says')")
 
