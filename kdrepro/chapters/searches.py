@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from kdrepro import paths
 from kdrepro.chapters import figures
 from kdrepro.chapters.ch02_mnist import interval
+from kdrepro.chapters.committees import Committee, SpecialistExperiment
 from kdrepro.chapters.experiment import Experiment, Trained
 from kdrepro.chapters.images import ImageExperiment
 from kdrepro.chapters.presets import is_speech
@@ -33,7 +34,7 @@ def search(run: ImageExperiment | SpeechExperiment, name: str) -> list[Row]:
     """Train every student of every teacher of a search, teacher by teacher; a row a network.
 
     run: of `start.start_search`. What is changed are the chapter's own teacher and student, or chapter 2's; of the
-    chapters on specialists the generalist, which has no teacher. A row:
+    chapters on specialists the generalist, which has no teacher, or its specialists (`_search_specialists`). A row:
     teacher, student ("" for the teacher itself), seed, errors on the held-out images, what `_fidelity` says of it, and
     seconds of training; errors are None where the recipe diverges. Of a `SpeechExperiment`, whose students have one
     teacher, an ensemble, or none: wrong frames of the validation speakers.
@@ -41,6 +42,8 @@ def search(run: ImageExperiment | SpeechExperiment, name: str) -> list[Row]:
     if isinstance(run, SpeechExperiment):
         return _search_speech(run, name)
     plans, rows = run.sizes.searches[name], []
+    if getattr(plans, "of", "") == "specialist":
+        return _search_specialists(run, name)
     changed = run.sizes if hasattr(run.sizes, "distilled") else run.preset.chapters["02-mnist"]
     tuned = _tuned(run, changed)
     for teacher_name, changes in (plans.teachers or {"": {}}).items():
@@ -78,6 +81,36 @@ def _diverged(run: Experiment, error: DivergedError, about: Row, name: str) -> l
     """The rows of a student that has no errors, one a seed."""
     run.log(f"{name}: {error}")
     return [about | {"seed": seed, "errors": None, "seconds": 0.0} for seed in run.seeds]
+
+
+def _search_specialists(run: SpecialistExperiment, name: str) -> list[Row]:
+    """The rows of a search of specialists: errors of Eq. 5's answer, of the generalist with all of them.
+
+    A generalist's own row comes first. conditional: the share of right answers among the classes of each specialist.
+    """
+    wanted, generalists = run.sizes.searches[name], run.generalists()
+    rows = [_row(run, net, "generalist", "") for net in generalists]
+    subsets = [run.clusters(net) for net in generalists]
+    for student, change in wanted.students.items():
+        about, plan = {"teacher": "", "student": student}, run.sizes.specialist.but(**change)
+        try:
+            found = [run.committee(plan, *of, f"{name}: {student}") for of in zip(generalists, subsets, strict=True)]
+            rows += [about | _together(run, committee) for committee in found]
+        except DivergedError as error:
+            rows += _diverged(run, error, about, f"{name}: {student}")
+        write(run, name, rows)
+    return rows
+
+
+def _together(run: SpecialistExperiment, committee: Committee) -> Row:
+    """What a generalist and its specialists make of the held-out images; seconds are those of the specialists."""
+    q = run.combined(committee)
+    return {
+        "seed": committee.generalist.seed,
+        "errors": int((~run.right(q)).sum()),
+        "seconds": round(committee.seconds, 1),
+        "conditional": round(float(run.conditional_right(q, committee.subsets).mean()), 4),
+    }
 
 
 def _search_speech(run: SpeechExperiment, name: str) -> list[Row]:
@@ -178,7 +211,7 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
                 row |= {"saved": "compared with", "95 % of it": ""}
             else:
                 row |= {"saved": f"{mean:+.1f}", "95 % of it": interval((mean - half, mean + half) if half else None)}
-            of_teacher = {"gap": "{:.3f}", "agrees": "{:.2%}"}
+            of_teacher = {"gap": "{:.3f}", "agrees": "{:.2%}", "conditional": "{:.2%}"}
             row |= {name: text.format(group[name].mean()) for name, text in of_teacher.items() if name in group}
         found.append(row | {"minutes": round(group["seconds"].mean() / 60, 1)})
     return pd.DataFrame(found).fillna("")

@@ -354,15 +354,15 @@ class Specialised(Sizes):
     top_n: int = Field(1, ge=1)  # classes of the generalist that make a specialist active
     compared_top_n: list[Annotated[int, Field(ge=1)]] = []
     sweep_seeds: int = Field(ge=1)
-    searches: dict[str, "Search"] = {}  # of the generalist: students without a teacher
+    searches: dict[str, "CommitteeSearch"] = {}
 
     @model_validator(mode="after")
-    def _searches_change_the_generalist(self) -> Self:
+    def _searches_name_fields_of_plans(self) -> Self:
         for search in self.searches.values():
             if search.teachers:
-                raise ValueError("a search of generalists has no teachers")
+                raise ValueError(f"a search of a {search.of} has no teachers")
             for change in search.students.values():
-                self.generalist.but(**change)
+                getattr(self, search.of).but(**change)
         return self
 
 
@@ -463,6 +463,12 @@ class Search(Sizes):
     seeds: int = Field(ge=1)  # of the students; a teacher has the first of them
     teachers: dict[str, Changes]
     students: dict[str, Changes]
+
+
+class CommitteeSearch(Search):
+    """A search of the generalist, or of its specialists, whose generalists are those of the search's seeds."""
+
+    of: Literal["generalist", "specialist"] = "generalist"
 
 
 class Mnist(Sizes):

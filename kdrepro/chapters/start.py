@@ -141,7 +141,7 @@ def start_search(
 ) -> Any:
     """The experiment of one of a chapter's searches: held-out training images are in the place of its test images.
 
-    Returns an `ImageExperiment` that is never handed a test image, or a `SpeechExperiment` on synthetic speech whose
+    Returns an experiment on images that is never handed a test image, or a `SpeechExperiment` on synthetic speech whose
     test speakers are the validation speakers. Raises InputError, before anything trains, when something that was asked
     for is wrong, or the chapter has no such search.
     """
@@ -158,8 +158,8 @@ def start_search(
         return replace(run, data=run.data.without_test(), record={})
     if not searches[name].held_out < len(found.train_images):
         raise InputError(f"The search {name} holds out {searches[name].held_out:,} images, all that there are.")
-    data = found.with_validation(searches[name].held_out).to(where)
-    return ImageExperiment(data=data, **common)
+    kind = SpecialistExperiment if isinstance(loaded.chapters[chapter], Specialised) else ImageExperiment
+    return kind(data=found.with_validation(searches[name].held_out).to(where), **common)
 
 
 def _storing_and_training(chapter: str, preset: Preset) -> dict[str, Any]:

@@ -84,8 +84,26 @@ def test_a_search_of_generalists_has_no_teacher(tmp_path, monkeypatch):
     lines = {line.get_label(): list(line.get_xdata()) for line in ax.lines if not line.get_label().startswith("_")}
     assert lines == {"8-16": [1, 2, 3], "8-16, averaged": [1, 2, 3]}
     taught = run.sizes.searches["generalist"].model_dump() | {"teachers": {"t": {}}}
-    with pytest.raises(ValueError, match="a search of generalists has no teachers"):
+    with pytest.raises(ValueError, match="a search of a generalist has no teachers"):
         run.sizes.but(searches={"x": taught})
+
+
+def test_a_search_of_specialists_judges_them_with_their_generalist(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
+    run = start_search("05-specialists", "specialist", preset="smoke")
+    rows = searches.search(run, "specialist")
+    students = run.sizes.searches["specialist"].students
+    assert [(row["teacher"], row["student"], row["seed"]) for row in rows] == [
+        *(("generalist", "", seed) for seed in (0, 1)),
+        *(("", name, seed) for name in students for seed in (0, 1)),
+    ]
+    generalist = run.generalists()[0]
+    committee = run.committee(run.sizes.specialist, generalist, run.clusters(generalist))
+    assert len(run.data.test_images) == 240
+    assert rows[2]["errors"] == (~run.right(run.combined(committee))).sum()
+    record = json.loads(searches.place(run, "specialist").read_bytes())
+    assert searches.missing(record) == []
+    assert searches.table(record)["conditional"].str.endswith("%").tolist() == [False, True, True]
 
 
 def test_a_search_that_was_ended_is_told():
