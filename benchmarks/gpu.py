@@ -2,15 +2,17 @@
 
     python benchmarks/gpu.py                                      # tests, benchmark, full: one after the other
     python benchmarks/gpu.py full --out FOLDER --processes 16     # a piece of the chapters at full; again, until done
+    python benchmarks/gpu.py full --chapters 03 04 --tune --confirm    # of some, with their searches and fresh seeds
     python benchmarks/gpu.py pack --out FOLDER                    # what is new, into archives; full does it by itself
     python benchmarks/gpu.py unpack FOLDER                        # on another machine: archives into runs and store
 
-A chapter at full is run as parts beside each other: the whole chapter, and each of its claims alone. They share a
-store, so that the whole finds its networks there or waits for them. It ends with one sentence where PyTorch sees no
-GPU. Exit code 3 says that a piece ended for its time, and that the same command goes on.
+A few chapters run beside each other, and each has its networks trained by processes that stay (`--executor processes`).
+They share a store, so that each network is trained once. It ends with one sentence where PyTorch sees no GPU. Exit code
+3 says that a piece ended for its time, and that the same command goes on.
 """
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -21,17 +23,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import archives
 import torch
 
 from kdrepro import paths
-from kdrepro.chapters import presets
+from kdrepro.chapters import presets, searches
 from kdrepro.chapters.sizes import Specialised
 from kdrepro.errors import InputError
+from kdrepro.executors import options as executing
 from kdrepro.store import Store
-from kdrepro.verdicts import claims, records
+from kdrepro.verdicts import records
 
 SECONDS = 8 * 60  # of a piece
 AGAIN = 3  # the exit code of a piece that ended for its time
@@ -42,7 +45,7 @@ STEPS = {  # the benchmark is a quick one: what it has when its time ends is los
 }
 LATER = ("01-dark-knowledge", "07-distil-back", "08-pitfalls", "09-after-2015")  # other chapters' networks teach these
 SPECIALISED = [name for name, sizes in presets.CHAPTERS.items() if issubclass(sizes, Specialised)]
-SHARED = ("store", "corpora", "images", "claims")  # folders of a preset's runs that all parts have in common
+AT_ONCE = 4  # parts: while one looks at what it has trained, the others' processes train
 MPS = "nvidia-cuda-mps-control"
 LOOKING, TELLING, PACKING = 0.2, 15.0, 60.0  # seconds between two looks at the parts, two lines, two packs
 ENDING = 20.0  # seconds that parts have to end in
@@ -50,15 +53,28 @@ LINES = 8  # of what a part that failed said
 
 
 class Part(NamedTuple):
-    """What one process runs: a whole chapter, or what a claim needs of it."""
+    """What one process runs: a chapter, its searches, or the chapter once more with fresh seeds."""
 
     chapter: str
-    claim: str = ""
+    what: Literal["run", "tune", "confirm"] = "run"
 
     @property
     def name(self) -> str:
         """As lines and its log's file name it."""
-        return self.claim or self.chapter
+        return self.chapter if self.what == "run" else f"{self.chapter}.{self.what}"
+
+    def is_done(self, run: Path) -> bool:
+        """Whether a preset's runs have what it makes."""
+        if self.what == "tune":
+            return _has_searches(run, self.chapter)
+        return records.has_run(run / "confirm" if self.what == "confirm" else run, self.chapter)
+
+
+def _has_searches(run: Path, chapter: str) -> bool:
+    """Whether every search of a chapter has been run to its end."""
+    wanted = getattr(presets.load(run.name).chapters[chapter], "searches", {})
+    places = [run / "searches" / f"{chapter}.{name.replace(' ', '-')}.json" for name in wanted]
+    return all(path.exists() and not searches.missing(json.loads(path.read_bytes())) for path in places)
 
 
 def check_gpu() -> None:
@@ -92,19 +108,14 @@ def end(processes: Sequence[Any]) -> None:
             process.wait()
 
 
-def parts(run: Path, chapters: Sequence[str] = tuple(presets.CHAPTERS)) -> list[Part]:
+def parts(run: Path, chapters: Sequence[str] = tuple(presets.CHAPTERS), also: Sequence[str] = ()) -> list[Part]:
     """What is to be run, in this order: chapter 2, on which others wait, those that need no other, the rest.
 
-    Of each the whole first, then its claims; nothing of a chapter that is done, nor a claim that is.
+    also: "tune", "confirm", of the same chapters, after all of these. Nothing that is done.
     """
     wanted = sorted(chapters, key=lambda name: (name != "02-mnist", name in LATER, name))
-    found = [
-        part
-        for chapter in wanted
-        if not records.has_run(run, chapter)
-        for part in [Part(chapter), *(Part(chapter, of.id) for of in claims.load().values() if of.chapter == chapter)]
-    ]
-    return [part for part in found if not (part.claim and records.has_run(run / "claims" / part.claim, part.chapter))]
+    found = [Part(chapter, what) for what in ("run", *also) for chapter in wanted]
+    return [part for part in found if not part.is_done(run)]
 
 
 def data_of(chapter: str) -> str:
@@ -113,33 +124,30 @@ def data_of(chapter: str) -> str:
 
 
 def is_ready(part: Part, running: Iterable[Part], run: Path) -> bool:
-    """Whether a part finds its data prepared, or is the one that prepares them: one does that for all."""
+    """Whether a part finds its data prepared, or is the one that prepares them: one does that for all.
+
+    And whether nothing else of its chapter runs, which would write into the same log.
+    """
     data = data_of(part.chapter)
     alike = [name for name in presets.CHAPTERS if data_of(name) == data]
     prepared = any((run / "logs" / f"{name}.log").exists() for name in alike)
-    return not data or prepared or all(one.chapter not in alike for one in running)
+    busy = {one.chapter for one in running}
+    return part.chapter not in busy and (not data or prepared or busy.isdisjoint(alike))
 
 
 def command(part: Part, preset: str = "full", device: str = "cuda", options: Sequence[str] = ()) -> list[str]:
     """A part as a command of the book's own command line."""
-    what = ["reproduce", part.claim] if part.claim else ["run", part.chapter]
-    return [sys.executable, "-m", "kdrepro", *what, "--preset", preset, "--device", device, *options]
+    what = {"run": ["run"], "tune": ["tune"], "confirm": ["run", "--confirm"]}[part.what]
+    return [sys.executable, "-m", "kdrepro", *what, part.chapter, "--preset", preset, "--device", device, *options]
 
 
-def start(part: Part, command: Sequence[str], run: Path, folder: Path, more: Mapping[str, str]) -> subprocess.Popen:
-    """Start a part; what it says goes into `logs/parts` of the run. A claim has runs of its own, in `folder`.
+def start(part: Part, command: Sequence[str], run: Path, more: Mapping[str, str]) -> subprocess.Popen:
+    """Start a part; what it says goes into `logs/parts` of the run, the folder of the preset's runs.
 
-    run: the folder of the preset's runs, which has what all parts share. more: environment.
+    more: environment.
     """
     # A small network takes less time here than the states of its training take to be written.
     environment = {"KDREPRO_CHECKPOINTS": "off", **os.environ, "OMP_NUM_THREADS": "1", **more}
-    if part.claim:
-        own = folder / part.claim / run.name
-        own.mkdir(parents=True, exist_ok=True)
-        for name in SHARED:
-            (run / name).mkdir(parents=True, exist_ok=True)
-            (own / name).symlink_to((run / name).resolve())
-        environment["KDREPRO_RUNS"] = str(folder / part.claim)
     log = said(part, run)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as file:
@@ -147,6 +155,13 @@ def start(part: Part, command: Sequence[str], run: Path, folder: Path, more: Map
         return subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
         )
+
+
+def trained_by(folder: Path, workers: int) -> dict[str, str]:
+    """The environment in which each part has so many processes that train; their options go into a folder."""
+    path = folder / "workers.yaml"
+    path.write_text(f"workers: {workers}\n")
+    return executing.as_environment("processes", str(path), None)
 
 
 def said(part: Part, run: Path) -> Path:
@@ -177,7 +192,7 @@ def work(
     waiting: Sequence[Part],
     start: Callable[[Part], Any],
     is_ready: Callable[[Part, Iterable[Part]], bool],
-    processes: int,
+    at_once: int,
     seconds: float,
     tell: Callable[..., None],
 ) -> None:
@@ -190,7 +205,7 @@ def work(
     try:
         while (waiting or running) and time.monotonic() < until:
             for part in list(waiting):
-                if len(running) < processes and is_ready(part, running):
+                if len(running) < at_once and is_ready(part, running):
                     waiting.remove(part)
                     running[part] = start(part)
             for part in [part for part, process in running.items() if process.poll() is not None]:
@@ -237,15 +252,19 @@ def full(
     preset: str = "full",
     device: str = "cuda",
     chapters: Sequence[str] = tuple(presets.CHAPTERS),
+    also: Sequence[str] = (),
     options: Sequence[str] = (),
 ) -> int:
     """Chapters as parts beside each other; what they make is packed into `out` every minute and at the end.
 
-    options: of each part's command. Returns 0 when all chapters are done, AGAIN when time was over, 1 when one failed.
+    processes: that train, of all parts together. also: see `parts`. options: of each part's command. Returns 0 when all
+    is done, AGAIN when time was over, 1 when a part failed.
     """
     run, store, until = paths.runs(preset), Store(paths.store(preset)), time.monotonic() + seconds
     tell, pack = every(TELLING, print_standing), every(PACKING, lambda: packed(run, store, out))
     shown: set[Part] = set()
+    todo = parts(run, chapters, also)
+    at_once = max(1, min(AT_ONCE, len(todo), processes))
 
     def look(running: Sequence[Part], waiting: Sequence[Part], codes: Mapping[Part, int], left: float) -> None:
         for part in [part for part, code in codes.items() if code and part not in shown]:
@@ -257,19 +276,20 @@ def full(
 
     try:
         with tempfile.TemporaryDirectory(prefix="gpu-") as name, sharing_gpu(Path(name)) as more:
+            more = more | trained_by(Path(name), processes // at_once)
             work(
-                parts(run, chapters),
-                lambda part: start(part, command(part, preset, device, options), run, Path(name), more),
+                todo,
+                lambda part: start(part, command(part, preset, device, options), run, more),
                 lambda part, running: is_ready(part, running, run),
-                processes,
+                at_once,
                 until - time.monotonic(),
                 look,
             )
     finally:
         packed(run, store, out, last=True)
-    left = [chapter for chapter in chapters if not records.has_run(run, chapter)]
+    left = [part.name for part in parts(run, chapters, also)]
     if not left:
-        print("gpu: all chapters are done.")
+        print("gpu: all is done.")
         return 0
     over = time.monotonic() >= until
     print(f"gpu: {'time is over; the same command goes on with' if over else 'not done:'} {', '.join(left)}.")
@@ -283,13 +303,14 @@ def main() -> int:
     parser.add_argument("folder", nargs="?", type=Path, help="of unpack: where the archives are")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of a piece")
     parser.add_argument("--out", type=Path, help="where archives go; runs/full/archives unless given")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="at once; one a core unless given")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that train; one a core unless given")
+    parser.add_argument("--chapters", nargs="+", default=list(presets.CHAPTERS), help="of full; all unless given")
+    parser.add_argument("--tune", action="store_true", help="run the chapters' searches too, after them")
+    parser.add_argument("--confirm", action="store_true", help="and, last, the chapters with fresh seeds")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return do(
-            given.step, given.folder, given.seconds, given.out or paths.runs("full") / "archives", given.processes
-        )
+        return do(given)
     except InputError as error:
         print(f"gpu: {error}", file=sys.stderr)
         return 2
@@ -297,8 +318,11 @@ def main() -> int:
         return 130
 
 
-def do(step: str | None, folder: Path | None, seconds: float, out: Path, processes: int) -> int:
+def do(given: argparse.Namespace) -> int:
     """Do a step, or all; returns the exit code. Raises InputError."""
+    step, folder, seconds, out = given.step, given.folder, given.seconds, given.out or paths.runs("full") / "archives"
+    chapters = [presets.check_chapter(chapter) for chapter in given.chapters]
+    also = [what for what in ("tune", "confirm") if getattr(given, what)]
     if (step == "unpack") != (folder is not None):
         raise InputError("Name the folder of the archives after `unpack`, and after nothing else.")
     run, store = paths.runs("full"), Store(paths.store("full"))
@@ -314,7 +338,7 @@ def do(step: str | None, folder: Path | None, seconds: float, out: Path, process
         code = for_at_most([sys.executable, *STEPS[name].split()], seconds)
         if code or step:
             return code
-    while (code := full(seconds, out, processes)) == AGAIN and not step:
+    while (code := full(seconds, out, given.processes, chapters=chapters, also=also)) == AGAIN and not step:
         pass
     return code
 

@@ -15,9 +15,7 @@ wrong = {  # [seeds, images] each
 
 plain = wrong["plain"].sum(axis=1)
 # A teacher has several students, whose mean is its seed's figure.
-students = [
-    images.sum(axis=1) for name, images in wrong.items() if name.startswith("distilled")
-]
+students = [images.sum(axis=1) for name, images in wrong.items() if name.startswith("distilled")]
 distilled = sum(students) / len(students)
 print("errors of each seed:", plain.tolist(), distilled.tolist())
 print("mean and 95 % over seeds:", stats.mean_ci(distilled))

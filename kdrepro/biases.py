@@ -3,6 +3,10 @@
 A student whose transfer set lacks a class learns that the class does not occur: its bias is much too low.
 The paper adds one number to the logits of such classes. Adding it to them or taking it from all the others
 gives the same answers, so one `shift` covers both of the paper's experiments.
+
+Every function raises ValueError for logits that hold NaN or +inf, and for classes that are not there, that come twice,
+or that are all there are. A logit of -inf is taken where a case has a finite one on the same side: among `classes`, or
+among the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +14,11 @@ from typing import Any
 
 import torch
 
-from kdrepro.checks import as_classes, as_labels, as_logits
+from kdrepro.checks import as_classes, as_labels, as_logits, as_tensor, check_numbers
 
 
 def shifted(logits: torch.Tensor, classes: Sequence[int], shift: float) -> torch.Tensor:
-    """Logits [N, C] with `shift` added to the columns of `classes`. Raises ValueError for classes that are not there.
+    """Logits [N, C] with `shift` added to the columns of `classes`, which may hold -inf alone.
 
     The paper's shifts: +3.5 for class 3; -7.6 for 7 and 8, which is +7.6 for the eight others.
     """
@@ -27,8 +31,8 @@ def needed(logits: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
 
     That is its best logit among the other classes, less its best one among `classes`.
     """
-    logits, inside = _inside(logits, classes)
-    return logits[:, ~inside].amax(1) - logits[:, inside].amax(1)
+    others, own = _sides(*_inside(logits, classes))
+    return others.amax(1) - own.amax(1)
 
 
 def error_curve(
@@ -53,9 +57,12 @@ def right_on_each_side(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Whether the best answer among the other classes is right, and whether the best among `classes` is, boolean [N].
 
-    logits: [N, C]; labels: [N]. Raises ValueError for classes that are not there.
+    logits: [N, C]; labels: [N]; of a case of -100 neither is. Raises ValueError for labels and classes that are not
+    there.
     """
     logits, inside = _inside(logits, classes)
+    _sides(logits, inside)
+    labels = as_labels(labels, *logits.shape).to(logits.device)
     masked = torch.finfo(logits.dtype).min
     others, own = (logits.masked_fill(left_out, masked).argmax(1) == labels for left_out in (inside, ~inside))
     return others, own
@@ -128,8 +135,19 @@ def _labelled(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def _inside(logits: torch.Tensor, classes: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [N, C], and boolean [C]: which classes are meant."""
-    logits = as_logits(logits, "logits", 2) if len(logits) else logits
+    """Logits [N, C], of no cases too, and boolean [C]: which classes are meant."""
+    logits = as_tensor(logits, "logits")
+    if logits.dim() != 2 or len(logits):
+        logits = as_logits(logits, "logits", 2)
+        check_numbers(logits, "logits")
     inside = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-    inside[as_classes(sorted(set(classes)), logits.shape[1], "classes").to(logits.device)] = True
+    inside[as_classes(classes, logits.shape[1], "classes").to(logits.device)] = True
     return logits, inside
+
+
+def _sides(logits: torch.Tensor, inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits of the other classes, and of those that are meant: each case has a finite one on both sides."""
+    others, own = logits[:, ~inside], logits[:, inside]
+    check_numbers(others, "logits of the other classes")
+    check_numbers(own, "logits of `classes`")
+    return others, own

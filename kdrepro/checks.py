@@ -4,6 +4,8 @@ Whatever means one thing only is taken (a NumPy array, int32 labels, a network's
 is refused with a ValueError of one sentence that names the argument, what is wrong with it, and what to do.
 """
 
+import contextlib
+import operator
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -205,7 +207,7 @@ def as_classes(value: Any, classes: int, name: str) -> torch.Tensor:
 
     Raises ValueError for none or all, one that is not there, one that comes twice, and what is no list of integers.
     """
-    chosen = as_tensor(value if hasattr(value, "__array__") or len(value) else np.empty(0, np.int64), name)
+    chosen = as_tensor(list(value) if isinstance(value, range) else value, name)
     if chosen.dim() != 1 or len(chosen) == 0:
         raise ValueError(f"{name} is {list(chosen.shape)}: it must list at least one class.")
     if torch.is_floating_point(chosen) or chosen.dtype == torch.bool:
@@ -247,6 +249,16 @@ def check_not_negative(value: Any, name: str) -> float:
     return number
 
 
+def check_whole(value: Any, name: str, least: int | None = None) -> int:
+    """A whole number of any kind, NumPy's or PyTorch's too, of at least `least` if given. Raises ValueError."""
+    with contextlib.suppress(TypeError):
+        number = operator.index(value)
+        if not isinstance(value, bool) and (least is None or number >= least):
+            return number
+    bound = "" if least is None else f" of at least {least}"
+    raise ValueError(f"{name} must be a whole number{bound}, not {value!r}.")
+
+
 def _number(value: Any, name: str, what: str) -> float:
     """A float from any kind of number; text, booleans and tensors of several, or with a gradient, are none."""
     if isinstance(value, torch.Tensor) and value.requires_grad:
@@ -260,6 +272,16 @@ def _number(value: Any, name: str, what: str) -> float:
 
 
 # --- networks -------------------------------------------------------------------------------------
+
+
+def as_sizes(value: Any, name: str, count: int = 1, least: int = 1) -> list[int]:
+    """At least `count` whole numbers, each of at least `least`. Raises ValueError."""
+    sizes = []
+    with contextlib.suppress(TypeError):
+        sizes = list(value)
+    if len(sizes) < count:
+        raise ValueError(f"{name} must list {count} or more whole numbers, not {value!r}.")
+    return [check_whole(size, f"{name}[{i}]", least) for i, size in enumerate(sizes)]
 
 
 def unwrapped(network: nn.Module) -> nn.Module:

@@ -79,7 +79,7 @@ OwnDataOption = Annotated[
     typer.Option(
         "--data",
         metavar="KIND:PATH",
-        help="Data of your own: idx:PATH or npz:PATH (chapters 1, 2, 5 to 7), folder:PATH of pictures (5 to 7), "
+        help="Data of your own: idx:PATH or npz:PATH (chapters 1, 2, 5 to 9), folder:PATH of pictures (5 to 7), "
         "recordings:PATH (3, 4).",
     ),
 ]
@@ -93,8 +93,8 @@ ConfirmOption = Annotated[
 ExecutorOption = Annotated[
     str | None,
     typer.Option(
-        help="Who trains: local (this process), ray, slurm or submitit-local.",
-        autocompletion=lambda: ["local", "ray", "slurm", "submitit-local"],
+        help="Who trains: local (this process), processes, ray, slurm or submitit-local.",
+        autocompletion=lambda: ["local", "processes", "ray", "slurm", "submitit-local"],
     ),
 ]
 ExecutorOptionsOption = Annotated[
@@ -241,7 +241,7 @@ def verify(
     if preset is not None:
         from kdrepro.chapters import presets
 
-        preset = presets.load(preset).name if presets.is_file(preset) else preset
+        preset = presets.load(preset).name
     report = book.verify(preset)
     for sentence in report.wrong:
         print(sentence)
@@ -520,13 +520,14 @@ def remove_from_store(
     at: StoreOption = None,
 ) -> None:
     """Delete networks, what was begun, or damaged files; says what it would delete unless --yes is given."""
+    from kdrepro.files import counted
     from kdrepro.store import upkeep
 
     if bool(keys) + begun + damaged != 1:
         raise InputError("Say what to delete: names as `kdrepro store ls` prints them, --begun or --damaged.")
     store = _store(preset, at)
     if keys:
-        chosen = [upkeep.one(store, key) for key in keys]
+        chosen = upkeep.named(store, keys)
     else:
         chosen = [
             item
@@ -535,8 +536,12 @@ def remove_from_store(
         ]
     freed = 0
     for item in chosen:
-        freed += upkeep.remove(store, item, damaged) if yes else item.bytes
-        print(f"{'deleted' if yes else 'would delete'} {item.key} ({item.kind}, {item.bytes / 1000:,.0f} KB)")
+        if yes:
+            upkeep.remove(store, item, damaged)
+        size = sum(item.damaged.values()) if damaged else item.bytes
+        part = f"{counted(len(item.damaged), 'damaged file')} of " if damaged else ""
+        print(f"{'deleted' if yes else 'would delete'} {part}{item.key} ({item.kind}, {size / 1000:,.0f} KB)")
+        freed += size
     print(f"{freed / 1e6:,.1f} MB{'' if yes else '; give --yes to delete them'}.")
 
 
@@ -551,7 +556,7 @@ def export_from_store(
     from kdrepro.store import Store, upkeep
 
     store, target = _store(preset, at), Store(to, folders=".")
-    chosen = [upkeep.one(store, key) for key in keys or ()] if keys else upkeep.items(store)
+    chosen = upkeep.named(store, keys) if keys else upkeep.items(store)
     whole = [item for item in chosen if item.kind in ("network", "arrays")]
     copied = sum(upkeep.export(store, item, target) for item in whole)
     print(f"{copied} copied to {target.root}, {len(whole) - copied} were there.")

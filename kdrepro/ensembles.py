@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from kdrepro.checks import as_logits, check_network, logits_of, wide
+from kdrepro.checks import as_logits, as_tensor, check_network, logits_of, wide
 from kdrepro.losses import soften
 
 
@@ -14,10 +14,10 @@ def average(logits: torch.Tensor, how: str = "arithmetic", temperature: float = 
     """Average the softened predictions of M networks into one distribution per case.
 
     logits: [M, B, C], or M of [B, C]. how: "arithmetic", the mean of the probabilities at T, or "geometric", their
-    normalised geometric mean, which is the softmax of the mean logits.
+    normalised geometric mean, which is the softmax of the mean logits. temperature: T > 0, 1 for the ordinary softmax.
     Returns probabilities [B, C]. To use them as soft targets at the same T, pass
     ``temperature * log(p)`` as teacher logits; where members are very sure, `log_average` keeps what p rounds to 0.
-    Raises ValueError if logits is not [M, B, C] or `how` is neither of the two.
+    Raises ValueError if logits is not [M, B, C] or holds NaN, T is not positive, or `how` is neither of the two.
     """
     logits = _of_members(logits)
     if how == "arithmetic":
@@ -30,7 +30,7 @@ def average(logits: torch.Tensor, how: str = "arithmetic", temperature: float = 
 def log_average(logits: torch.Tensor) -> torch.Tensor:
     """The log of the arithmetic mean at T = 1, formed in log space: finite logits [M, B, C] give finite ones [B, C].
 
-    Raises ValueError as `average` does.
+    Raises ValueError if logits is not [M, B, C]; values are not looked at, so that no GPU waits, and NaN stays NaN.
     """
     logits = _of_members(logits)
     return wide(logits).log_softmax(-1).logsumexp(0) - math.log(len(logits))
@@ -44,7 +44,10 @@ def _of_members(logits: torch.Tensor) -> torch.Tensor:
 
 
 class Average(nn.Module):
-    """An ensemble as one network: inputs to the log of its members' arithmetic mean [B, C], to be used as logits."""
+    """An ensemble as one network: inputs to the log of its members' arithmetic mean [B, C], to be used as logits.
+
+    Raises ValueError for no members, for what is no network, and where they return different shapes.
+    """
 
     def __init__(self, members: Sequence[nn.Module]):
         super().__init__()
@@ -54,4 +57,5 @@ class Average(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Inputs [B, ...] to log-probabilities [B, C]."""
-        return log_average(torch.stack([wide(logits_of(member(x), member, len(x))) for member in self.members]))
+        outputs = [wide(logits_of(member(x), member, len(x))) for member in self.members]
+        return log_average(as_tensor(outputs, "what the members return"))

@@ -21,6 +21,8 @@ from kdrepro.errors import InputError, printable
 # What a full disk, a quota, a limit on the size of files, a read-only disk and a lack of permission are called.
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 CLUTTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}  # what systems leave beside files, as those with a dot in front
+# What NumPy lets out of a damaged array's header, which it parses as Python, beside its own ValueError.
+OF_HEADERS = (EOFError, SyntaxError, TokenError, TypeError, OverflowError, MemoryError, RecursionError)
 STALE = 24 * 3600  # seconds; no single write takes a day: what is half written for longer was left by a killed process
 
 
@@ -94,13 +96,10 @@ def read_if_there(path: Path) -> bytes | None:
 
 
 def read_array(path: Path, mmap_mode: str | None = None) -> np.ndarray:
-    """A .npy file's array. Raises OSError when it cannot be read, and ValueError when it is damaged.
-
-    NumPy parses the header as Python, and lets out what Python's own parser raises.
-    """
+    """A .npy file's array. Raises OSError when it cannot be read, and ValueError when it is damaged."""
     try:
         return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-    except (EOFError, SyntaxError, TokenError, TypeError, OverflowError, MemoryError, RecursionError) as error:
+    except OF_HEADERS as error:
         raise ValueError(f"{path.name} is no whole array ({type(error).__name__})") from error
 
 

@@ -18,8 +18,8 @@ class PyTorch raises an error of its own.
 
 import contextlib
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +97,8 @@ def distillation_loss(
     check: whether values are looked at, which makes a GPU wait.
     Returns a scalar in nats.
     Raises ValueError, naming the argument, for a shape mismatch, a NaN, a temperature that is not
-    positive, a soft_weight outside [0, 1], or labels that are missing or out of range.
+    positive, a soft_weight outside [0, 1], or, where soft_weight is below 1, labels that are missing or out of range
+    (at 1 they are not looked at).
     """
     temperature, soft_weight = check_temperature(temperature), check_soft_weight(soft_weight)
     student, teacher = _pair(student_logits, teacher_logits, check=check)
@@ -136,8 +137,8 @@ class DistillationLosses:
     """
 
     def __init__(self, temperatures: Sequence[float], soft_weights: Sequence[float]):
-        self.temperatures = [check_temperature(temperature) for temperature in temperatures]
-        self.soft_weights = [check_soft_weight(soft_weight) for soft_weight in soft_weights]
+        self.temperatures = _one_a_network(temperatures, "temperatures", check_temperature)
+        self.soft_weights = _one_a_network(soft_weights, "soft_weights", check_soft_weight)
         self._tensors: dict[tuple[torch.dtype, torch.device], _Mixture] = {}
 
     def __call__(
@@ -160,10 +161,11 @@ class DistillationLosses:
             soft = mixture.soft * _divergence(student, teacher, mixture.temperature)
         if mixture.hard is None:
             return soft
+        labels = _labels_of_many(labels, student)
         if mixture.labelled is None:
             hard = mixture.hard * cross_entropies(student, labels, check=check)
             return hard if soft is None else soft + hard
-        which, labels = mixture.labelled, as_tensor(labels, "labels")
+        which = mixture.labelled
         hard = cross_entropies(student[which], labels[which.to(labels.device)], check=check)
         return soft.index_add(0, which, mixture.hard * hard)
 
@@ -232,7 +234,8 @@ def cross_entropies(logits: torch.Tensor, labels: torch.Tensor, *, check: bool =
     Raises ValueError for shapes and labels that do not fit.
     """
     logits = wide(as_logits(logits, "logits", dims=3))
-    flat = as_labels(as_tensor(labels, "labels").flatten(), logits.shape[:2].numel(), logits.shape[2], check=check)
+    flat = _labels_of_many(labels, logits).flatten()
+    flat = as_labels(flat, len(flat), logits.shape[2], check=check)
     labels = flat.view(logits.shape[:2]).to(logits.device)
     if not check:  # few operations, each of which takes a GPU as long as a large one
         each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=NO_LABEL)
@@ -243,7 +246,8 @@ def cross_entropies(logits: torch.Tensor, labels: torch.Tensor, *, check: bool =
     labelled = labels >= 0
     if bool(labelled.all()):
         return losses.mean(1)
-    return (losses * labelled).sum(1) / labelled.sum(1).clamp(min=1)
+    # A loss that does not count may be infinite (a logit of -inf), and 0 * inf is NaN.
+    return torch.where(labelled, losses, 0.0).sum(1) / labelled.sum(1).clamp(min=1)
 
 
 def logit_matching_loss(
@@ -256,7 +260,7 @@ def logit_matching_loss(
     is what distillation_loss (with its T^2) tends to.
 
     student_logits, teacher_logits: [B, C]; no gradient flows into the teacher. check: whether values are looked at,
-    which makes a GPU wait. Returns a scalar.
+    which makes a GPU wait. Returns a scalar in squared logits, which have no unit, as what it is the limit of.
     Raises ValueError, naming the argument, for a shape mismatch, a NaN or an infinite logit.
     """
     z, v = _pair(student_logits, teacher_logits, infinite=False, check=check)
@@ -304,11 +308,13 @@ def decoupled_loss(
     a case of -100 has no target class and is left out of both terms. check: whether values are looked at, which makes a
     GPU wait.
     Returns a scalar in nats, 0 where no case has a label.
-    Raises ValueError as `distillation_loss` does, and for an alpha or beta that is negative.
+    Raises ValueError as `distillation_loss` does, and for an alpha or beta that is negative, and, unless check is
+    False, for a case whose label alone has a finite logit: it has no r.
     """
     temperature, soft_weight = check_temperature(temperature), check_soft_weight(soft_weight)
     alpha, beta = check_not_negative(alpha, "alpha"), check_not_negative(beta, "beta")
     student, teacher = _pair(student_logits, teacher_logits, check=check)
+    _check_at_least_two(student, 1)
     if labels is None:
         raise ValueError("labels is missing: this loss splits the soft targets at each case's label.")
     labels = as_labels(labels, len(student), student.shape[1], check=check).to(student.device)
@@ -316,21 +322,24 @@ def decoupled_loss(
     if not check:  # how many are kept stays unknown here: cases without a label agree with their teacher
         left_out = ~kept
         z, v = (logits.masked_fill(left_out[:, None], 0.0) for logits in (student, teacher))
-        soft = _decoupled_divergence(z, v, labels.masked_fill(left_out, 0), temperature, alpha, beta)
+        soft = _decoupled_divergence(z, v, labels.masked_fill(left_out, 0), temperature, alpha, beta, check=False)
         soft = soft * len(kept) / kept.sum().clamp(min=1)
         return soft_weight * temperature**2 * soft + (1 - soft_weight) * cross_entropy(student, labels, check=False)
     if not bool(kept.any()):
         return student.sum() * 0
     z, v, y = student[kept], teacher[kept], labels[kept]
-    soft = _decoupled_divergence(z, v, y, temperature, alpha, beta)
+    soft = _decoupled_divergence(z, v, y, temperature, alpha, beta, check=True)
     return soft_weight * temperature**2 * soft + (1 - soft_weight) * cross_entropy(z, y)
 
 
 def _decoupled_divergence(
-    z: torch.Tensor, v: torch.Tensor, labels: torch.Tensor, temperature: float, alpha: float, beta: float
+    z: torch.Tensor, v: torch.Tensor, labels: torch.Tensor, temperature: float, alpha: float, beta: float, check: bool
 ) -> torch.Tensor:
     """Mean over cases, all of which have a label, of DKD's two divergences, without T^2."""
     (z_rest, z_pair), (v_rest, v_pair) = (_decoupled(logits, labels, temperature) for logits in (z, v))
+    if check:
+        check_numbers(z_rest, "student_logits without each case's label")
+        check_numbers(v_rest, "teacher_logits without each case's label")
     return alpha * _divergence(z_pair, v_pair, 1.0) + beta * _divergence(z_rest, v_rest, temperature)
 
 
@@ -358,10 +367,13 @@ def standardised_loss(
     match how large its teacher's logits are. The cross-entropy is that of the logits themselves.
     The source has T 2, weight 9 on the soft term and 0.1 on the cross-entropy: soft_weight 0.989, but for the scale.
 
-    Arguments, result and errors are those of `distillation_loss`; logits of -inf, which have no deviation, are refused.
+    Arguments, result and errors are those of `distillation_loss`; logits of -inf, which have no deviation, are refused,
+    and so is a single class. Equal logits in a case become zeros; a student's then get a gradient of the order of 1e6,
+    for it is divided by that 1e-7.
     """
     temperature, soft_weight = check_temperature(temperature), check_soft_weight(soft_weight)
     student, teacher = _pair(student_logits, teacher_logits, infinite=False, check=check)
+    _check_at_least_two(student, 1)
     _check_labels_given(soft_weight, labels)
     soft = _divergence(_standardised(student), _standardised(teacher), temperature)
     loss = soft_weight * temperature**2 * soft
@@ -391,11 +403,14 @@ def correlation_loss(
     r: Pearson's correlation of student's and teacher's softened probabilities, of one case over the classes, or of one
     class over the batch. It asks for the teacher's order and proportions, not for its probabilities.
 
-    student_logits, teacher_logits: [B, C], B at least 2. Other arguments, result and errors are those of
+    student_logits, teacher_logits: [B, C], B and C at least 2, for one number alone correlates with nothing.
+    beta, gamma: the weights of cases and of classes, at least 0. Other arguments, result and errors are those of
     `distillation_loss`.
     """
     temperature, soft_weight = check_temperature(temperature), check_soft_weight(soft_weight)
+    beta, gamma = check_not_negative(beta, "beta"), check_not_negative(gamma, "gamma")
     student, teacher = _pair(student_logits, teacher_logits, check=check)
+    _check_at_least_two(student, 0, 1)
     _check_labels_given(soft_weight, labels)
     q, p = (torch.softmax(_scaled(logits, temperature), -1) for logits in (student, teacher))
     soft = beta * (1 - _pearson(q, p).mean()) + gamma * (1 - _pearson(q.T, p.T).mean())
@@ -539,6 +554,34 @@ def _pair(
         check_numbers(teacher, "teacher_logits", infinite)
     student = wide(student)
     return student, wide(teacher).to(student.device, student.dtype)
+
+
+def _one_a_network(given: Any, name: str, check: Callable[[Any], float]) -> list[float]:
+    try:
+        numbers = list(given)
+    except TypeError:
+        raise ValueError(f"{name} must be a list of numbers, one a network, not {given!r}.") from None
+    return [check(number) for number in numbers]
+
+
+def _labels_of_many(labels: Any, logits: torch.Tensor) -> torch.Tensor:
+    """Labels [M, B] of logits [M, B, C]: their values are not looked at."""
+    labels = as_tensor(labels, "labels")
+    if labels.shape != logits.shape[:2]:
+        raise ValueError(
+            f"labels is {list(labels.shape)} but the logits are {list(logits.shape)}: it must be [networks, cases], "
+            f"{list(logits.shape[:2])}."
+        )
+    return labels
+
+
+def _check_at_least_two(logits: torch.Tensor, *dims: int) -> None:
+    """Raises ValueError for logits [B, C] of one case (0) or one class (1) where a loss compares several."""
+    for dim in dims:
+        if logits.shape[dim] < 2:
+            raise ValueError(
+                f"student_logits is {list(logits.shape)}: this loss needs at least 2 {('cases', 'classes')[dim]}."
+            )
 
 
 def _check_labels_given(soft_weight: float, labels: torch.Tensor | None) -> None:

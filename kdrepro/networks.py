@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from kdrepro.checks import as_sizes, check_whole
+
 
 class Dropout(nn.Module):
     """Inverted dropout whose masks come from a generator that is handed in (`use_generator`).
@@ -47,7 +49,10 @@ def keep_mask(
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> torch.Tensor:
-    """A dropout mask: 0 with probability dropped / 256, otherwise 256 / (256 - dropped)."""
+    """A dropout mask: 0 with probability dropped / 256, otherwise 256 / (256 - dropped).
+
+    Raises ValueError unless dropped lies between 0 and 255.
+    """
     words = torch.empty((math.prod(shape) + 7) // 8, dtype=torch.int64, device=device)
     return scaled_mask(draw_bytes(words, generator), shape, dropped, dtype)
 
@@ -60,6 +65,8 @@ def draw_bytes(words: torch.Tensor, generator: torch.Generator | None) -> torch.
 
 def scaled_mask(words: torch.Tensor, shape: Sequence[int], dropped: int, dtype: torch.dtype) -> torch.Tensor:
     """The mask of `keep_mask` from random words: of one network [W], or of M networks [M, W] with shape [M, ...]."""
+    if not 0 <= dropped < 256:
+        raise ValueError(f"dropped must lie between 0 and 255, of 256 byte values, not {dropped}.")
     shape = tuple(shape)
     drawn = words.view(torch.uint8)[..., : math.prod(shape[words.dim() - 1 :])].reshape(shape)
     # Comparing to bool, then turning bool into floats, takes nine times as long: loops without vector instructions.
@@ -91,8 +98,7 @@ class MLP(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        if len(widths) < 2 or min(widths) < 1:
-            raise ValueError(f"widths must name at least an input and an output size, not {list(widths)}.")
+        widths = as_sizes(widths, "widths", 2)
         self.widths = tuple(widths)
         *hidden, classes = widths
         self.hidden = nn.ModuleList(_linear(a, b, 2.0, generator, initial_std) for a, b in pairwise(hidden))
@@ -124,6 +130,7 @@ class ConvNet(nn.Module):
     softmax).
 
     As in `MLP`, the last layer runs in its weights' own precision even under autocast.
+    Raises ValueError for what are no sizes, and for inputs that are not floats.
     """
 
     def __init__(
@@ -137,10 +144,10 @@ class ConvNet(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        if len(channels) == 0 or min(channels) < 1:
-            raise ValueError(f"channels must name at least one stage, of at least one channel, not {list(channels)}.")
-        blocks = [1] * len(channels) if blocks is None else list(blocks)
-        if len(blocks) != len(channels) or min(blocks) < 0:
+        channels = as_sizes(channels, "channels")
+        in_channels, classes = check_whole(in_channels, "in_channels", 1), check_whole(classes, "classes", 1)
+        blocks = [1] * len(channels) if blocks is None else as_sizes(blocks, "blocks", least=0)
+        if len(blocks) != len(channels):
             raise ValueError(f"blocks must have a number for each of the {len(channels)} stages, not {blocks}.")
         sizes = zip(pairwise([in_channels, *channels]), blocks, strict=True)
         self.stages = nn.ModuleList(_Stage(a, b, count, generator) for (a, b), count in sizes)
@@ -223,7 +230,7 @@ class MixtureOfExperts(nn.Module):
     cross-entropy with these "logits" is the mixture's negative log-likelihood (softmax leaves log p as it is).
     experts: how many. channels, blocks: stages of each expert (see `ConvNet`); gate_channels: of the gate. generator:
     draws initial weights.
-    Raises ValueError for fewer than two experts.
+    Raises ValueError for fewer than two experts, and as `ConvNet` does.
     """
 
     def __init__(
@@ -239,7 +246,7 @@ class MixtureOfExperts(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        if experts < 2:
+        if check_whole(experts, "experts") < 2:
             raise ValueError(f"A mixture needs at least 2 experts, not {experts}.")
         common = {"in_channels": in_channels, "generator": generator}
         self.experts = nn.ModuleList(

@@ -36,7 +36,7 @@ def need_book() -> None:
 
 def runs(preset: str) -> Path:
     """The only folder that a run at this preset writes to; KDREPRO_RUNS moves it. Raises InputError."""
-    return _expanded(os.environ.get("KDREPRO_RUNS") or _home() / "runs") / preset
+    return expanded(os.environ.get("KDREPRO_RUNS") or _home() / "runs") / preset
 
 
 def store(preset: str) -> Path | str:
@@ -47,7 +47,7 @@ def store(preset: str) -> Path | str:
     given = os.environ.get("KDREPRO_STORE")
     if not given:
         return runs(preset) / "store"
-    return f"{given.rstrip('/')}/{preset}" if "://" in given else _expanded(given) / preset
+    return f"{given.rstrip('/')}/{preset}" if "://" in given else expanded(given) / preset
 
 
 def checkpoints() -> bool:
@@ -63,11 +63,11 @@ def data_root(given: str | None = None) -> Path:
 
     In the working directory where the package is away from the book. Raises InputError.
     """
-    return _expanded(given or os.environ.get("KDREPRO_DATA") or _home() / "data")
+    return expanded(given or os.environ.get("KDREPRO_DATA") or _home() / "data")
 
 
-def _expanded(path: str | Path) -> Path:
-    """A path with a home folder in the place of `~`."""
+def expanded(path: str | Path) -> Path:
+    """A path with a home folder in the place of `~`. Raises InputError where there is no such home."""
     try:
         return Path(path).expanduser()
     except RuntimeError:  # ~somebody, or a user without a home

@@ -75,6 +75,7 @@ BAD = [
     (["book"], "--published"),
     (["data", "fetch", "imagenet"], "choose mnist or tiny-imagenet"),
     (["claims", "--preset", "huge"], "choose from"),
+    (["verify", "--preset", "ful"], "There is no preset 'ful' (did you mean 'full'?)"),
 ]
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from kdrepro.ensembles import Average, average
+from kdrepro.ensembles import Average, average, log_average
 
 
 @given(st.integers(0, 2**31 - 1), st.sampled_from([0.5, 1.0, 2.0, 20.0]))
@@ -32,6 +32,16 @@ def test_bad_input():
         average(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="how"):
         average(torch.zeros(1, 2, 3), "harmonic")
+    with pytest.raises(ValueError, match="temperature"):
+        average(torch.zeros(1, 2, 3), temperature=0)
+    with pytest.raises(ValueError, match="logits holds NaN"):
+        average(torch.full((1, 2, 3), torch.nan))
+    assert log_average(torch.full((1, 2, 3), torch.nan)).isnan().all()
+
+
+def test_members_of_different_classes():
+    with pytest.raises(ValueError, match=r"what the members return has one of \[5, 4\] beside \[5, 2\]"):
+        Average([nn.Linear(3, 2), nn.Linear(3, 4)])(torch.zeros(5, 3))
 
 
 def test_an_average_as_one_network(generator):

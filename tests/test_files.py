@@ -214,26 +214,22 @@ def test_a_disk_that_is_full_when_the_network_is_finished(tmp_path, monkeypatch,
     assert torch.equal(weights(Store(tmp_path).train_or_load(CONFIG, trainer(digits))), undisturbed)
 
 
-def spoil(loss, logits):
-    """What happens to a loss: nothing, but where a test says otherwise."""
-    return loss
-
-
 def spoiled(student_logits, batch):
-    """One objective for a training and its resumption, whatever `spoil` does in between."""
-    return spoil(training.hard_targets(student_logits, batch), student_logits)
+    """One objective for a training and its resumption, whatever a test puts in the place of `hard_targets`."""
+    return training.hard_targets(student_logits, batch)
 
 
 def from_step(step, change):
-    """A `spoil` that changes every loss from this step on."""
-    steps = 0
+    """`hard_targets` that change every loss from this step on."""
+    steps, real = 0, training.hard_targets
 
-    def spoil(loss, logits):
+    def changed(logits, batch):
         nonlocal steps
         steps += 1
+        loss = real(logits, batch)
         return change(loss, logits) if steps >= step else loss
 
-    return spoil
+    return changed
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -243,7 +239,7 @@ def test_a_loss_that_is_no_number(tmp_path, monkeypatch, digits, undisturbed, ba
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1 if every_step else 60)
     said = "The training loss is (nan|inf) in epoch 3: lower the learning rate"
     with monkeypatch.context() as patch:
-        patch.setitem(globals(), "spoil", from_step(5, lambda loss, logits: loss * bad))
+        patch.setattr(training, "hard_targets", from_step(5, lambda loss, logits: loss * bad))
         stops(tmp_path, trainer(digits, objective=spoiled), said, epoch=2)
     assert torch.equal(weights(Store(tmp_path).train_or_load(CONFIG, trainer(digits, objective=spoiled))), undisturbed)
 
@@ -265,7 +261,7 @@ def test_weights_that_are_no_numbers_behind_a_loss_that_is_one(tmp_path, monkeyp
     """A gradient may be infinite where the loss is not, at the very last step too."""
     said = "The network has weights that are not finite in epoch 4: lower the learning rate"
     with monkeypatch.context() as patch:
-        patch.setitem(globals(), "spoil", from_step(8, lambda loss, logits: loss + NoGradient.apply(logits)))
+        patch.setattr(training, "hard_targets", from_step(8, lambda loss, logits: loss + NoGradient.apply(logits)))
         stops(tmp_path, trainer(digits, objective=spoiled), said, epoch=3)
     assert torch.equal(weights(Store(tmp_path).train_or_load(CONFIG, trainer(digits, objective=spoiled))), undisturbed)
 

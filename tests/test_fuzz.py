@@ -18,6 +18,7 @@ from recordings import long_textgrid, riff, short_textgrid, sphere
 
 from kdrepro import data, paths
 from kdrepro.chapters import presets
+from kdrepro.data.arrays import read_idx
 from kdrepro.data.image_cache import ImageRows, load_or_make
 from kdrepro.errors import InputError
 from kdrepro.speech import shards, time_files
@@ -111,8 +112,16 @@ def zip_of_text() -> bytes:
     return content.getvalue()
 
 
+def npz() -> bytes:
+    content, images = io.BytesIO(), np.zeros((2, 3, 3), np.uint8)
+    np.savez(content, x_train=images, y_train=np.arange(2), x_test=images, y_test=np.arange(2))
+    return content.getvalue()
+
+
 PARSERS: dict[str, tuple[bytes, Callable[[Path], object], str]] = {
     "zip": (zip_of_text(), lambda path: data.tiny_imagenet_wnids(path.parent), "tiny-imagenet-200.zip"),
+    "npz": (npz(), data.npz_images, "a.npz"),
+    "idx": (b"\0\0\x08\x02\0\0\0\x02\0\0\0\x03abcdef", read_idx, "a-idx2-ubyte"),
     "record": (RECORD, shown, "r.json"),
     "phn": (PHN, lambda path: time_files.read_times(path, 8000), "a.phn"),
     "phn at 16 kHz": (PHN, lambda path: time_files.read_times(path, 16000), "a.phn"),

@@ -170,6 +170,29 @@ def test_cross_entropies_where_a_logit_is_infinite():
         assert logits.grad.isfinite().all()
 
 
+def test_an_infinite_logit_of_a_case_without_a_label_counts_for_nothing():
+    logits = torch.tensor([[[-torch.inf, 1.0, 2.0], [0.0, 1.0, 2.0]], [[-torch.inf, 1.0, 2.0]] * 2], requires_grad=True)
+    labels = torch.tensor([[-100, 1], [-100, -100]])
+    for check in (True, False):
+        found = cross_entropies(logits, labels, check=check)
+        torch.testing.assert_close(found, torch.stack([cross_entropy(logits[0], labels[0]), torch.zeros(())]))
+        (gradient,) = torch.autograd.grad(found.sum(), logits)
+        assert gradient.isfinite().all()
+        assert gradient[labels < 0].abs().max() == 0
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(3, 2), torch.zeros(1, 3), torch.zeros(6), torch.zeros(2, 3, 4)])
+@pytest.mark.parametrize("soft_weights", [[0.5, 0.5], [1.0, 0.5], [0.0, 0.0]])
+@pytest.mark.parametrize("check", [True, False])
+def test_labels_of_many_lie_as_their_logits_do(labels, soft_weights, check):
+    z, labels = torch.zeros(2, 3, 4), labels.long()
+    sentence = r"labels is \[.*\] but the logits are \[2, 3, 4\]: it must be \[networks, cases\], \[2, 3\]"
+    with pytest.raises(ValueError, match=sentence):
+        cross_entropies(z, labels, check=check)
+    with pytest.raises(ValueError, match=sentence):
+        distillation_losses(z, z, labels, temperatures=[1.0, 2.0], soft_weights=soft_weights, check=check)
+
+
 def test_without_any_label_the_hard_loss_is_zero_and_so_is_its_gradient():
     for loss_of in (cross_entropy, lambda z, y: cross_entropies(z[None], y[None]).sum()):
         logits = torch.randn(2, 3, requires_grad=True)
@@ -310,6 +333,8 @@ def test_losses_of_many_are_those_of_each(seed, temperatures, closeness):
         ({"student_logits": torch.full((2, 3, 4), torch.nan)}, "student_logits holds NaN"),
         ({"labels": torch.full((2, 3), 4), "soft_weights": [0.5, 0.5]}, "labels must lie between 0 and 3"),
         ({"temperatures": [1.0]}, "temperatures has 1 numbers for 2 networks"),
+        ({"temperatures": 2}, "temperatures must be a list of numbers, one a network, not 2"),
+        ({"soft_weights": 0.5}, "soft_weights must be a list of numbers, one a network, not 0.5"),
     ],
 )
 def test_losses_of_many_refuse_bad_input(change, message):

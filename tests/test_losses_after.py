@@ -108,6 +108,11 @@ def test_decoupled_with_each_cases_own_beta_is_hintons(seed, temperature):
 ALL = [decoupled_loss, standardised_loss, correlation_loss]
 
 
+def sized(cases: int, classes: int) -> dict:
+    logits = torch.zeros(cases, classes)
+    return {"student_logits": logits, "teacher_logits": logits, "labels": torch.zeros(cases, dtype=torch.int64)}
+
+
 @pytest.mark.parametrize("loss", ALL)
 def test_gradients_are_those_of_the_values(loss):
     z, v = pair(1)
@@ -132,6 +137,13 @@ def test_standardised_asks_nothing_of_the_scale_nor_correlation_of_a_constant():
     found = [standardised_loss(factor * z + 5, v, temperature=2.0).item() for factor in (1, 10)]
     assert found[0] == pytest.approx(found[1], rel=1e-5)
     assert correlation_loss(v + 3, v, temperature=2.0).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_a_student_of_equal_logits_is_standardised_to_zeros_and_its_gradient_is_large_but_finite():
+    z, v = torch.zeros(7, 5, requires_grad=True), pair(3, dtype=torch.float32)[1]
+    found = standardised_loss(z, v, temperature=2.0)
+    assert found.item() == pytest.approx(standardised_loss(torch.full((7, 5), 3.0), v, temperature=2.0).item())
+    assert 1e5 < torch.autograd.grad(found, z)[0].abs().max() < 1e7
 
 
 @pytest.mark.parametrize("loss", ALL)
@@ -166,6 +178,14 @@ def test_a_case_without_a_label_has_no_target_class():
         (decoupled_loss, {"labels": None}, "labels is missing: this loss splits"),
         (decoupled_loss, {"beta": -1}, "beta must be a number of at least 0, not -1"),
         (standardised_loss, {"teacher_logits": torch.full((7, 5), -math.inf)}, "teacher_logits holds"),
+        (correlation_loss, {"beta": -1}, "beta must be a number of at least 0, not -1"),
+        (correlation_loss, {"gamma": math.nan}, "gamma must be a number of at least 0, not nan"),
+        (correlation_loss, sized(1, 5), r"student_logits is \[1, 5\]: this loss needs at least 2 cases"),
+        *((loss, sized(7, 1), r"student_logits is \[7, 1\]: this loss needs at least 2 classes") for loss in ALL),
+        *(
+            (decoupled_loss, {name: torch.where(LABELS[:, None] == torch.arange(5), 0.0, -math.inf)}, f"{name} without")
+            for name in ("student_logits", "teacher_logits")
+        ),
     ],
 )
 def test_bad_input_is_named(loss, change, named):

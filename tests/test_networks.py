@@ -3,6 +3,7 @@
 import math
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -109,9 +110,41 @@ def test_bad_dropout_rate(rate):
         Dropout(rate)
 
 
-def test_bad_widths():
-    with pytest.raises(ValueError, match="widths"):
-        MLP([10])
+CONV = {"channels": [4, 6], "in_channels": 3, "classes": 2}
+MIXTURE = CONV | {"experts": 2, "gate_channels": [4]}
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: MLP([10]), r"widths must list 2 or more whole numbers, not \[10\]"),
+        (lambda: MLP(3), "widths must list 2 or more whole numbers, not 3"),
+        (lambda: MLP([3, 2.5]), r"widths\[1\] must be a whole number of at least 1, not 2.5"),
+        (lambda: MLP("12"), r"widths\[0\] must be a whole number of at least 1, not '1'"),
+        (lambda: MLP([3, 0]), r"widths\[1\] must be .* not 0"),
+        (lambda: ConvNet(**CONV | {"channels": []}), "channels must list 1 or more whole numbers"),
+        (lambda: ConvNet(**CONV | {"channels": [4, 1.5]}), r"channels\[1\] must be a whole number"),
+        (lambda: ConvNet(**CONV | {"classes": 0}), "classes must be a whole number of at least 1, not 0"),
+        (lambda: ConvNet(**CONV | {"in_channels": 0}), "in_channels must be a whole number of at least 1, not 0"),
+        (lambda: ConvNet(**CONV, blocks=[1, -1]), r"blocks\[1\] must be a whole number of at least 0, not -1"),
+        (lambda: networks.MixtureOfExperts(**MIXTURE | {"experts": 1}), "at least 2 experts, not 1"),
+        (lambda: networks.MixtureOfExperts(**MIXTURE | {"experts": 2.5}), "experts must be a whole number, not 2.5"),
+        *(
+            (lambda n=n: networks.keep_mask((2,), n, None, torch.float32, "cpu"), "dropped must lie between 0 and 255")
+            for n in (-1, 256, 300)
+        ),
+    ],
+)
+def test_sizes_that_are_none(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()
+
+
+def test_sizes_may_be_any_whole_numbers():
+    sizes = np.array([6, 5, 3])
+    a, b = (MLP(widths, generator=torch.Generator().manual_seed(0)) for widths in (sizes, [6, 5, 3]))
+    assert a.widths == b.widths
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
 # --- convolutional ----------------------------------------------------------------------------------
@@ -164,7 +197,7 @@ def test_one_block_a_stage_is_the_network_that_is_stored():
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("blocks", [[1], [1, -1], [1, 1, 1]])
+@pytest.mark.parametrize("blocks", [[1], [1, 1, 1]])
 def test_blocks_are_one_number_a_stage(blocks):
     with pytest.raises(ValueError, match="blocks must have a number for each of the 2 stages"):
         ConvNet([4, 6], in_channels=1, classes=2, blocks=blocks)
@@ -173,8 +206,3 @@ def test_blocks_are_one_number_a_stage(blocks):
 def test_initial_activations_keep_their_size():
     net = ConvNet([16, 32, 64], in_channels=3, classes=10, generator=torch.Generator().manual_seed(0)).train()
     assert 0.2 < net.features(torch.randn(64, 3, 16, 16)).std() < 5
-
-
-def test_conv_net_needs_a_stage():
-    with pytest.raises(ValueError, match="channels must name at least one stage"):
-        ConvNet([], in_channels=3, classes=2)

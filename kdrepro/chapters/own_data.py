@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kdrepro import data
+from kdrepro import data, paths
 from kdrepro.chapters.presets import CHAPTERS, Preset, is_speech
 from kdrepro.chapters.sizes import Specialised
 from kdrepro.data import ImageData
@@ -70,7 +70,7 @@ def parse(text: str) -> OwnData:
             raise InputError(f"{kind}: has no option {name!r}{nearest(name, known)}; {there}.")
         options[name] = _converted(name, value, known[name])
         rest = rest[: match.start()]
-    path = Path(rest).expanduser().resolve()
+    path = paths.expanded(rest).resolve()
     if not rest or not path.exists():
         raise InputError(f"There is no {path}, of which {text!r} speaks: give the path of {KINDS[kind][0]}.")
     return OwnData(kind, path, options)

@@ -151,7 +151,7 @@ def _merged(name: str, seen: tuple[str, ...] = (), beside: Path = Path()) -> tup
     """
     if not paths.PRESETS.exists():
         paths.need_book()
-    known, path = names(), beside / Path(name).expanduser() if is_file(name) else paths.PRESETS / f"{name}.yaml"
+    known, path = names(), beside / paths.expanded(name) if is_file(name) else paths.PRESETS / f"{name}.yaml"
     if not is_file(name) and name not in known:
         own = f", or give the path of a .yaml file that begins with `base: {known[-1]}`" if known else ""
         raise InputError(f"There is no preset {name!r}{nearest(name, known)}: choose from {', '.join(known)}{own}.")

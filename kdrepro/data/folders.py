@@ -13,6 +13,7 @@ from kdrepro.data.layouts import Layout, find_layout
 from kdrepro.data.pictures import Plan, load_pictures
 from kdrepro.data.sources import Folder
 from kdrepro.errors import InputError, printable
+from kdrepro.paths import expanded
 
 SIZES = range(4, 513)
 
@@ -51,7 +52,7 @@ def image_folder(
     Files that are not used are counted in one warning. Raises InputError for whatever is wrong with the folder or the
     sizes.
     """
-    root = Path(root).expanduser()
+    root = expanded(root)
     if size not in SIZES:
         raise InputError(f"Images can have {SIZES[0]} to {SIZES[-1]} pixels a side, not {size}.")
     check_numbers(per_class, validation_per_class, test_per_class)

@@ -14,6 +14,7 @@ import torch
 
 from kdrepro.data.images import ImageData
 from kdrepro.files import atomic_write, read_array, remove_stale, replacing, set_aside, try_folder, writing
+from kdrepro.paths import expanded
 
 SPLITS = ("train", "validation", "test")
 LONGEST_NAME = 100  # characters of a data set's name in those of its files; file systems take 255 bytes
@@ -55,7 +56,7 @@ def load_or_make(
         rows = make()
         return rows.data(name), rows.skipped
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    path = Path(cache).expanduser() / f"{re.sub('[^A-Za-z0-9_.-]', '_', name)[:LONGEST_NAME]}-{key}.json"
+    path = expanded(cache) / f"{re.sub('[^A-Za-z0-9_.-]', '_', name)[:LONGEST_NAME]}-{key}.json"
     if found := _load(path, name):
         return found
     with writing(f"the image cache {path.parent}"):  # before the work, not after it

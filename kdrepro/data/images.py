@@ -1,6 +1,7 @@
 """What every loader of labelled images returns."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,20 +32,32 @@ class ImageData:
     validation_labels: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, name, train_images, train_labels, test_images, test_labels, classes, *, class_names=(), **validation):
+    def of(
+        cls,
+        name: str,
+        train_images: Any,
+        train_labels: Any,
+        test_images: Any,
+        test_labels: Any,
+        classes: int,
+        *,
+        class_names: Sequence[str] = (),
+        validation_images: Any = None,
+        validation_labels: Any = None,
+    ) -> "ImageData":
         """Make one from its tensors, computing the fingerprint.
 
-        Tensors or arrays. validation: `validation_images` and `validation_labels`, or neither.
+        Tensors or arrays; validation images and labels, or neither.
         Raises ValueError for one without the other, images that are not uint8 [N, H, W] or [N, 1 or 3, H, W] of one
         size, labels that are none of the classes, and when there are names but not one a class.
         """
         if class_names and len(class_names) != classes:
             raise ValueError(f"{len(class_names)} class names were given for {classes} classes.")
-        if (validation.get("validation_images") is None) != (validation.get("validation_labels") is None):
+        if (validation_images is None) != (validation_labels is None):
             raise ValueError("Validation images and labels come together.")
         pairs = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
-        if validation.get("validation_images") is not None:
-            pairs["validation"] = (validation["validation_images"], validation["validation_labels"])
+        if validation_images is not None:
+            pairs["validation"] = (validation_images, validation_labels)
         images = {f"{split}_images": _images(x, f"{split}_images") for split, (x, _) in pairs.items()}
         labels = {
             f"{split}_labels": _labels(y, len(images[f"{split}_images"]), classes, f"{split}_labels")

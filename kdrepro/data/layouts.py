@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from kdrepro.data.pictures import endings
 from kdrepro.errors import InputError, printable
 from kdrepro.files import check_distinct, composed, left_out, pattern_with, same_name, visible_files, visible_folders
+from kdrepro.paths import expanded
 from kdrepro.speech.time_files import read_text
 
 SPLIT_FOLDERS = {
@@ -242,7 +243,7 @@ def _as_in(train: Listing, other: Listing) -> Listing:
 
 def _read_table(root: Path, path: Path, names: Sequence[str]) -> dict[str, str]:
     """The class of each file that a CSV lists. Raises InputError for a row that cannot be right."""
-    path = next((there for there in (path.expanduser(), root / path) if there.is_file()), path)
+    path = next((there for there in (expanded(path), root / path) if there.is_file()), path)
     text = read_text(path)
     first = text.partition("\n")[0]
     rows = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=first.count), skipinitialspace=True)

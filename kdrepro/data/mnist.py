@@ -9,6 +9,7 @@ from pathlib import Path
 from kdrepro.data.arrays import read_idx
 from kdrepro.data.images import ImageData
 from kdrepro.errors import InputError, needed
+from kdrepro.paths import expanded
 
 # md5 of the four files as Yann LeCun published them.
 FILES = {
@@ -25,7 +26,7 @@ def mnist(root: Path | str) -> ImageData:
     Returns uint8 images [60000, 28, 28] and [10000, 28, 28]. Nothing is downloaded: see `fetch_mnist`.
     Raises InputError when the files are absent, cut short, of another format or not MNIST's.
     """
-    folder = Path(root) / "MNIST" / "raw"
+    folder = expanded(root) / "MNIST" / "raw"
     for name in FILES:
         _check(folder / name)
     train_images, train_labels, test_images, test_labels = (read_idx(folder / name) for name in FILES)
@@ -39,7 +40,8 @@ def fetch_mnist(root: Path | str) -> Path:
     were right, so an interruption, or two downloads at once, never leave a bad file.
     Raises InputError when no mirror can be reached or the folder cannot be written.
     """
-    folder = Path(root) / "MNIST" / "raw"
+    root = expanded(root)
+    folder = root / "MNIST" / "raw"
     with suppress(InputError):  # absent or damaged: fetch it
         mnist(root)
         return folder

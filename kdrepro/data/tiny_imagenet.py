@@ -12,6 +12,7 @@ from kdrepro.data.images import ImageData
 from kdrepro.data.pictures import Plan, load_pictures
 from kdrepro.data.sources import Folder, Source, Zip
 from kdrepro.errors import InputError
+from kdrepro.paths import expanded
 
 NAME = "tiny-imagenet-200"
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -52,7 +53,7 @@ def tiny_imagenet(
     if size not in (32, 64):
         raise InputError(f"Tiny ImageNet comes at a size of 32 or 64 pixels, not {size}.")
     check_numbers(per_class, validation_per_class, test_per_class)
-    source = _source(Path(root).expanduser())
+    source = _source(expanded(root))
     wnids, names = _wnids(source), source.names()
     if fresh and numbered_below is None:
         raise InputError("fresh images are those numbered from numbered_below on: give that number.")
@@ -70,7 +71,7 @@ def fetch_tiny_imagenet(root: Path | str, *, url: str = URL, progress: Progress 
 
     Raises InputError, see `downloads.download`; what has come so far is kept, and the next call goes on from there.
     """
-    root = Path(root).expanduser()
+    root = expanded(root)
     with suppress(InputError):  # absent, or a zip that cannot be opened
         return _source(root).path
     return download(url, root / f"{NAME}.zip", md5=MD5, what="Tiny ImageNet", progress=progress)
@@ -78,7 +79,7 @@ def fetch_tiny_imagenet(root: Path | str, *, url: str = URL, progress: Progress 
 
 def tiny_imagenet_wnids(root: Path | str) -> tuple[str, ...]:
     """The WordNet id of each class of `tiny_imagenet`, in its order. Raises InputError as it does."""
-    return tuple(_wnids(_source(Path(root).expanduser())))
+    return tuple(_wnids(_source(expanded(root))))
 
 
 def _source(root: Path) -> Source:

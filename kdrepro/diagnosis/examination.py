@@ -6,7 +6,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdrepro.checks import as_labels, as_tensor, check_device, check_network, check_soft_weight, check_temperature, wide
+from kdrepro.checks import (
+    as_labels,
+    as_logits,
+    as_tensor,
+    check_device,
+    check_network,
+    check_numbers,
+    check_soft_weight,
+    check_temperature,
+    wide,
+)
 from kdrepro.diagnosis import of_losses, of_networks
 from kdrepro.diagnosis.finding import Finding
 from kdrepro.diagnosis.of_losses import Loss
@@ -50,19 +60,20 @@ def doctor(
     for name, network in (("teacher", teacher), ("student", student)):
         check_device(check_network(network, name), inputs.device, name)
     given = [of_networks.asked(network, inputs, "eval") for network in (teacher, student)]
-    v, z = map(wide, given)
+    v, z = (_numbers(one, f"the {name}'s output", 2) for one, name in zip(given, ("teacher", "student"), strict=True))
     if v.shape != z.shape:
         raise ValueError(
             f"teacher gives {list(v.shape)} and student {list(z.shape)}: both must be of the same classes."
         )
     labels = as_labels(labels, len(inputs), v.shape[1]).to(v.device)
+    stored = None if stored is None else _numbers(stored, "stored teacher logits").to(v)
     of_outputs = list(of_networks.outputs(v, z))
     reachable = stored is None and not no_grad
     found = [
         *of_outputs,
         *of_networks.mode(teacher, inputs, v),
         *(() if of_outputs else of_networks.smoothing(v, labels)),
-        *(of_networks.stored(stored.to(v.device), v) if stored is not None else ()),
+        *(of_networks.stored(stored, v) if stored is not None else ()),
         *of_losses.examine(loss, v.shape[1], temperature, soft_weight, v.device),
         *of_losses.rounding(loss, v.shape[1], given[1].dtype, v.device),
         *(of_networks.gradient(loss, teacher, inputs, z, labels, temperature) if reachable else ()),
@@ -72,11 +83,18 @@ def doctor(
     return found
 
 
-def _parts(batch: Sequence[Any]) -> tuple[torch.Tensor, Any, torch.Tensor | None]:
-    """Inputs, labels and stored logits."""
+def _numbers(value: Any, name: str, dims: int | None = None) -> torch.Tensor:
+    """Logits that can be compared: at least float32, no NaN among them. Raises ValueError."""
+    logits = as_logits(value, name, dims).detach()
+    check_numbers(logits, name)
+    return wide(logits)
+
+
+def _parts(batch: Sequence[Any]) -> tuple[torch.Tensor, Any, Any]:
+    """Inputs, labels, and stored logits or None."""
     if not isinstance(batch, list | tuple) or len(batch) not in (2, 3):
         raise ValueError("batch must be (inputs, labels), or (inputs, labels, stored teacher logits).")
     inputs = as_tensor(batch[0], "inputs")
     if len(inputs) == 0:
         raise ValueError("inputs is empty: give a few dozen cases.")
-    return inputs, batch[1], None if len(batch) == 2 else as_tensor(batch[2], "stored teacher logits")
+    return inputs, batch[1], None if len(batch) == 2 else batch[2]

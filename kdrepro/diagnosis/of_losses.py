@@ -33,6 +33,10 @@ ROUNDED = 3.0  # times the rounding of a gradient itself; measured: 1 of a loss 
 SHIFT = 40.0  # added to all logits, which no softmax notices
 
 
+class _NotFiniteError(Exception):
+    """A gradient that nothing can be fitted to. Its text: where it was met."""
+
+
 @dataclass(frozen=True)
 class Fit:
     """The share of a gradient in each way that soft targets are known to be used: weight, and what is left over."""
@@ -42,9 +46,22 @@ class Fit:
     rest: float  # of the gradient without its hard part, relative
 
 
-def examine(loss: Loss, classes: int, temperature: float, soft_weight: float | None, device: torch.device) -> Iterator:
+def examine(
+    loss: Loss, classes: int, temperature: float, soft_weight: float | None, device: torch.device
+) -> Iterator[Finding]:
     """The faults of a loss. soft_weight: what its user means it to be, None where that was not said."""
-    tried = Tried(loss, device)
+    try:
+        yield from _of_fits(Tried(loss, device), classes, temperature, soft_weight)
+    except _NotFiniteError as error:
+        yield Finding(
+            NOT_FINITE,
+            f"at ordinary logits ({error}) the loss's gradient holds NaN or infinities.",
+            "Look for the log of 0, a division by 0, or a weight that is no number.",
+        )
+
+
+def _of_fits(tried: "Tried", classes: int, temperature: float, soft_weight: float | None) -> Iterator[Finding]:
+    """What fits tell. Raises _NotFiniteError where there are none."""
     at_low = tried.fits(classes, LOW)
     if at_low is None:
         yield from _without_gradient(tried, classes)
@@ -71,7 +88,7 @@ def rounding(loss: Loss, classes: int, dtype: torch.dtype, device: torch.device)
     if exact is None or found is None:
         return
     floor = (exact.to(dtype).float() - exact).norm()  # such logits have such a gradient, whatever computes it
-    lost = (found.float() - exact).norm()
+    lost = (found.float() - exact).norm().nan_to_num(torch.inf)  # beyond what half precision holds, all of it
     if lost > ROUNDED * floor:
         name = str(dtype).removeprefix("torch.")
         yield Finding(
@@ -109,11 +126,16 @@ class Tried:
         return found
 
     def fits(self, classes: int, t: float, shift: float = 0.0) -> Mapping[str, Fit] | None:
-        """By name of the direction, how well the gradient is made of it and of the labels'; None without gradient."""
+        """By name of the direction, how well the gradient is made of it and of the labels'; None without gradient.
+
+        Raises _NotFiniteError.
+        """
         z, v, labels = self.cases(classes)
         found = self.gradient(z + shift, v + shift, labels, t)
         if found is None or not bool(found.any()):
             return None
+        if not bool(found.isfinite().all()):
+            raise _NotFiniteError(f"{classes} classes, T = {t:g}")
         return least_squares(
             found.double(), directions(z.double(), v.double(), t), labels_directions(z.double(), labels)
         )

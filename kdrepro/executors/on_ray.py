@@ -8,8 +8,6 @@ from kdrepro.errors import InputError, needed
 from kdrepro.executors.options import Options
 from kdrepro.executors.tasks import DiedError, Packed, Shared, carry_out, this_worker
 
-STARTING = "Starting Ray failed"
-
 
 class RayCluster:
     """A Ray cluster: the one at `options.address` or RAY_ADDRESS, else one of this machine alone, started here.

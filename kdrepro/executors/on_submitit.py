@@ -5,13 +5,14 @@ import os
 import threading
 import time
 from collections.abc import Hashable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from kdrepro import paths
 from kdrepro.errors import InputError, needed
 from kdrepro.executors.options import Options
-from kdrepro.executors.tasks import DiedError, Packed, Shared, carry_out, this_worker
+from kdrepro.executors.tasks import DiedError, Packed, Shared, carry_out, end_with, this_worker
 from kdrepro.files import atomic_write, writing
 
 MARK = "kdrepro| "  # before a line of progress among what else a job prints
@@ -29,7 +30,7 @@ class Jobs:
         submitit = needed("submitit", "slurm", f"--executor {options.executor}")
         logging.getLogger("submitit").setLevel(logging.ERROR)
         self.local = options.executor == "submitit-local"
-        self.folder = Path(options.folder).expanduser() if options.folder else run / "jobs"
+        self.folder = paths.expanded(options.folder) if options.folder else run / "jobs"
         self.workers = options.workers or ((os.cpu_count() or 1) if self.local else JOBS)
         given = {"timeout_min": 24 * 60} | options.submitit
         if not self.local:
@@ -144,16 +145,3 @@ class Job:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
-
-
-def end_with(process: int) -> None:
-    """End this process within a second of another one of this machine, which may have been killed.
-
-    submitit's processes are in a session of their own and heed no signal that their driver gets. What they have trained
-    so far is in the store.
-    """
-    with suppress(ProcessLookupError):
-        while True:
-            os.kill(process, 0)  # which only asks
-            time.sleep(1)
-    os._exit(1)

@@ -2,15 +2,15 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kdrepro import paths
 from kdrepro.errors import InputError, nearest
 
-NAMES = ("local", "ray", "slurm", "submitit-local")
+NAMES = ("local", "processes", "ray", "slurm", "submitit-local")
 NAME, FILE, ADDRESS = "KDREPRO_EXECUTOR", "KDREPRO_EXECUTOR_OPTIONS", "KDREPRO_RAY_ADDRESS"
 
 
@@ -20,14 +20,14 @@ class Options(BaseModel):
     executor: see `NAMES`. threads: of each worker, 1 unless given, so that numbers are those of a run on one thread.
     gpus: of each worker, also a part of one. device: that workers train on, None for the run's own. precision: of what
     a recipe leaves to "auto"; "auto" for what the run's own device gains from. workers: tasks at once, None for all
-    that the cluster has room for (Ray), or for one a core or 100 (submitit). retries: of a task whose worker has died.
-    address: of a Ray cluster, None to start one here. folder: where submitit keeps its jobs, which must be shared with
-    them; in the run's folder unless given. submitit: handed on to it (`timeout_min`, `slurm_partition`, ...).
+    that the cluster has room for (Ray), one a core of this machine, or 100 (Slurm). retries: of a task whose worker has
+    died. address: of a Ray cluster, None to start one here. folder: where submitit keeps its jobs, which must be shared
+    with them; in the run's folder unless given. submitit: handed on to it (`timeout_min`, `slurm_partition`, ...).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    executor: Literal["local", "ray", "slurm", "submitit-local"] = "local"
+    executor: Literal["local", "processes", "ray", "slurm", "submitit-local"] = "local"
     threads: int = Field(1, ge=1)
     gpus: float = Field(0, ge=0)
     device: str | None = None
@@ -59,7 +59,7 @@ def read(name: str | None = None, file: str | None = None, address: str | None =
 
 def _loaded(file: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
+        content = yaml.safe_load(paths.expanded(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise InputError(f"Executor options {file} cannot be read ({reason}): name a YAML file of them.") from None
@@ -75,5 +75,5 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Options:
 
 def as_environment(name: str | None, file: str | None, address: str | None) -> dict[str, str]:
     """What `from_environment` reads back, paths whole."""
-    file = file and str(Path(file).expanduser().resolve())
+    file = file and str(paths.expanded(file).resolve())
     return {key: value for key, value in {NAME: name, FILE: file, ADDRESS: address}.items() if value}

@@ -79,6 +79,10 @@ class Workers:
                 from kdrepro.executors.on_ray import RayCluster
 
                 self._cluster = RayCluster(self.options)
+            elif self.options.executor == "processes":
+                from kdrepro.executors.on_processes import Processes
+
+                self._cluster = Processes(self.options)
             else:
                 from kdrepro.executors.on_submitit import Jobs
 

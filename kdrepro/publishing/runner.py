@@ -77,7 +77,7 @@ def checked(
     Raises InputError before a kernel is started.
     """
     _check_name("KDREPRO_RUNS", str(paths.runs("")))
-    preset = str(Path(preset).expanduser().resolve()) if presets.is_file(preset) else preset
+    preset = str(paths.expanded(preset).resolve()) if presets.is_file(preset) else preset
     own_data = own_data and written(parse(own_data))
     own = {"changes": list(changes), "own_data": own_data}
     for name, path in (("preset", preset), ("data_root", data_root), ("own_data", own_data)):

@@ -43,7 +43,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from kdrepro.checks import as_classes, as_distributions, as_tensor, check_network, logits_of
+from kdrepro.checks import as_classes, as_distributions, as_logits, as_tensor, check_network, logits_of
 from kdrepro.specialists.solvers import MAX_ITERATIONS, TOLERANCE, in_dustbin, solve
 from kdrepro.specialists.specialist import correct_dustbin
 
@@ -80,7 +80,7 @@ def combine(
     generalist = as_tensor(generalist, "generalist")
     with torch.no_grad():
         p_g, p_m, classes = _checked(generalist, specialists, classes)
-        is_active = active(p_g, classes, top_n)
+        is_active = _active(p_g, classes, top_n)
         q, bound = solve(p_g, p_m, classes, is_active, method, tolerance, max_iterations)
         if bool((late := bound > tolerance).any()):
             warnings.warn(
@@ -97,8 +97,14 @@ def active(generalist: torch.Tensor, classes: Sequence[torch.Tensor], top_n: int
     """Section 5.4: which specialists have a special class among the generalist's n most probable ones.
 
     generalist: [B, C]. classes: M lists of class indices. Returns bool [B, M].
-    Raises ValueError if top_n lies outside 1..C.
+    Raises ValueError if generalist is no [B, C], top_n lies outside 1..C, or a list names a class that is not there.
     """
+    p = as_logits(generalist, "generalist", 2)  # a probability is as good as a logit here: their order counts
+    return _active(p, [as_classes(c, p.shape[1], f"classes[{m}]") for m, c in enumerate(classes)], top_n)
+
+
+def _active(generalist: torch.Tensor, classes: Sequence[torch.Tensor], top_n: int) -> torch.Tensor:
+    """As `active`, of what has been looked at."""
     if not 1 <= top_n <= generalist.shape[1]:
         raise ValueError(f"top_n must lie between 1 and the {generalist.shape[1]} classes, not {top_n}.")
     top = generalist.topk(top_n, dim=1).indices  # [B, n]
@@ -192,7 +198,8 @@ class Combined(nn.Module):
 
     specialists: with a dustbin each; subsets: their special classes; oversamplings: of their dustbins (see
     `correct_dustbin`). A specialist looks only at the cases that make it active.
-    Raises ValueError where their numbers differ.
+    Raises ValueError where their numbers differ, for what is no network, for subsets that are none of the generalist's
+    classes, and for a specialist whose outputs are not its subset and a dustbin.
     """
 
     LEAST = 1e-12  # a class's q: its logarithm must be finite
@@ -213,7 +220,8 @@ class Combined(nn.Module):
                 "one of each a specialist."
             )
         check_network(generalist, "generalist")
-        self.generalist, self.specialists = generalist, nn.ModuleList(specialists)
+        self.generalist = generalist
+        self.specialists = nn.ModuleList(check_network(s, f"specialists[{i}]") for i, s in enumerate(specialists))
         self.subsets, self.oversamplings, self.top_n = list(subsets), list(oversamplings), top_n
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -226,6 +234,11 @@ class Combined(nn.Module):
             which = is_active[:, i]
             if which.any():
                 asked = logits_of(network(x[which]), network, int(which.sum()))
+                if asked.shape[1:] != logits.shape[1:]:
+                    raise ValueError(
+                        f"specialists[{i}] returns {list(asked.shape[1:])} a case but must return "
+                        f"{list(logits.shape[1:])}: a logit for each class of subsets[{i}], and the dustbin's last."
+                    )
                 logits[which] = correct_dustbin(asked.double(), self.oversamplings[i])
             opinions.append(logits.softmax(1))
         return combine(p, opinions, self.subsets, top_n=self.top_n).clamp(min=self.LEAST).log().float()

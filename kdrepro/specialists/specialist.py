@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdrepro.checks import NO_LABEL, as_classes, as_labels, as_logits, as_tensor, check_temperature
+from kdrepro.checks import NO_LABEL, as_classes, as_labels, as_logits, check_temperature
 from kdrepro.losses import cross_entropy, distillation_loss
 from kdrepro.training import Batch, Objective
+from kdrepro.training.objectives import labels_of, teacher_logits_of
 
 
 def oversampling(share: float) -> float:
@@ -27,10 +28,10 @@ def oversampling(share: float) -> float:
 def correct_dustbin(logits: torch.Tensor, oversampling: float) -> torch.Tensor:
     """Logits [B, S + 1] with log(oversampling) added to the last column, the dustbin's (Section 5.2).
 
-    Raises ValueError when oversampling is not a positive number.
+    Raises ValueError for logits of another shape, and when oversampling is not a positive number.
     """
     added = _log(oversampling)
-    corrected = as_logits(logits, "logits").clone()
+    corrected = as_logits(logits, "logits", 2).clone()
     corrected[:, -1] += added
     return corrected
 
@@ -80,7 +81,8 @@ def kept_knowledge(special: torch.Tensor, classes: int, temperature: float, by: 
     among the non-special classes (both distributions renormalised over them); or "case", the labels of the special
     cases and the generalist's whole soft targets for the others.
     A case without a label (-100) has the soft part alone.
-    Raises ValueError for another `by`, a temperature that is not positive, and special classes that are not there.
+    Raises ValueError for another `by`, a temperature that is not positive, and special classes that are not there; and
+    the loss itself for batches without labels or a teacher, and for another number of classes.
     """
     if by not in ("class", "case"):
         raise ValueError(f'by must be "class" or "case", not {by!r}.')
@@ -89,24 +91,24 @@ def kept_knowledge(special: torch.Tensor, classes: int, temperature: float, by: 
     inside[as_classes(special, classes, "special").cpu()] = True
 
     def by_class(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        labels, teacher = _given(logits, batch, len(inside))
         others = (~inside).nonzero().flatten().to(logits.device, non_blocking=True)
-        soft = distillation_loss(
-            logits[:, others], batch.teacher_logits[:, others], temperature=temperature, check=batch.check
-        )
-        return cross_entropy(logits, batch.labels, check=batch.check) + soft
+        soft = distillation_loss(logits[:, others], teacher[:, others], temperature=temperature, check=batch.check)
+        return cross_entropy(logits, labels, check=batch.check) + soft
 
     def by_case(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        labels = batch.labels
+        labels, teacher = _given(logits, batch, len(inside))
+        labels = as_labels(labels, len(logits), len(inside), check=batch.check)
         hard = inside.to(logits.device, non_blocking=True)[labels.clamp(min=0)] & (labels >= 0)
         if not batch.check:  # how many are special stays unknown here: in a part, the others' share is 0
             of_hard = F.cross_entropy(logits, labels.masked_fill(~hard, NO_LABEL), reduction="sum")
-            z, v = (one.masked_fill(hard[:, None], 0.0) for one in (logits, batch.teacher_logits))
+            z, v = (one.masked_fill(hard[:, None], 0.0) for one in (logits, teacher))
             return of_hard / len(logits) + distillation_loss(z, v, temperature=temperature, check=False)
         loss = logits.new_zeros(())
         if hard.any():
             loss = loss + F.cross_entropy(logits[hard], labels[hard], reduction="sum")
         if not hard.all():
-            soft = distillation_loss(logits[~hard], batch.teacher_logits[~hard], temperature=temperature)
+            soft = distillation_loss(logits[~hard], teacher[~hard], temperature=temperature)
             loss = loss + soft * (~hard).sum()
         return loss / len(logits)
 
@@ -115,9 +117,22 @@ def kept_knowledge(special: torch.Tensor, classes: int, temperature: float, by: 
     return chosen
 
 
+def _given(logits: torch.Tensor, batch: Batch, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch's labels [B] and teacher logits [B, C], once it is known that all have these classes."""
+    labels, teacher = labels_of(batch), teacher_logits_of(batch)
+    for name, given in (("logits", logits), ("teacher_logits", teacher)):
+        if given.shape != (len(logits), classes):
+            raise ValueError(
+                f"{name} is {list(given.shape)} but must be {[len(logits), classes]}: kept_knowledge was made for "
+                f"{classes} classes."
+            )
+    return labels, teacher
+
+
 def correct_full(logits: torch.Tensor, special: torch.Tensor, oversampling: float) -> torch.Tensor:
     """As `correct_dustbin`, for logits [B, C]: log(oversampling) is added to all classes that are not special."""
-    corrected = as_logits(logits, "logits", 2) + _log(oversampling)
+    logits = as_logits(logits, "logits", 2)
+    corrected = logits + _log(oversampling)
     special = as_classes(special, logits.shape[1], "special").to(corrected.device)
     corrected[:, special] = logits[:, special]
     return corrected
@@ -128,12 +143,16 @@ class HalfSpecial:
 
     labels: of all training cases, [N], those of -100 left out. special: class indices. The rest is drawn anew for each
     epoch, without replacement; where it is the smaller half, all of it is taken.
-    Raises ValueError when either half is empty.
+    Raises ValueError when either half is empty, and for a special class above all labels.
     """
 
     def __init__(self, labels: torch.Tensor, special: torch.Tensor):
         labels = as_labels(labels, len(labels))
-        inside = torch.isin(labels, as_tensor(special, "special").to(labels.device))
+        classes = int(labels.max()) + 1 if len(labels) else 0
+        if classes < 2:
+            raise ValueError("labels has no case of a class above 0: give cases of special classes and of others.")
+        special = as_classes(special, classes, f"special (labels end at {classes - 1})").to(labels.device)
+        inside = torch.isin(labels, special)
         self.special, self.rest = inside.nonzero().flatten(), (~inside & (labels >= 0)).nonzero().flatten()
         if len(self.special) == 0 or len(self.rest) == 0:
             raise ValueError("A specialist needs training cases of its special classes and of others.")

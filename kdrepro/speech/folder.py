@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from kdrepro import paths
 from kdrepro.errors import InputError, nearest, printable
 from kdrepro.files import (
     check_distinct,
@@ -126,7 +127,7 @@ def speech_folder(
 
 def speakers_of(root: Path | str, pattern: str | None = None) -> list[str]:
     """Who speaks in a folder of recordings, sorted; pattern: see `speech_folder`. Raises InputError."""
-    root = Path(root).expanduser()
+    root = paths.expanded(root)
     if not root.is_dir():
         raise InputError(f"There is no folder {root}: give the one that holds a folder of recordings for each speaker.")
     root, names = _unwrapped(root, visible_files(root))

@@ -31,6 +31,7 @@ from kdrepro import __version__
 from kdrepro.errors import InputError
 from kdrepro.files import writing
 from kdrepro.networks import MLP, ConvNet, MixtureOfExperts
+from kdrepro.paths import expanded
 from kdrepro.store.leases import EXPIRES, Leases
 from kdrepro.store.places import Folder, is_address, place
 from kdrepro.training.checkpoint import Checkpoint, HistoryAlone, owned
@@ -92,9 +93,9 @@ class Store:
         expires: float = EXPIRES,
         checkpoints: bool = True,
     ):
-        self.root: Path | str = root if is_address(root) else Path(root)
+        self.root: Path | str = root if is_address(root) else expanded(root)
         self.warn, self.owner, self.expires, self.checkpoints = warn, owner, expires, checkpoints
-        self.folders = Path(folders) if folders is not None else None
+        self.folders = expanded(folders) if folders is not None else None
         self.place = place(self.root)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -123,7 +124,8 @@ class Store:
             `training.fit`; only when there is nothing to load. An interrupted training is continued.
         build: makes the untrained network from the configuration.
         Returns the network on the CPU, in eval mode.
-        Raises InputError when the store cannot be written; what was saved so far is kept.
+        Raises InputError when the store cannot be written, what was saved so far being kept, and when the network that
+        it has of this configuration has other layers than the one that was built.
         """
 
         def train_one(missing: Missing) -> None:
@@ -145,7 +147,7 @@ class Store:
         train_many: called with what is missing, to hand to `training.fit_many`; not called when nothing is.
         builds: for each configuration, what makes its untrained network; `build` unless given.
         Returns the networks, on the CPU and in eval mode, and the positions of those that were trained.
-        Raises InputError when the store cannot be written; what was saved so far is kept.
+        Raises InputError as `train_or_load` does.
         """
         keys = [self.key(config) for config in configs]
         once = [keys.index(key) for key in dict.fromkeys(keys)]
@@ -210,12 +212,12 @@ class Store:
         """Arrays that follow from a configuration (an evaluation, say): computed once, then read back.
 
         config: whatever decides them, the keys of networks included. Raises InputError when the store cannot be
-        written.
+        written, and for arrays that it cannot hold: of Python's objects, or named as `numpy.savez` has arguments.
         """
         found = self._read_arrays(config)
         if found is not None:
             return found
-        arrays = {name: np.asarray(array) for name, array in compute().items()}
+        arrays = {name: _storable(name, array) for name, array in compute().items()}
         content = io.BytesIO()
         np.savez_compressed(content, **arrays)
         about = {"config": dict(config), "sha256": sha(content.getvalue())}
@@ -287,12 +289,20 @@ class Store:
         try:
             if sha(content) != entry["sha256"]:
                 raise ValueError("its checksum is wrong")
-            network.load_state_dict(load(content))
-        except (SafetensorError, ValueError, RuntimeError) as error:
+            tensors = load(content)
+        except (SafetensorError, ValueError) as error:
             self._set_aside(f"{key}/network.safetensors", str(error))
             with self.writing():
                 self.place.remove(f"{key}/entry.json")
             return False
+        try:
+            network.load_state_dict(tensors)
+        except RuntimeError as error:  # the file is what was written: it is the code that has changed
+            said = str(error).strip().splitlines()[-1].strip(" \t.")
+            raise InputError(
+                f"The stored network {key} in {self.root} has other layers than what is built for its configuration "
+                f"({said}): say in the configuration what has changed, or delete it by `kdrepro store rm {key}`."
+            ) from None
         return True
 
     def _check_writable(self, config: Mapping[str, Any]) -> None:
@@ -357,6 +367,18 @@ class Store:
             aside = self.place.set_aside(name)
         if aside is not None:
             self.warn(f"The stored file {name} is damaged ({reason}): set aside as {aside}, and it is made again.")
+
+
+def _storable(name: str, value: Any) -> np.ndarray:
+    """An array that is read back as it is written. Raises InputError."""
+    array = np.asarray(value)
+    if array.dtype.hasobject:
+        raise InputError(
+            f"What was computed as {name!r} holds Python's objects, which only pickle keeps: give numbers or text."
+        )
+    if name in ("file", "allow_pickle"):
+        raise InputError(f"An array cannot be stored as {name!r}, which numpy.savez takes for an argument: rename it.")
+    return array
 
 
 def made_by(network: nn.Module) -> dict[str, Any]:

@@ -35,9 +35,9 @@ class Item:
         return sum(self.sizes.values())
 
     @property
-    def damaged(self) -> list[str]:
-        """The names of files that were set aside."""
-        return [name for name in self.sizes if ".damaged-" in name]
+    def damaged(self) -> dict[str, int]:
+        """Bytes of the files that were set aside, by name."""
+        return {name: size for name, size in self.sizes.items() if ".damaged-" in name}
 
 
 def items(store: Store, wanted: Sequence[str] = ()) -> Iterator[Item]:
@@ -79,6 +79,11 @@ def one(store: Store, key: str) -> Item:
         what = "no network" if not found else f"{len(found)} networks"
         raise InputError(f"The store {store.root} has {what} whose name begins with {key!r}: see `kdrepro store ls`.")
     return found[0]
+
+
+def named(store: Store, keys: Sequence[str]) -> list[Item]:
+    """The item of each key, as `one` finds it, those that are named twice once. Raises InputError."""
+    return list({item.key: item for item in (one(store, key) for key in keys)}.values())
 
 
 def described(item: Item) -> dict[str, str]:
@@ -128,20 +133,20 @@ def remove(store: Store, item: Item, damaged_only: bool = False) -> int:
 
     Raises InputError for what a run trains at the moment, and when it cannot be deleted.
     """
-    names = item.damaged if damaged_only else list(item.sizes)
+    files = item.damaged if damaged_only else item.sizes
     if item.holder and not damaged_only:
         raise InputError(
             f"{item.key} is being trained by {item.holder}: end that run first, or wait a minute if it is gone."
         )
     # What says that a file is whole goes first, so that whoever reads meanwhile finds none, and no half.
-    for name in sorted(names, key=lambda name: not name.endswith(".json")):
+    for name in sorted(files, key=lambda name: not name.endswith(".json")):
         with store.writing():
             if isinstance(store.place, Folder) and (store.place.root / item.key / name).is_dir():
                 continue
             store.place.remove(f"{item.key}/{name}")
     if isinstance(store.place, Folder) and not damaged_only:
         _remove_folder(store.place.root / item.key)
-    return sum(item.sizes[name] for name in names)
+    return sum(files.values())
 
 
 def _remove_folder(folder: Path) -> None:

@@ -104,8 +104,8 @@ class Batches:
     """Cases that live on the device, shuffled and cut anew for each epoch.
 
     inputs: [N, ...], uint8 images (0-255), floats, or integers of another kind, which are given to the network as they
-        are; a tensor or an array, or a dataset, subset or loader that gives inputs with or without labels (see
-        `datasets.as_cases`: but for tensors it is read once).
+        are; a tensor or an array, or a dataset, subset or loader that gives inputs with or without labels, or a list
+        of (input, label) (see `datasets.as_cases`: but for tensors it is read once).
     labels: [N] class indices, -100 where a case has none, or None; they come from the dataset where it has them.
     batch_size: the most cases in a step, 256 or a loader's own unless given; an epoch is cut into equal steps (to one
         case), so that no small remainder takes a whole step of its own.
@@ -210,9 +210,7 @@ class Batches:
     @cached_property
     def fingerprint(self) -> str:
         """Of the cases, their labels and stored soft targets, and of how they are moved: hex digits."""
-        moved = (self.jitter, self.flip, self.sampler if self.sampler is None else type(self.sampler).__qualname__)
-        if self.cutout or self.mix:  # which came later: without them, checkpoints keep their mark
-            moved += (self.cutout, self.mix)
+        moved = (self.jitter, self.flip, self.cutout, self.mix, self.sampler)
         return digest(self.inputs, self.labels, self.teacher_logits, moved)
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:

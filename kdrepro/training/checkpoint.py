@@ -13,12 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from kdrepro.files import atomic_write, read_if_there, remove_stale, set_aside, writing
+from kdrepro.paths import expanded
 
 
 class Checkpoint:
     """Where a training saves its state, and finds it again after it was killed.
 
-    path: the file; its folder is made when the first state is saved.
+    path: the file, "~" being the user's home; its folder is made when the first state is saved.
     warn: called with one sentence when a file is damaged; the file is then set aside.
     history: the rows of the training that last saved or finished here (see `training.fit`).
     """
@@ -26,7 +27,7 @@ class Checkpoint:
     keeps = True  # whether states are kept
 
     def __init__(self, path: PurePath | str, warn=print):
-        self.path = path if isinstance(path, PurePath) else Path(path)
+        self.path = expanded(path) if isinstance(path, str | Path) else path
         self.warn = warn
         self.history: list[dict[str, Any]] = []
 

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import (
     BatchSampler,
@@ -30,7 +31,7 @@ class Cases(NamedTuple):
 
 
 def as_cases(source: Any, name: str, ordered: bool = False) -> Cases:
-    """The cases of a tensor, an array, a dataset, a subset or a loader.
+    """The cases of a tensor, an array, a dataset, a subset, a loader, or a list of (input, label).
 
     Tensors are used where they lie, those of a `TensorDataset` too, and of a `Subset` of one the rows that it names.
     Any other dataset or loader is read once, and a warning says what it takes in memory: whatever it draws at random
@@ -39,6 +40,15 @@ def as_cases(source: Any, name: str, ordered: bool = False) -> Cases:
     Raises ValueError for a loader with an order of its own where that is so, for items that are no (input, label) or
     input alone, or differ in shape, and for more than memory holds.
     """
+    if _is_pairs(source):
+        x, y = source[0]
+        if hasattr(x, "getbands") or (hasattr(x, "__array__") and np.ndim(x)):
+            return _read(iter(source), name, torch.stack, len(source))
+        if not ordered and isinstance(x, float | np.floating | torch.Tensor) and hasattr(y, "__index__"):
+            raise ValueError(
+                f"{name} is a list of pairs of numbers, which may be two inputs each, or an input and a label: pass "
+                "inputs and labels apart, or the inputs as an array [cases, 2]."
+            )
     if isinstance(source, torch.Tensor | list | tuple) or hasattr(source, "__array__"):
         return Cases(_numbers(as_tensor(source, name), name))
     if isinstance(source, TensorDataset):
@@ -62,6 +72,11 @@ def as_cases(source: Any, name: str, ordered: bool = False) -> Cases:
         # A dataset's length ends it: not each raises an IndexError itself.
         return _read((source[i] for i in range(len(source))), name, torch.stack, len(source))
     raise ValueError(f"{name} must be a tensor, an array, a dataset or a loader, not a {type(source).__name__}.")
+
+
+def _is_pairs(source: Any) -> bool:
+    """Whether a source is a list of tuples of two, as a dataset's items are."""
+    return isinstance(source, list) and bool(source) and all(isinstance(one, tuple) and len(one) == 2 for one in source)
 
 
 def _in_order(loader: DataLoader) -> bool:

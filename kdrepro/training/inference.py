@@ -9,6 +9,7 @@ from kdrepro.checks import (
     check_device,
     check_inputs,
     check_network,
+    check_whole,
     logits_of,
     network_dtype,
     unwrapped,
@@ -48,12 +49,18 @@ def logits(
 
     inputs: a tensor or an array [N, ...], or a dataset or loader of them (see `Batches`); of integers only uint8 images
     are turned into floats. The network gets floats in its own precision.
-    dtype: of the hidden layers' matrix products, float32 or bfloat16. check: whether it is looked at whether these are
-    probabilities, of which a warning tells; a GPU has to be waited for then.
+    chunk: the most cases that the network is given at once.
+    dtype: of the hidden layers' matrix products, float32 or bfloat16, or the network's own.
+    check: whether it is looked at whether these are probabilities, of which a warning tells; a GPU has to be waited for
+        then.
     Returns float32, or float64 from a network in float64.
-    Raises ValueError for a network that returns no logits [cases, classes] or is on another device than the inputs.
+    Raises ValueError for a network that returns no logits [cases, classes] or is on another device than the inputs, a
+    chunk below 1, and another dtype.
     """
     check_network(network)
+    chunk = check_whole(chunk, "chunk", least=1)
+    if dtype not in (torch.float32, torch.bfloat16, network_dtype(network)):
+        raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, not {dtype}.")
     inputs = as_cases(inputs, "inputs", ordered=True).inputs
     check_device(network, inputs.device)
     check_inputs(network, inputs)

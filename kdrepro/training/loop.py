@@ -5,7 +5,7 @@ one seed, so that on a CPU the same seed gives the same weights bit for bit, als
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from kdrepro.networks import use_generator
+from kdrepro.paths import expanded
 from kdrepro.training import vmapped
 from kdrepro.training.batches import CaseSource
 from kdrepro.training.checkpoint import Checkpoint
@@ -51,7 +52,7 @@ def fit(
     seed: of the order of cases, the jitter and the dropout masks.
     checkpoint: a file, resumed from if it holds a state; saved after every epoch and every 60 s within one.
         On a CPU the resumed training ends bit for bit where an uninterrupted one does. A state of another training
-        (objective, labels, teacher, recipe, seed, cases, shapes) is refused and left as it is.
+        (network, objective, labels, teacher, recipe, seed, cases) is refused and left as it is.
     evaluate: gives figures to add to a row, every `evaluate_every` epochs and after the last.
     keep_best: early stopping after the fact: the network ends with the weights of the row in which this figure of
         `evaluate` was highest (the first such row), not with the last ones; the history keeps all rows.
@@ -101,12 +102,18 @@ def fit_many(
     Raises ValueError for a stack of networks with batch normalisation, dropout or frozen layers, when the sequences
     differ in length or two members share a network or a checkpoint, and whatever `fit` raises.
     """
-    of_each = (checkpoints, evaluate, progress, evaluate_every, keep_best)
-    of_each = [given if isinstance(given, list | tuple) else [given] * len(networks) for given in of_each]
+    networks = _listed(networks, "networks")
+    given = {"networks": networks, "batches": batches, "objectives": objectives, "recipes": recipes, "seeds": seeds}
+    options = {"checkpoints": checkpoints, "evaluate": evaluate, "progress": progress}
+    options |= {"evaluate_every": evaluate_every, "keep_best": keep_best}
+    for name, option in options.items():
+        given[name] = option if isinstance(option, list | tuple) else [option] * len(networks)
+    given = {name: _listed(each, name, len(networks)) for name, each in given.items()}
     _check_apart(networks, "network")
-    _check_apart([getattr(one, "path", one) for one in checkpoints or () if one is not None], "checkpoint")
-    members = zip(networks, batches, objectives, recipes, seeds, *of_each, strict=True)
-    trainings = [TrainingState(*member) for member in members]
+    _check_apart([getattr(one, "path", one) for one in given["checkpoints"]], "checkpoint")
+    if finished is not None and not callable(finished):
+        raise ValueError(f"finished must be a function, or None, not {finished!r}.")
+    trainings = [TrainingState(*member) for member in zip(*given.values(), strict=True)]
     for training in trainings if stack else ():
         training.stacked = not training.stackable
         if training.stacked:
@@ -126,12 +133,23 @@ def fit_many(
     return [training.history for training in trainings]
 
 
+def _listed(given: Any, name: str, count: int | None = None) -> list[Any]:
+    """A list of as many as there are networks. Raises ValueError."""
+    if not isinstance(given, Iterable) or isinstance(given, Recipe | str):
+        raise ValueError(f"{name} must be a list, with one for each network, not a {type(given).__name__}.")
+    found = list(given)
+    if count is not None and len(found) != count:
+        raise ValueError(f"{name} has {len(found)}, but there are {count} networks: give one for each.")
+    return found
+
+
 def _check_apart(things: Sequence[Any], name: str) -> None:
     """Raises ValueError where two members would share what each must have for itself."""
     seen: dict[Any, int] = {}
     for m, one in enumerate(things):
-        first = seen.setdefault(str(one) if isinstance(one, str | Path) else id(one), m)
-        if first != m:
+        path = expanded(one).resolve() if isinstance(one, str | Path) else one
+        first = seen.setdefault(str(path) if isinstance(path, Path) else id(path), m)
+        if one is not None and first != m:
             raise ValueError(f"{name}s {first} and {m} are one and the same: give each training its own {name}.")
 
 

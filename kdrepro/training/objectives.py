@@ -1,6 +1,7 @@
 """What a training minimises: an objective takes a batch's logits to a loss, for one network or for many at once."""
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ def hard_targets(student_logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 
     student_logits: [B, C]. Returns a scalar. Raises ValueError for a batch without labels.
     """
-    return cross_entropy(student_logits, _labels(batch), check=batch.check)
+    return cross_entropy(student_logits, labels_of(batch), check=batch.check)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Distillation:
         """The loss of logits [B, C]: a scalar."""
         return distillation_loss(
             student_logits,
-            _teacher_logits(batch),
+            teacher_logits_of(batch),
             batch.labels,
             temperature=self.temperature,
             soft_weight=self.soft_weight,
@@ -67,22 +68,40 @@ def matched_logits(student_logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 
     student_logits: [B, C]. Returns a scalar. Raises ValueError for a batch without a teacher.
     """
-    return logit_matching_loss(student_logits, _teacher_logits(batch), check=batch.check)
+    return logit_matching_loss(student_logits, teacher_logits_of(batch), check=batch.check)
 
 
 def taught(loss: Callable[..., torch.Tensor], **settings: float) -> Objective:
     """A loss of `kdrepro.losses` as an objective, of the batch's teacher logits and labels, with these settings.
 
     loss: (student_logits [B, C], teacher_logits [B, C], labels [B], **settings) to a scalar, `losses.decoupled_loss`
-    say. Raises ValueError for a batch without a teacher.
-    A loss of one's own is called with these alone; one of `kdrepro.losses` also gets the batch's `check`.
+    say. A loss of one's own is called with these alone; one of `kdrepro.losses` also gets the batch's `check`.
+    Raises ValueError for a loss that does not take these, or settings that it does not have, and, when it is asked, for
+    a batch without a teacher.
     """
+    name = getattr(loss, "__name__", type(loss).__name__)
+    if not callable(loss):
+        raise ValueError(f"loss must be a function, such as losses.decoupled_loss, not {loss!r}.")
+    try:
+        inspect.signature(loss).bind(*(None,) * 3, **settings, **_also(loss, check=True))
+    except TypeError as error:
+        raise ValueError(
+            f"taught calls {name}(student_logits, teacher_logits, labels, **settings), which does not fit ({error}): "
+            "mend the settings, or for a loss of other arguments see training.hard_targets and matched_logits, or "
+            "write lambda logits, batch: ..."
+        ) from None
+    except ValueError:  # a function of C's, which says nothing of its arguments
+        pass
     return functools.partial(_taught, loss, settings)
 
 
 def _taught(loss: Callable, settings: dict[str, float], logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    ours = getattr(loss, "__module__", None) == decoupled_loss.__module__
-    return loss(logits, _teacher_logits(batch), batch.labels, **settings, **({"check": batch.check} if ours else {}))
+    return loss(logits, teacher_logits_of(batch), batch.labels, **settings, **_also(loss, batch.check))
+
+
+def _also(loss: Callable, check: bool) -> dict[str, bool]:
+    """What this package's own losses are told beside their settings."""
+    return {"check": check} if getattr(loss, "__module__", None) == decoupled_loss.__module__ else {}
 
 
 def needs_labels(objective: Objective) -> bool:
@@ -98,13 +117,20 @@ def needs_labels(objective: Objective) -> bool:
     return objective is hard_targets or getattr(objective, "needs_labels", False)
 
 
-def _labels(batch: Batch) -> torch.Tensor:
+def of_labels_alone(objective: Objective) -> bool:
+    """Whether an objective of this package gives nothing for a case without a label; of others that is not known."""
+    return objective is hard_targets or (isinstance(objective, Distillation) and objective.soft_weight == 0)
+
+
+def labels_of(batch: Batch) -> torch.Tensor:
+    """A batch's labels [B]. Raises ValueError where it has none."""
     if batch.labels is None:
-        raise ValueError("hard_targets needs labels, and the batches have none: pass labels to training.Batches.")
+        raise ValueError("This objective needs labels, and the batches have none: pass labels to training.Batches.")
     return batch.labels
 
 
-def _teacher_logits(batch: Batch) -> torch.Tensor:
+def teacher_logits_of(batch: Batch) -> torch.Tensor:
+    """A batch's teacher logits [B, C]. Raises ValueError where it has none."""
     if batch.teacher_logits is None:
         raise ValueError(
             "This objective needs a teacher, and the batches have none: pass teacher_logits or teacher to "
@@ -120,7 +146,9 @@ def loss_of(objective: Objective, logits: torch.Tensor, batch: Batch) -> torch.T
         what = f"{list(loss.shape)}" if isinstance(loss, torch.Tensor) else f"a {type(loss).__name__}"
         raise ValueError(f"The objective returned {what} where a scalar tensor is expected: take the mean over cases.")
     if not loss.requires_grad:
-        raise ValueError("The objective's loss has no gradient: compute it from the logits, without detach or item.")
+        raise ValueError(
+            "The objective's loss has no gradient: compute it from the logits, without detach, item or no_grad."
+        )
     return loss
 
 
@@ -185,7 +213,7 @@ def _one_by_one(objectives: Sequence[Objective]) -> Way:
 
 def _hard(objectives: Sequence[Objective]) -> Way:
     def way(logits: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
-        return cross_entropies(logits, torch.stack([_labels(batch) for batch in batches]), check=batches[0].check)
+        return cross_entropies(logits, torch.stack([labels_of(batch) for batch in batches]), check=batches[0].check)
 
     return way
 
@@ -194,7 +222,10 @@ def _soft(objectives: Sequence[Distillation]) -> Way:
     losses = DistillationLosses([o.temperature for o in objectives], [o.soft_weight for o in objectives])
 
     def way(logits: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
-        teachers = torch.stack([_teacher_logits(batch) for batch in batches])
+        given = [teacher_logits_of(batch) for batch in batches]
+        if any(one.shape != logits.shape[1:] for one in given):
+            return _one_by_one(objectives)(logits, batches)  # which raises that one's own sentence
+        teachers = torch.stack(given)
         labels = None if batches[0].labels is None else torch.stack([batch.labels for batch in batches])
         return losses(logits, teachers, labels, check=batches[0].check)
 

@@ -18,20 +18,14 @@ def shape_of(network: MLP) -> tuple:
     return sizes, network.input_dropout.dropped, network.hidden_dropout.dropped
 
 
-class Stack(nn.Module):
-    """M `MLP`s of one shape, side by side: [M, B, ...] is flattened to [M, B, inputs]; float32 logits [M, B, C].
+class SideBySide(nn.Module):
+    """M networks whose parameters are, while this lives, views of its own stacks of them, each [M, ...].
 
-    Hidden layers multiply in the precision of what they are given, float32 or bfloat16, the output layer in float32.
-    While the stack lives, the members' parameters are views of its own: training it trains them, and a member can be
-    evaluated or saved at any time. `release` gives them memory of their own again. Dropout masks come from each
-    member's own generator (`networks.use_generator`), in the order in which the member alone would draw them.
-    Raises ValueError for members of different shapes.
+    Training it trains them, and a member can be evaluated or saved at any time. `release` gives each its own memory.
     """
 
-    def __init__(self, members: Sequence[MLP]):
+    def __init__(self, members: Sequence[nn.Module]):
         super().__init__()
-        if len({shape_of(member) for member in members}) != 1:
-            raise ValueError("Only networks of one shape and one dropout can be stacked.")
         self.members = tuple(members)  # not a ModuleList: their parameters are this module's already
         self.stacked = nn.ParameterList(
             nn.Parameter(torch.stack([p.detach() for p in same]))
@@ -47,6 +41,21 @@ class Stack(nn.Module):
         for member in self.members:
             for own in member.parameters():
                 own.data = own.data.clone()
+
+
+class Stack(SideBySide):
+    """M `MLP`s of one shape, side by side: [M, B, ...] is flattened to [M, B, inputs]; float32 logits [M, B, C].
+
+    Hidden layers multiply in the precision of what they are given, float32 or bfloat16, the output layer in float32.
+    Dropout masks come from each member's own generator (`networks.use_generator`), in the order in which the member
+    alone would draw them.
+    Raises ValueError for members of different shapes.
+    """
+
+    def __init__(self, members: Sequence[MLP]):
+        if len({shape_of(member) for member in members}) != 1:
+            raise ValueError("Only networks of one shape and one dropout can be stacked.")
+        super().__init__(members)
 
     @property
     def layers(self) -> list[tuple[nn.Parameter, nn.Parameter]]:

@@ -1,7 +1,6 @@
 """The training of one network: what it is made of, how far it is, and how that is saved and restored."""
 
 import math
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,17 +9,19 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from kdrepro.checks import check_device, check_network, network_dtype, unwrapped
+from kdrepro.checks import check_device, check_network, check_whole, network_dtype, unwrapped
 from kdrepro.errors import DivergedError, InputError
 from kdrepro.networks import MLP, clip_max_norm, parameter_count, use_generator
 from kdrepro.training.batches import BATCH_SIZE, CaseSource, check_source
 from kdrepro.training.checkpoint import Checkpoint
-from kdrepro.training.identity import digest
+from kdrepro.training.identity import digest, form
 from kdrepro.training.inference import logits
 from kdrepro.training.modes import frozen_layers, to_train
-from kdrepro.training.objectives import Distillation, Objective
+from kdrepro.training.objectives import Distillation, Objective, of_labels_alone
 from kdrepro.training.recipe import Recipe, gains_from_bf16
 from kdrepro.training.stack import shape_of
+
+MADE_OF = "made of, 2"  # in a checkpoint; the number goes up when `identity` tells things apart in another way
 
 
 class Optimized(Protocol):
@@ -63,8 +64,8 @@ class TrainingState:
         self.device = batches.device
         # Two generators: `order` is drawn from only at the start of an epoch, so a checkpoint within
         # one can redo the epoch's order and jitter from the state at its start.
-        self.order = torch.Generator(self.device).manual_seed(_mix(seed, 1))
-        self.noise = torch.Generator(self.device).manual_seed(_mix(seed, 2))
+        self.order = torch.Generator(self.device).manual_seed(_mix(self.seed, 1))
+        self.noise = torch.Generator(self.device).manual_seed(_mix(self.seed, 2))
         use_generator(network, self.noise)
         self.dtype = self._dtype()
         self.teacher = getattr(batches, "teacher", None)
@@ -81,24 +82,36 @@ class TrainingState:
         self._resume()
 
     def _check_arguments(self) -> None:
-        """Raises ValueError for an objective, a recipe or a seed that is none, and a recipe for other batches."""
+        """Raises ValueError for arguments that are not what they must be, and for those that are of other batches."""
         recipe = self.recipe
         if not callable(self.objective):
             raise ValueError(f"objective must be callable, such as training.hard_targets, not {self.objective!r}.")
         if not isinstance(recipe, Recipe):
             raise ValueError(f"recipe must be a training.Recipe, not a {type(recipe).__name__}.")
-        if isinstance(self.seed, bool) or not hasattr(self.seed, "__index__"):
-            raise ValueError(f"seed must be a whole number, not {self.seed!r}.")
-        self.seed = operator.index(self.seed)
+        if self.checkpoint is not None and not hasattr(self.checkpoint, "keeps"):
+            raise ValueError(f"checkpoint must be a path, or a training.Checkpoint, not {self.checkpoint!r}.")
+        for name in ("evaluate", "progress"):
+            given = getattr(self, name)
+            if given is not None and not callable(given):
+                raise ValueError(f"{name} must be a function, or None, not {given!r}.")
+        self.seed = check_whole(self.seed, "seed")
+        self.evaluate_every = check_whole(self.evaluate_every, "evaluate_every", least=1)
         size = getattr(self.batches, "batch_size", recipe.batch_size)
         if "batch_size" in recipe.model_fields_set and size != recipe.batch_size:
             raise ValueError(
                 f"The recipe says batch_size={recipe.batch_size} but the batches have {size}: say it to "
                 "training.Batches, which cuts them."
             )
+        if getattr(self.batches, "mix", 0) == 1 and of_labels_alone(self.objective):
+            raise ValueError(
+                "mix=1 leaves no case its label, and the objective learns from labels alone: mix fewer, or take "
+                "training.soft_targets."
+            )
 
     def _check_trainable(self) -> None:
-        """Raises ValueError for a network in half precision, and for one of which nothing is trained."""
+        """Raises ValueError for a network in half precision, or of which nothing is trained, and within no_grad."""
+        if not torch.is_grad_enabled():
+            raise ValueError("Within torch.no_grad() or inference_mode() nothing is learnt: train outside of it.")
         dtype = network_dtype(self.network)
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(
@@ -226,7 +239,12 @@ class TrainingState:
             raise ValueError(f"evaluate names a figure {taken[0]!r}, which every row has already: call it otherwise.")
         if self.keep_best is not None and self.keep_best not in figures:
             raise ValueError(f"keep_best names {self.keep_best!r}, but evaluate gives {', '.join(map(repr, figures))}.")
-        return {name: value.item() if hasattr(value, "item") else value for name, value in figures.items()}
+        plain = {name: _plain(name, value) for name, value in figures.items()}
+        if self.keep_best is not None and not isinstance(plain[self.keep_best], int | float):
+            raise ValueError(
+                f"keep_best's figure {self.keep_best!r} is {plain[self.keep_best]!r}: let evaluate give it as a number."
+            )
+        return plain
 
     @property
     def _keeps(self) -> bool:
@@ -292,7 +310,7 @@ class TrainingState:
             tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items() if v is not None}
         tensors |= {"generator.order": self.order_at_start, "generator.noise": self.noise.get_state()}
         state = {"epoch": self.epoch, "step": step, "loss_sum": loss_sum, "seconds": seconds, "history": self.history}
-        self.checkpoint.save(tensors, state | {"device": self.device.type, "made_of": self.made_of})
+        self.checkpoint.save(tensors, state | {"device": self.device.type, MADE_OF: self.made_of})
 
     def _made_of(self) -> dict[str, Any]:
         """What a checkpoint must have in common with this training to be gone on from."""
@@ -304,7 +322,7 @@ class TrainingState:
             )
         shapes = {name: (list(p.shape), str(p.dtype), p.requires_grad) for name, p in self.network.named_parameters()}
         return {
-            "network": f"#{digest(shapes)}",
+            "network": f"#{digest(shapes, form(self.network))}",
             "objective": f"{_name(self.objective)} #{digest(self.objective)}",
             # Of a function, by its code: as a module it holds nothing.
             "teacher": f"#{digest(getattr(self.teacher, 'function', self.teacher))}",
@@ -329,9 +347,9 @@ class TrainingState:
         if saved is None:
             return
         tensors, state = saved
-        if "made_of" not in state:
+        if MADE_OF not in state:
             return self.checkpoint.put_aside("was written by an earlier version")
-        if differing := self._differing(state["made_of"]):
+        if differing := self._differing(state[MADE_OF]):
             raise InputError(
                 f"The checkpoint {self.checkpoint.path} is that of another training, which has another "
                 f"{' and '.join(differing)}: give this one a file of its own, or remove that one."
@@ -373,6 +391,14 @@ def _outputs(network: nn.Module, batches: CaseSource) -> list[int]:
         for hook in hooks:
             hook.remove()
     return found
+
+
+def _plain(name: str, figure: Any) -> Any:
+    """A figure that `evaluate` gave, out of its tensor or array. Raises ValueError for several in one."""
+    try:
+        return figure.item() if hasattr(figure, "item") else figure
+    except (RuntimeError, ValueError):
+        raise ValueError(f"evaluate's figure {name!r} holds several numbers: give one, or a list.") from None
 
 
 def _name(objective: Objective) -> str:

@@ -124,6 +124,7 @@ class Alone:
         self.inputs = input_dtype(training.network, training.dtype)
         parameters = [p for p in training.network.parameters() if p.requires_grad]
         self.optimizer = _optimizer([{"params": parameters}], training.recipe, training.moments)
+        self.optimizer.zero_grad(set_to_none=True)  # of what the network was used for before
         self.teachers = _teachers([training])
 
     def epoch(self, first: int) -> Iterator[list[Batch]]:

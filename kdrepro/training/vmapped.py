@@ -13,28 +13,22 @@ from torch.func import functional_call, vmap
 from kdrepro.checks import logits_of, wide
 from kdrepro.networks import Dropout
 from kdrepro.training.inference import as_inputs, input_dtype
+from kdrepro.training.stack import SideBySide
 from kdrepro.training.state import TrainingState
 
 TRIED = 3  # timed gradients, after one that is not
 CLOSE = 1e-3  # of the largest logit, between a member alone and among others
 
 
-class Vmapped(nn.Module):
+class Vmapped(SideBySide):
     """M networks of one kind, side by side: inputs [M, B, ...] to logits [M, B, C], at least float32.
 
-    As `stack.Stack`, but of any modules that `check` lets pass: while it lives, the members' parameters are views of
-    its own, and `release` gives them memory of their own again. bf16: whether products are in bfloat16, by autocast.
+    As `stack.Stack`, but of any modules that `check` lets pass. bf16: whether products are in bfloat16, by autocast.
     """
 
     def __init__(self, members: Sequence[nn.Module], bf16: bool = False):
-        super().__init__()
-        self.members = tuple(members)  # not a ModuleList: their parameters are this module's already
+        super().__init__(members)
         self.names = [name for name, _ in members[0].named_parameters()]
-        same = zip(*(member.parameters() for member in members), strict=True)
-        self.stacked = nn.ParameterList(nn.Parameter(torch.stack([p.detach() for p in each])) for each in same)
-        for m, member in enumerate(members):
-            for own, stacked in zip(member.parameters(), self.stacked, strict=True):
-                own.data = stacked.data[m]
         buffers = zip(*(member.named_buffers() for member in members), strict=True)
         self.constants = {each[0][0]: torch.stack([b for _, b in each]) for each in buffers}
         self.form = (copy.deepcopy(members[0]),)  # in a tuple: its parameters are not this module's
@@ -50,13 +44,6 @@ class Vmapped(nn.Module):
 
         with torch.autocast(x.device.type, torch.bfloat16) if self.bf16 else nullcontext():
             return vmap(one)(dict(zip(self.names, self.stacked, strict=True)), self.constants, x)
-
-    @torch.no_grad()
-    def release(self) -> None:
-        """Give the members' parameters memory of their own again."""
-        for member in self.members:
-            for own in member.parameters():
-                own.data = own.data.clone()
 
 
 def check(training: TrainingState) -> None:

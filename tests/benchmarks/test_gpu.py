@@ -19,7 +19,8 @@ from kdrepro.publishing import book
 from kdrepro.store import Store
 from kdrepro.verdicts import claims
 
-PARTS = [gpu.Part("08-pitfalls"), *(gpu.Part("08-pitfalls", f"pitfalls.{i}") for i in range(5))]
+PARTS = [gpu.Part(chapter) for chapter in ("02-mnist", "01-dark-knowledge", "08-pitfalls", "09-after-2015")]
+PARTS += [gpu.Part("02-mnist", "tune"), gpu.Part("02-mnist", "confirm")]
 
 
 class Process:
@@ -64,16 +65,16 @@ def test_a_step_ends_for_its_time_or_with_its_own_code():
     assert gpu.for_at_most([sys.executable, "-c", "raise SystemExit(7)"], 60) == 7
 
 
-def test_chapter_2_comes_first_and_every_chapter_before_its_claims():
-    found = gpu.parts(paths.runs("full"))
-    assert len(set(found)) == len(found) == len(presets.CHAPTERS) + len(claims.load())
-    chapters = list(dict.fromkeys(part.chapter for part in found))
+def test_chapter_2_comes_first_and_searches_and_fresh_seeds_come_last():
+    found = gpu.parts(paths.runs("full"), also=["tune", "confirm"])
+    count = len(presets.CHAPTERS)
+    chapters = [part.chapter for part in found[:count]]
     assert chapters[0] == "02-mnist"
     assert sorted(chapters[-len(gpu.LATER) :]) == sorted(gpu.LATER)
-    for chapter in chapters:
-        of_chapter = [part for part in found if part.chapter == chapter]
-        assert of_chapter[0] == gpu.Part(chapter)
-        assert {part.claim for part in of_chapter[1:]} == {c.id for c in claims.load().values() if c.chapter == chapter}
+    assert [part.what for part in found[:count]] == ["run"] * count
+    searched = [name for name in chapters if getattr(presets.load("full").chapters[name], "searches", None)]
+    assert found[count:] == [gpu.Part(name, "tune") for name in searched] + [gpu.Part(n, "confirm") for n in chapters]
+    assert gpu.parts(paths.runs("full"), ["03-acoustic-ensemble"]) == [gpu.Part("03-acoustic-ensemble")]
 
 
 def put(folder: Path, chapter: str) -> None:
@@ -85,13 +86,22 @@ def put(folder: Path, chapter: str) -> None:
 def test_what_is_done_is_not_run_again():
     run = paths.runs("full")
     put(run, "02-mnist")
-    put(run / "claims" / "pitfalls.scale", "08-pitfalls")
+    put(run / "confirm", "08-pitfalls")
     (run / "results" / "09-after-2015.json").write_text("{}")  # its notebook is not written yet
-    found = gpu.parts(run)
-    assert "02-mnist" not in {part.chapter for part in found}
-    assert gpu.Part("08-pitfalls", "pitfalls.scale") not in found
-    assert gpu.Part("08-pitfalls", "pitfalls.choice") in found
+    (run / "searches").mkdir()
+    students = presets.load("full").chapters["01-dark-knowledge"].searches["less data"].students
+    search = {"plans": {"students": {name: {} for name in students}}, "rows": []}
+    place = run / "searches" / "01-dark-knowledge.less-data.json"
+    place.write_text(json.dumps(search))
+    found = gpu.parts(run, also=["tune", "confirm"])
+    assert gpu.Part("02-mnist") not in found
+    assert gpu.Part("02-mnist", "tune") in found
+    assert gpu.Part("08-pitfalls") in found
+    assert gpu.Part("08-pitfalls", "confirm") not in found
     assert gpu.Part("09-after-2015") in found
+    assert gpu.Part("01-dark-knowledge", "tune") in found  # begun
+    place.write_text(json.dumps(search | {"rows": [{"teacher": "", "student": name} for name in students]}))
+    assert gpu.Part("01-dark-knowledge", "tune") not in gpu.parts(run, also=["tune"])
 
 
 def test_at_most_so_many_run_at_once_in_their_order():
@@ -127,6 +137,7 @@ def test_data_are_prepared_by_one_part_alone():
     assert gpu.is_ready(speech, [images, PARTS[0]], run)
     assert not gpu.is_ready(also, [speech], run)
     assert gpu.is_ready(PARTS[1], [PARTS[0]], run)  # MNIST is read as it is
+    assert not gpu.is_ready(gpu.Part("02-mnist", "tune"), [PARTS[0]], run)  # they would write into one log
     (run / "logs").mkdir(parents=True)
     (run / "logs" / "03-acoustic-ensemble.log").touch()  # it trains
     assert gpu.is_ready(also, [speech], run)
@@ -158,39 +169,43 @@ def fake_parts(monkeypatch, script):
     monkeypatch.setattr(gpu, "command", lambda part, *_: [sys.executable, "-c", script, part.name])
 
 
-def test_parts_share_all_but_their_logs(monkeypatch, tmp_path):
+def test_parts_have_logs_of_their_own_and_processes_that_train(tmp_path):
     run = paths.runs("smoke")
-    seen = "import os, sys; print(os.environ['KDREPRO_RUNS'], *map(os.environ.get, sys.argv[1:]))"
-    names = ["KDREPRO_CHECKPOINTS", "OMP_NUM_THREADS", "MORE"]
-    for part in PARTS[:2]:
-        command = [sys.executable, "-c", seen, *names]
-        assert gpu.start(part, command, run, tmp_path / "parts", {"MORE": "more"}).wait() == 0
-    own = tmp_path / "parts" / "pitfalls.0"
-    assert gpu.said(PARTS[0], run).read_text() == f"{run.parent} off 1 more\n"
-    assert gpu.said(PARTS[1], run).read_text() == f"{own} off 1 more\n"
-    assert {path.name: path.resolve() for path in (own / "smoke").iterdir()} == {
-        name: (run / name).resolve() for name in gpu.SHARED
-    }
+    seen = "import os; from kdrepro.executors import options; found = options.from_environment();"
+    seen += "print(os.environ['KDREPRO_CHECKPOINTS'], os.environ['OMP_NUM_THREADS'], found.executor, found.workers)"
+    command = [sys.executable, "-c", seen]
+    for part in PARTS[-2:]:
+        assert gpu.start(part, command, run, gpu.trained_by(tmp_path, 3)).wait() == 0
+        assert gpu.said(part, run).read_text() == "off 1 processes 3\n"
+    assert gpu.said(PARTS[-1], run).name == "02-mnist.confirm.log"
+
+
+def test_parts_are_commands_that_the_command_line_knows():
+    for part in PARTS[-3:]:
+        asked = gpu.command(part, "smoke", "cpu", ["--help"])
+        assert subprocess.run(asked, capture_output=True, check=True).stdout
+    assert gpu.command(PARTS[-1])[3:] == ["run", "--confirm", "02-mnist", "--preset", "full", "--device", "cuda"]
 
 
 def test_a_part_that_is_killed_is_reported(monkeypatch, tmp_path, capsys):
     fake_parts(monkeypatch, "import os, sys; print('begins', sys.argv[1], flush=True); os.kill(os.getpid(), 9)")
-    assert gpu.full(60, tmp_path / "out", 2, preset="smoke", chapters=["08-pitfalls"]) == 1
+    assert gpu.full(60, tmp_path / "out", 2, preset="smoke", chapters=["08-pitfalls"], also=["confirm"]) == 1
     said = capsys.readouterr().out
-    for name in ("08-pitfalls", "pitfalls.scale"):
+    for name in ("08-pitfalls", "08-pitfalls.confirm"):
         assert f"gpu: {name} failed (exit code -9):\n    begins {name}\n" in said
-    assert "not done: 08-pitfalls" in said
+    assert "not done: 08-pitfalls, 08-pitfalls.confirm." in said
     assert archives.archives(tmp_path / "out")
 
 
 def test_time_over_in_the_middle_is_said_and_what_is_there_is_packed(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(gpu, "TELLING", 0.1)
     fake_parts(monkeypatch, "import time; print('trains', flush=True); time.sleep(60)")
-    put(paths.runs("smoke") / "claims" / "pitfalls.scale", "08-pitfalls")
-    assert gpu.full(2, tmp_path / "out", 2, preset="smoke", chapters=["08-pitfalls"]) == gpu.AGAIN
+    put(paths.runs("smoke") / "confirm", "02-mnist")
+    asked = {"chapters": ["08-pitfalls", "02-mnist"], "also": ["confirm"]}
+    assert gpu.full(2, tmp_path / "out", 2, preset="smoke", **asked) == gpu.AGAIN
     said = capsys.readouterr().out
     assert "gpu: parts: 2 run, 1 wait, 0 done, 0 failed; " in said
-    assert "time is over; the same command goes on with 08-pitfalls" in said
+    assert "time is over; the same command goes on with 02-mnist, 08-pitfalls, 08-pitfalls.confirm." in said
     assert archives.archives(tmp_path / "out")
 
 
@@ -252,11 +267,12 @@ def test_without_mps_parts_run_all_the_same(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_chapter_and_its_claims_share_networks_that_go_to_another_machine(tmp_path, monkeypatch):
+def test_a_chapter_that_processes_train_goes_to_another_machine(tmp_path, monkeypatch):
     run, small = paths.runs("smoke"), {"preset": "smoke", "device": "cpu", "options": ["--seeds", "1"]}
     assert gpu.full(600, tmp_path / "out", 2, chapters=["08-pitfalls"], **small) == 0
     record = json.loads((run / "results" / "08-pitfalls.json").read_text())
     assert set(record["claims"]) == {of.id for of in claims.load().values() if of.chapter == "08-pitfalls"}
+    assert record["provenance"]["executor"] == "processes"
     trained = [key for key in os.listdir(run / "store") if (run / "store" / key / "entry.json").exists()]
     assert set(record["claims"]["pitfalls.scale"]["nets"]["keys"]) <= set(trained)
 

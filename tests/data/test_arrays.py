@@ -1,7 +1,9 @@
 """Image sets in idx files and NumPy archives: whatever their classes are, and refused by a sentence where damaged."""
 
 import gzip
+import io
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -82,6 +84,33 @@ def test_damaged_idx(tmp_path_factory, cut, position, byte):
             data.idx_images(folder)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\0\0\x08" + bytes([65]) + struct.pack(">65I", *[1] * 65) + b"x",
+        idx(np.zeros((0, 3, 3), np.uint8))[:4] + struct.pack(">3I", 2**31, 2**31, 4),  # 2 ** 64, which an int64 has not
+    ],
+    ids=["65 axes", "more bytes than a number counts"],
+)
+def test_an_idx_file_whose_header_lies(written, content):
+    root = written()
+    (root / PARTS[0]).write_bytes(content)
+    with pytest.raises(InputError, match="not a whole idx file"):
+        data.idx_images(root)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_set_without_images_of_a_split(written, tmp_path, arrays, split):
+    root, empty = written(), {"train": (0, 1), "test": (2, 3)}[split]
+    for n in empty:
+        (root / PARTS[n]).write_bytes(idx(arrays[n][:0]))
+    given = [array[:0] if n in empty else array for n, array in enumerate(arrays)]
+    np.savez(tmp_path / "mine.npz", **dict(zip(("x_train", "y_train", "x_test", "y_test"), given, strict=True)))
+    for read, path in ((data.idx_images, root), (data.npz_images, tmp_path / "mine.npz")):
+        with pytest.raises(InputError, match=f"has no {split} images"):
+            read(path)
+
+
 def test_a_missing_file(written):
     root = written()
     (root / PARTS[3]).unlink()
@@ -128,6 +157,40 @@ def test_npz_that_is_none(tmp_path, arrays):
     np.savez(path, x_train=arrays[0], y_train=arrays[1], x_test=arrays[2], y_test=arrays[3] + 1)
     with pytest.raises(InputError, match="test_labels holds 3, which is no label in training"):
         data.npz_images(path)
+
+
+def npy(array, change=lambda header: header) -> bytes:
+    """An array as NumPy keeps it, with another header of the same length."""
+    content = io.BytesIO()
+    np.save(content, array)
+    return content.getvalue()[:10] + change(content.getvalue()[10:128]) + content.getvalue()[128:]
+
+
+DAMAGED = {
+    "cut header": (lambda header: header.replace(b"(16, 5, 7), }", b"(16, 5, 7     "), "not a whole"),
+    "lying header": (lambda header: header.replace(b"(16, 5, 7), }      ", b"(9999999999999,), }"), "not a whole"),
+    "no array": (None, "its train_images are no array"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), DAMAGED.values(), ids=DAMAGED)
+def test_npz_with_a_member_that_is_damaged(tmp_path, arrays, change, said):
+    with zipfile.ZipFile(tmp_path / "mine.npz", "w") as archive:
+        archive.writestr("x_train.npy", b"text" if change is None else npy(arrays[0], change))
+        for name, array in zip(("y_train", "x_test", "y_test"), arrays[1:], strict=True):
+            archive.writestr(f"{name}.npy", npy(array))
+    with pytest.raises(InputError, match=said):
+        data.npz_images(tmp_path / "mine.npz")
+
+
+def test_an_array_alone_and_labels_that_are_none(tmp_path, arrays):
+    np.save(tmp_path / "mine.npy", arrays[0])
+    with pytest.raises(InputError, match="is one array: save images and labels together"):
+        data.npz_images(tmp_path / "mine.npy")
+    dates = arrays[1].astype("M8[s]")
+    np.savez(tmp_path / "mine.npz", x_train=arrays[0], y_train=dates, x_test=arrays[2], y_test=arrays[3])
+    with pytest.raises(InputError, match="train_labels holds datetime64"):
+        data.npz_images(tmp_path / "mine.npz")
 
 
 def test_pickles_are_never_loaded(tmp_path, arrays):

@@ -54,6 +54,8 @@ def test_what_does_not_fit_together_is_refused():
         ImageData.of("few", *PAIR, 2, class_names=("a", "b", "c"))
     with pytest.raises(ValueError, match="come together"):
         ImageData.of("few", *PAIR, 2, validation_images=X)
+    with pytest.raises(TypeError, match="validation_image"):
+        ImageData.of("few", *PAIR, 2, validation_image=X, validation_label=Y)
 
 
 def test_validation_split_is_disjoint_and_leaves_the_test_set_out(digits):

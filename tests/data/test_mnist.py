@@ -75,6 +75,16 @@ def test_mnist(mnist_root):
     assert images.fingerprint == "5b530725372659ea"  # part of the names of trained networks
 
 
+def test_a_home_is_expanded(tmp_path, monkeypatch, mnist_root):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "d").symlink_to(mnist_root.resolve())
+    assert data.mnist("~/d").classes == 10
+    assert data.fetch_mnist("~/d") == tmp_path / "d" / "MNIST" / "raw"
+    for read in (data.mnist, data.idx_images, data.npz_images, data.image_folder, data.tiny_imagenet):
+        with pytest.raises(InputError, match="a home folder that is not known here"):
+            read("~nobody-of-that-name/d")
+
+
 def fake_download(monkeypatch, content: dict[str, bytes] | Exception):
     def download(root, download):
         if isinstance(content, Exception):

@@ -193,6 +193,30 @@ def test_autocast_on_a_cpu_leaves_the_softmax_in_half_precision(nets):
     assert finding.HALF in faults(kdrepro.doctor(*nets, loss=loss, temperature=20))
 
 
+@pytest.mark.parametrize(
+    ("loss", "where"),
+    [
+        (lambda z, v, y, t: (z * float("nan")).sum(), "(10 classes, T = 2)"),
+        (lambda z, v, y, t: kd(z, v, y, t) / (z.shape[1] < 20), "(20 classes, T = 2)"),
+        (lambda z, v, y, t: kd(z, v, y, t) / (t < 8), "(10 classes, T = 8)"),
+    ],
+)
+def test_a_loss_that_is_not_finite_at_ordinary_logits(nets, loss, where):
+    found = kdrepro.doctor(*nets, loss=loss)
+    assert {finding.NOT_FINITE} == set(faults(found))
+    assert where in found[-1].found
+
+
+def test_a_loss_that_half_precision_cannot_hold(nets):
+    teacher, student, batch = nets
+    half = torch.nn.Sequential(student, Cast(torch.float16)).eval()
+
+    def loss(z, v, labels, t):
+        return distillation_loss(z, v, temperature=t) + 0 * (1e4 * z).square().sum()
+
+    assert faults(kdrepro.doctor(teacher, half, batch, loss=loss)) == [finding.HALF]
+
+
 def test_two_faults_at_once(nets):
     def loss(z, v, labels, t):
         soft = F.kl_div(F.log_softmax(z / t, 1), F.softmax(v / t, 1), reduction="none").mean()
@@ -260,10 +284,13 @@ def test_stored_logits(nets):
 
     assert found(own) == []
     assert found(own.numpy()) == []
+    assert found(own.double().requires_grad_()) == []
     assert found(own[torch.randperm(len(own), generator=torch.Generator().manual_seed(0))]) == [finding.SHUFFLED]
     assert found(training.logits(teacher, images.roll(1, -1))) == [finding.MOVED]
-    with pytest.raises(ValueError, match="stored logits are"):
-        found(own[:, :9])
+    bad = {"stored logits are": own[:, :9], "holds NaN": own.log(), "must be floating point": own.long()}
+    for named, logits in bad.items():
+        with pytest.raises(ValueError, match=named):
+            found(logits)
 
 
 def test_outputs_that_are_no_logits(nets):
@@ -290,7 +317,8 @@ def test_a_label_smoothed_teacher(digits, nets):
 def test_cases_that_chose_and_judge(nets, digits):
     judged = digits.test_images
     given = {"loss": OURS, "judged_on": judged}
-    assert faults(kdrepro.doctor(*nets, **given, chosen_on=judged[:20])) == [finding.TEST_CHOICE]
+    for chosen in (judged[:20], judged[:20].bfloat16(), judged[:20].float().requires_grad_()):
+        assert faults(kdrepro.doctor(*nets, **given, chosen_on=chosen)) == [finding.TEST_CHOICE]
     assert kdrepro.doctor(*nets, **given, chosen_on=digits.train_images[:20]) == []
 
 
@@ -300,6 +328,8 @@ def test_cases_that_chose_and_judge(nets, digits):
         ({"loss": lambda z, v, y, t: (z - v).square()}, "loss returned"),
         ({"batch": torch.zeros(3, 64)}, "batch must be"),
         ({"batch": (torch.zeros(0, 64), torch.zeros(0))}, "inputs is empty"),
+        ({"batch": (torch.full((3, 64), torch.nan), torch.zeros(3).long())}, "the teacher's output holds NaN"),
+        ({"student": torch.nn.Identity()}, r"the student's output must be \[cases, classes\]"),
         ({"student": MLP([64, 9])}, "both must be of the same classes"),
         ({"teacher": [1]}, "teacher must be a torch.nn.Module"),
         ({"temperature": 0}, "temperature"),

@@ -2,13 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from eq5_problems import KINDS, contradicting, convex_minimum, everyone, problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from kdrepro.specialists.combining import active, combine, em_step, objective
+from kdrepro.specialists import correct_dustbin
+from kdrepro.specialists.combining import Combined, active, combine, em_step, objective
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -181,6 +184,46 @@ def test_active_by_hand():
     assert active(p_g, classes, 2).tolist() == [[True, True], [False, True]]
     assert active(p_g, classes, 4).all()
     assert active(p_g, []).shape == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("generalist", "classes", "sentence"),
+    [
+        (torch.ones(4) / 4, [[0]], r"generalist must be \[cases, classes\]"),
+        (torch.ones(2, 4) / 4, [[0], [-1]], r"classes\[1\] holds -1, but the classes are 0 to 3"),
+        (torch.ones(2, 4) / 4, [[9]], r"classes\[0\] holds 9"),
+        (torch.ones(2, 4) / 4, [3], r"classes\[0\] must be a tensor or an array, not a int"),
+    ],
+)
+def test_active_refuses_what_is_not_there(generalist, classes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        active(generalist, classes)
+
+
+def test_active_takes_arrays():
+    p_g = np.array([[0.6, 0.3, 0.1], [0.1, 0.3, 0.6]])
+    assert active(p_g, [[0], np.array([1, 2])]).tolist() == [[True, False], [False, True]]
+
+
+def test_combined_is_combine_of_what_each_network_says(generator):
+    x, generalist, specialist = torch.randn(9, 4, generator=generator), nn.Linear(4, 5), nn.Linear(4, 3)
+    found = Combined(generalist, [specialist], [[2, 0]], [3.0], top_n=2)(x)
+    p_g, p_m = generalist(x).double().softmax(1), correct_dustbin(specialist(x).double(), 3.0).softmax(1)
+    torch.testing.assert_close(found.exp().double(), combine(p_g, [p_m], [[2, 0]], top_n=2), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("specialist", "subset", "sentence"),
+    [
+        (nn.Linear(4, 1), [0, 1], r"specialists\[0\] returns \[1\] a case but must return \[3\]: .* dustbin's last"),
+        (nn.Linear(4, 4), [0, 1], r"specialists\[0\] returns \[4\] a case but must return \[3\]"),
+        (nn.Linear(4, 2), [9], r"classes\[0\] holds 9"),
+        (torch.relu, [0, 1], r"specialists\[0\] must be a torch.nn.Module"),
+    ],
+)
+def test_specialists_that_do_not_fit_their_subsets(specialist, subset, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Combined(nn.Linear(4, 5), [specialist], [subset], [2.0], top_n=5)(torch.zeros(3, 4))
 
 
 def test_objective_by_hand():

@@ -39,6 +39,13 @@ def test_the_correction_leaves_its_input_alone():
     assert torch.equal(logits, torch.zeros(2, 3))
 
 
+def test_a_correction_of_arrays():
+    logits = np.zeros((2, 3), np.float32)
+    assert specialists.correct_full(logits, [1], 2.0)[0].tolist() == pytest.approx([np.log(2), 0, np.log(2)])
+    with pytest.raises(ValueError, match=r"logits must be \[cases, classes\], not \[2, 3, 4\]"):
+        specialists.correct_dustbin(torch.zeros(2, 3, 4), 2.0)
+
+
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_correction_that_is_none(wrong):
     with pytest.raises(ValueError, match="oversampling must be a positive number"):
@@ -88,10 +95,22 @@ def test_a_rest_that_is_smaller_is_taken_whole(generator):
     assert len(sampler) == 6 == len(sampler.draw(generator).unique())
 
 
-@pytest.mark.parametrize("special", [[], [0, 1, 2]])
-def test_both_halves_need_cases(special):
-    with pytest.raises(ValueError, match="of its special classes and of others"):
-        HalfSpecial(torch.tensor([0, 1, 2]), torch.tensor(special, dtype=torch.int64))
+@pytest.mark.parametrize(
+    ("labels", "special", "sentence"),
+    [
+        ([0, 1, 2], [], "special .*is .*at least one class"),
+        ([0, 1, 2], [0, 1, 2], "special .*holds all 3 classes"),
+        ([0, 1, 2], [0, 99], r"special \(labels end at 2\) holds 99"),
+        ([0, 1, 2], [1, 1], "special .*holds class 1 more than once"),
+        ([0, 0, 2], [1], "of its special classes and of others"),
+        ([2, 2, -100], [2], "of its special classes and of others"),
+        ([-100, -100], [5], "labels has no case of a class above 0"),
+        ([], [0], "labels has no case of a class above 0"),
+    ],
+)
+def test_both_halves_need_cases(labels, special, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        HalfSpecial(torch.tensor(labels, dtype=torch.int64), special)
 
 
 # --- Section 6.1 ------------------------------------------------------------------------------------
@@ -133,6 +152,34 @@ def test_kept_knowledge_by_case(labels):
         losses.append(-z.log_softmax(0)[label] if label in (1, 4) else t**2 * (p * (p / q).log()).sum())
     found = specialists.kept_knowledge(special, 6, t, by="case")(logits, batch)
     torch.testing.assert_close(found, torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("by", ["class", "case"])
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"teacher_logits": None}, "needs a teacher"),
+        ({"labels": None}, "needs labels"),
+        ({"logits": torch.zeros(4, 7)}, r"^logits is \[4, 7\] but must be \[4, 6\]: .* made for 6 classes"),
+        ({"logits": torch.zeros(4, 5)}, r"^logits is \[4, 5\]"),
+        ({"teacher_logits": torch.zeros(4, 7)}, r"teacher_logits is \[4, 7\] but must be \[4, 6\]"),
+        ({"teacher_logits": torch.zeros(3, 6)}, r"teacher_logits is \[3, 6\] but must be \[4, 6\]"),
+        ({"labels": torch.tensor([[0], [1], [4], [5]])}, "labels is"),
+    ],
+)
+def test_batches_that_do_not_fit_kept_knowledge(by, check, change, sentence):
+    good = {"inputs": torch.empty(0), "labels": torch.tensor([0, 1, 4, 5]), "teacher_logits": torch.zeros(4, 6)}
+    batch = {name: change.get(name, value) for name, value in good.items()}
+    logits = change.get("logits", torch.zeros(4, 6))
+    with pytest.raises(ValueError, match=sentence):
+        specialists.kept_knowledge([1, 4], 6, 2.0, by=by)(logits, Batch(**batch, check=check))
+
+
+@pytest.mark.parametrize("by", ["class", "case"])
+def test_kept_knowledge_of_a_label_that_is_no_class(by):
+    with pytest.raises(ValueError, match="labels must lie between 0 and 5"):
+        specialists.kept_knowledge([1, 4], 6, 2.0, by=by)(torch.zeros(2, 6), batch_of([0, 6]))
 
 
 def test_an_unknown_reading():

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from kdrepro import training
 from kdrepro.errors import InputError
+from kdrepro.networks import MLP
 from kdrepro.store import Store, entries
 from kdrepro.training import Batches, Recipe, objectives
 
@@ -101,6 +102,19 @@ def test_damaged_file_is_named_set_aside_and_retrained(tmp_path, trainer, name, 
     assert list(path.parent.glob(f"{name}.damaged-*"))
     assert store.train_or_load(CONFIG, trainer) is not None
     assert trainer.calls == 2
+
+
+@pytest.mark.parametrize("other", [[64, 9, 10], [64, 8, 8, 10]])
+def test_a_network_of_other_layers_is_no_damage(tmp_path, trainer, other):
+    """It is today's code that builds another network: what was trained stays."""
+    store = Store(tmp_path, warn=pytest.fail)
+    store.train_or_load(CONFIG, trainer)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    with pytest.raises(InputError, match="other layers than what is built for its configuration") as caught:
+        store.train_or_load(CONFIG, pytest.fail, build=lambda config: MLP(other))
+    assert "\\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+    store.train_or_load(CONFIG, pytest.fail)
 
 
 def test_store_that_cannot_be_written_is_one_sentence(tmp_path, trainer):
@@ -282,6 +296,21 @@ def test_damaged_arrays_are_set_aside_and_computed_again(tmp_path, place, damage
         assert damage == "flipped"
     assert same(store.compute_or_load({"score": "x"}, compute))
     assert compute.calls <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "said"),
+    [
+        ("a", np.array([1, None]), "'a' holds Python's objects"),
+        ("a", np.zeros(2, [("x", object)]), "'a' holds Python's objects"),
+        ("file", np.arange(3), "as 'file'"),
+        ("allow_pickle", np.arange(3), "as 'allow_pickle'"),
+    ],
+)
+def test_arrays_that_could_not_be_read_back(tmp_path, name, array, said):
+    with pytest.raises(InputError, match=said):
+        Store(tmp_path).compute_or_load({"score": "x"}, lambda: {name: array})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_arrays_that_cannot_be_written(tmp_path):

@@ -105,7 +105,21 @@ def test_the_command_line(tmp_path):
     assert "deleted" in said("rm", key, "--yes", "--at", root)
     assert not (root / key).exists()
     assert (tmp_path / "copy" / key / "entry.json").exists()
-    with pytest.raises(InputError, match="Say what to delete"):
-        said("rm", "--at", root)
     with pytest.raises(InputError, match="There is no store"):
         said("ls", "--at", tmp_path / "nowhere")
+
+
+def test_what_is_deleted_is_what_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    store = Store("~/store")
+    key, other = trained(store), trained(store, seed=2)
+    store.place.write(f"{key}/network.safetensors.damaged-1", bytes(2_000_000))
+    one = f"1 damaged file of {key} (network, 2,000 KB)\n2.0 MB"
+    assert said("rm", "--damaged", "--at=~/store") == f"would delete {one}; give --yes to delete them.\n"
+    assert said("rm", "--damaged", "--yes", "--at=~/store") == f"deleted {one}.\n"
+    assert store.entry(CONFIG) is not None
+    assert said("export", "~/copy", key, key[:8], "--at=~/store").startswith("1 copied")
+    assert (tmp_path / "copy" / key / "entry.json").exists()
+    assert said("rm", other, other[:8], "--yes", "--at=~/store").count("deleted") == 1
+    with pytest.raises(InputError, match="Say what to delete"):
+        said("rm", "--at=~/store")

@@ -29,6 +29,11 @@ def test_no_file_is_no_state(tmp_path):
     assert Checkpoint(tmp_path / "c.safetensors", warn=pytest.fail).load() is None
 
 
+def test_a_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Checkpoint("~/c.safetensors").path == tmp_path / "c.safetensors"
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

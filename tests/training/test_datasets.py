@@ -58,6 +58,8 @@ SOURCES = {
     "IterableDataset": lambda: (Stream(),),
     "DataLoader": lambda: (DataLoader(TensorDataset(X, Y), batch_size=7),),
     "something like a Dataset": lambda: (Listed(),),
+    "pairs": lambda: ([(X[i], int(Y[i])) for i in range(40)],),
+    "pairs of arrays": lambda: ([(X[i].numpy(), np.int64(Y[i])) for i in range(40)],),
 }
 
 
@@ -113,6 +115,9 @@ BAD = {
     "nothing": (Items(lambda i: X[i], 0), "inputs is empty"),
     "a string": ("images/", "inputs must be a tensor, an array, a dataset or a loader, not a str"),
     "16 bits": (X.mul(60_000).to(torch.uint16), "divided by their range"),
+    "pairs of numbers": ([(0.5, 1), (0.25, 0)], r"list of pairs of numbers.*: pass inputs and labels apart"),
+    "pairs of single numbers": ([(torch.tensor(0.5), 1)], "list of pairs of numbers"),
+    "pairs of pictures": ([(Image.new("L", (8, 8)), 0)], "gives Pillow images.*PILToTensor"),
     "a number": (torch.tensor(1.0), "not a single number"),
 }
 
@@ -121,6 +126,11 @@ BAD = {
 def test_what_gives_no_cases_gets_one_sentence(source, sentence):
     with pytest.raises(ValueError, match=sentence):
         Batches(source)
+
+
+def test_pairs_of_numbers_are_inputs_where_the_labels_are_given():
+    assert Batches([(0.5, 1), (0.25, 0)], [0, 1]).inputs.tolist() == [[0.5, 1], [0.25, 0]]
+    assert Batches([(0.5, 1.0), (0.25, 0.5)]).inputs.tolist() == [[0.5, 1], [0.25, 0.5]]
 
 
 def test_two_kinds_of_labels_are_refused():

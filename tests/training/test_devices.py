@@ -331,7 +331,7 @@ def of_a_training_that_goes_on():
         kept |= {f"optimizer.{i}.{name}": parameter for name in ("exp_avg", "exp_avg_sq")}
         kept[f"optimizer.{i}.step"] = torch.tensor(2.0)
     kept["best.figure"] = torch.tensor(1.0, dtype=torch.float64)
-    about = {"epoch": 1, "step": 0, "loss_sum": 0.0, "seconds": 0.0, "history": [], "made_of": {}}
+    about = {"epoch": 1, "step": 0, "loss_sum": 0.0, "seconds": 0.0, "history": [], state.MADE_OF: {}}
     checkpoint = SimpleNamespace(keeps=True, load=lambda: (kept | generators, about), save=lambda *_: None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state.TrainingState, "_made_of", lambda self: {})

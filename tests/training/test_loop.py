@@ -227,8 +227,6 @@ def test_each_member_has_its_own_checkpoint_evaluation_and_progress(digits, tmp_
     assert shown == histories
     assert [{row["member"] for row in history} for history in histories] == [{0}, {1}]
     assert [checkpoint.history for checkpoint in checkpoints] == histories
-    with pytest.raises(ValueError, match=r"shorter|longer"):
-        training.fit_many(*both, **{**options, "evaluate": options["evaluate"][:1]})
 
 
 def test_members_can_be_evaluated_and_have_memory_of_their_own_afterwards(digits):
@@ -268,6 +266,17 @@ ARGUMENTS = {
         {"evaluate": lambda net: {"errors": 5}, "keep_best": "accuracy"},
         "keep_best names 'accuracy', but evaluate gives 'errors'",
     ),
+    "no evaluate": ({"evaluate": 3}, "evaluate must be a function, or None, not 3"),
+    "no progress": ({"progress": 3}, "progress must be a function, or None, not 3"),
+    "no checkpoint": ({"checkpoint": 3}, "checkpoint must be a path, or a training.Checkpoint, not 3"),
+    "never": ({"evaluate_every": 0}, "evaluate_every must be a whole number of at least 1, not 0"),
+    "now and then": ({"evaluate_every": 1.5}, "evaluate_every must be a whole number of at least 1, not 1.5"),
+    "two seeds": ({"seed": torch.arange(2)}, r"seed must be a whole number, not tensor\(\[0, 1\]\)"),
+    "a figure in words": (
+        {"evaluate": lambda net: {"accuracy": "high"}, "keep_best": "accuracy"},
+        "keep_best's figure 'accuracy' is 'high': let evaluate give it as a number",
+    ),
+    "figures in one": ({"evaluate": lambda net: {"errors": torch.ones(2)}}, "figure 'errors' holds several numbers"),
     "nan": (
         {"evaluate": lambda net: {"accuracy": float("nan")}, "keep_best": "accuracy"},
         "figure 'accuracy' is nan in epoch 1",
@@ -281,6 +290,68 @@ def test_arguments_that_do_not_fit_get_one_sentence(digits, changes, sentence):
         one(digits, **changes)
 
 
+def test_no_image_with_a_label_is_left(digits):
+    mixed = cases(digits, mix=1.0, teacher=network(1))
+    for objective in (training.hard_targets, training.soft_targets(4.0, 0.0)):
+        with pytest.raises(ValueError, match="mix=1 leaves no case its label"):
+            one(digits, batches=mixed, objective=objective)
+    one(digits, batches=mixed, objective=training.soft_targets(4.0, 0.5))
+
+
+def test_nothing_is_learnt_where_gradients_are_off(digits):
+    with torch.no_grad(), pytest.raises(ValueError, match=r"Within torch.no_grad\(\).*: train outside of it"):
+        one(digits)
+
+
+@pytest.mark.parametrize("seed", [np.int64(3), torch.tensor(3)])
+def test_a_seed_of_any_kind_is_that_number(digits, seed):
+    nets = [network() for _ in range(3)]
+    one(digits, network=nets[0], seed=3)
+    one(digits, network=nets[1], seed=seed)
+    training.fit_many([nets[2]], [cases(digits)], [training.hard_targets], [RECIPE], seeds=[seed])
+    assert torch.equal(weights(nets[0]), weights(nets[1]))
+    torch.testing.assert_close(weights(nets[0]), weights(nets[2]), rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_of_before_do_not_count(digits):
+    nets = [network() for _ in range(2)]
+    sum(p.sum() for p in nets[0].parameters()).backward()
+    for net in nets:
+        one(digits, network=net)
+    assert torch.equal(weights(nets[0]), weights(nets[1]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"evaluate": [len]}, "evaluate has 1, but there are 2 networks: give one for each"),
+        ({"seeds": range(3)}, "seeds has 3, but there are 2 networks"),
+        ({"seeds": 0}, "seeds must be a list, with one for each network, not a int"),
+        ({"batches": Batches(torch.zeros(4, 2))}, "batches must be a list, with one for each network, not a Batches"),
+        ({"recipes": RECIPE}, "recipes must be a list, with one for each network, not a Recipe"),
+        ({"finished": 3}, "finished must be a function, or None, not 3"),
+    ],
+)
+def test_sequences_that_do_not_fit_the_networks(digits, changes, sentence):
+    given = {"networks": [network(0), network(1)], "batches": [cases(digits)] * 2, "recipes": [RECIPE] * 2}
+    given |= {"objectives": [training.hard_targets] * 2, "seeds": (0, 1)}
+    with pytest.raises(ValueError, match=sentence):
+        training.fit_many(**given | changes)
+
+
+def test_a_teacher_of_other_classes_is_said_in_a_stack_as_it_is_alone(digits):
+    """Whoever is at fault among those that are computed together."""
+    given = [cases(digits, teacher=network(1)), cases(digits, teacher=network(2, (64, 7)))]
+    objectives, said = (
+        [training.soft_targets(4.0)] * 2,
+        r"teacher_logits is \[\d+, 7\] but student_logits is \[\d+, 10\]",
+    )
+    with pytest.raises(ValueError, match=said):
+        one(digits, batches=given[1], objective=objectives[1])
+    with pytest.raises(ValueError, match=said):
+        training.fit_many([network(0), network(1)], given, objectives, [RECIPE] * 2, seeds=(0, 1))
+
+
 def test_figures_may_be_tensors_and_a_checkpoint_a_path(digits, tmp_path):
     """As plain numbers, which a checkpoint can hold."""
     path = str(tmp_path / "c.safetensors")
@@ -289,12 +360,16 @@ def test_figures_may_be_tensors_and_a_checkpoint_a_path(digits, tmp_path):
     assert one(digits, evaluate=pytest.fail, checkpoint=path) == rows
 
 
-def test_two_members_share_neither_network_nor_checkpoint(digits, tmp_path):
+def test_two_members_share_neither_network_nor_checkpoint(digits, tmp_path, monkeypatch):
+    """However the one file is written."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     net, of = network(), ([cases(digits)] * 2, [training.hard_targets] * 2, [RECIPE] * 2)
     with pytest.raises(ValueError, match="networks 0 and 1 are one and the same"):
         training.fit_many([net, net], *of, seeds=(0, 1))
-    with pytest.raises(ValueError, match="checkpoints 0 and 1 are one and the same"):
-        training.fit_many([net, network(1)], *of, seeds=(0, 1), checkpoints=[tmp_path / "c"] * 2)
+    for files in ([tmp_path / "c"] * 2, ["c", tmp_path / "c"], ["~/c", Checkpoint("c")], "c"):
+        with pytest.raises(ValueError, match="checkpoints 0 and 1 are one and the same"):
+            training.fit_many([net, network(1)], *of, seeds=(0, 1), checkpoints=files)
 
 
 def test_inputs_and_soft_targets_may_come_out_of_another_network(digits):

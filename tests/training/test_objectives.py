@@ -6,6 +6,7 @@ from training_cases import RECIPE, fit, network
 
 from kdrepro import losses, training
 from kdrepro.training import Batches, Recipe
+from kdrepro.training.objectives import loss_of
 
 
 def test_distillation_agrees_with_the_teacher(digits):
@@ -29,6 +30,30 @@ def test_a_loss_of_the_package_is_an_objective_by_its_settings(generator):
         objective(z, training.Batch(torch.zeros(6), batch.labels))
     other = training.taught(losses.decoupled_loss, temperature=3.0, soft_weight=0.4, beta=8.0)
     assert training.digest(objective) != training.digest(other)  # what a checkpoint is told apart by
+
+
+@pytest.mark.parametrize(
+    ("loss", "settings", "sentence"),
+    [
+        (losses.logit_matching_loss, {}, "taught calls logit_matching_loss.* see .*matched_logits"),
+        (losses.cross_entropy, {}, "taught calls cross_entropy.* see training.hard_targets"),
+        (losses.distillation_loss, {}, "does not fit .*'temperature'"),
+        (losses.decoupled_loss, {"temprature": 3.0}, "does not fit .*: mend the settings"),
+        (lambda z, v: z.sum(), {}, "taught calls <lambda>"),
+        ("decoupled_loss", {}, "loss must be a function"),
+    ],
+)
+def test_a_loss_of_other_arguments_is_refused_at_once(loss, settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        training.taught(loss, **settings)
+
+
+def test_what_an_objective_misses_is_said(generator):
+    z = torch.randn(6, 4, generator=generator)
+    with pytest.raises(ValueError, match="This objective needs labels, and the batches have none"):
+        training.hard_targets(z, training.Batch(torch.zeros(6)))
+    with pytest.raises(ValueError, match="without detach, item or no_grad"):
+        loss_of(torch.no_grad()(lambda z, batch: z.sum()), z.requires_grad_(), training.Batch(torch.zeros(6)))
 
 
 def test_whether_values_are_looked_at_makes_no_other_training(monkeypatch):

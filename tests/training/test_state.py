@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from training_cases import (
+    DEVICE,
     RECIPE,
     cases,
     check_resumption,
@@ -155,12 +156,27 @@ def weighted(weight):
     return lambda logits, batch: weight * training.hard_targets(logits, batch)
 
 
+class Sampler:
+    """As many of the first cases."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return 9
+
+    def draw(self, generator):
+        return torch.arange(9, device=DEVICE) % self.count
+
+
 LABELS = here(torch.arange(64) % 10)
 ONE = {
     "labels": LABELS,
     "objective": training.soft_targets(2.0, 0.5),
     "soft": 1.0,
     "recipe": RECIPE,
+    "net": network,
+    "sampler": Sampler(9),
 }
 OTHERS = {
     "temperature": (
@@ -176,14 +192,16 @@ OTHERS = {
         {"recipe": RECIPE.model_copy(update={"learning_rate": 2e-2})},
         "recipe's learning_rate .0.01, not 0.02.",
     ),
+    "network": ({"net": lambda: network(hidden_dropout=0.5)}, "network"),
+    "sampler": ({"sampler": Sampler(8)}, "cases, labels or soft targets"),
     "epochs": ({"recipe": RECIPE.model_copy(update={"epochs": 5})}, "recipe's epochs .3, not 5."),
 }
 
 
-def train_one(path, labels, objective, soft, recipe):
+def train_one(path, labels, objective, soft, recipe, net, sampler):
     x = here(torch.linspace(-1, 1, 64 * 64).view(64, 64))
-    batches = Batches(x, labels, batch_size=64, teacher_logits=soft * x[:, :10])
-    training.fit(network(), batches, objective, recipe, checkpoint=Checkpoint(path))
+    batches = Batches(x, labels, batch_size=64, teacher_logits=soft * x[:, :10], sampler=sampler)
+    training.fit(net(), batches, objective, recipe, checkpoint=Checkpoint(path))
 
 
 @pytest.mark.parametrize(("change", "named"), OTHERS.values(), ids=OTHERS)
@@ -213,10 +231,11 @@ def test_what_an_objective_of_ones_own_holds_is_part_of_it(tmp_path):
         train_one(tmp_path / "c.safetensors", **ONE | {"objective": weighted(3.0)})
 
 
-def test_a_checkpoint_of_an_earlier_version_is_set_aside(digits, tmp_path):
+@pytest.mark.parametrize("told_apart", [{}, {"made_of": {"network": "#1"}}])
+def test_a_checkpoint_of_an_earlier_version_is_set_aside(digits, tmp_path, told_apart):
     warned = []
     checkpoint = Checkpoint(tmp_path / "c.safetensors", warn=warned.append)
-    checkpoint.save({"network.a": torch.zeros(1)}, {"epoch": 1})
+    checkpoint.save({"network.a": torch.zeros(1)}, {"epoch": 1} | told_apart)
     fit(network(), digits, checkpoint=checkpoint)
     assert len(warned) == 1
     assert "written by an earlier version: set aside as" in warned[0]

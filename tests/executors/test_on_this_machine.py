@@ -1,5 +1,6 @@
-"""Processes of this machine by submitit, killed in the middle; and what is wrong with options, in one sentence."""
+"""Processes of this machine, killed in the middle; and what is wrong with options, in one sentence."""
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -10,19 +11,25 @@ import pytest
 
 from kdrepro import executors, paths
 from kdrepro.errors import InputError
-from kdrepro.executors import Task, options
+from kdrepro.executors import Task, options, tasks
 from kdrepro.files import atomic_write
 
-submitit = pytest.importorskip("submitit", reason="submitit is not installed")
+
+@pytest.fixture(params=["processes", "submitit-local"])
+def executor(request):
+    """Each that works on this machine; the second starts a process for every task."""
+    if request.param == "submitit-local":
+        pytest.importorskip("submitit", reason="submitit is not installed")
+    return request.param
 
 
 @pytest.fixture
-def jobs(tmp_path):
+def jobs(tmp_path, executor):
     """Makes workers that are processes of this machine."""
     made = []
 
     def make(tell=lambda line: None, **given):
-        made.append(executors.Workers(options.Options(executor="submitit-local", **given), tmp_path, tell))
+        made.append(executors.Workers(options.Options(executor=executor, **given), tmp_path, tell))
         return made[-1]
 
     yield make
@@ -31,12 +38,14 @@ def jobs(tmp_path):
 
 
 def test_no_slurm_here_is_one_sentence(tmp_path):
+    pytest.importorskip("submitit", reason="submitit is not installed")
     if "SLURM_JOB_ID" in os.environ:
         pytest.skip("Slurm is here")
     with pytest.raises(InputError, match="--executor slurm cannot start"):
         executors.Workers(options.Options(executor="slurm"), tmp_path, print).add([Task("t", print, ("k",))])
 
 
+@pytest.mark.parametrize("executor", ["submitit-local"], indirect=True)
 def test_options_that_submitit_does_not_know_are_one_sentence(jobs):
     with pytest.raises(InputError, match=r"cannot start \(.*timeout_minutes"):
         jobs(submitit={"timeout_minutes": 3}).add([Task("t", print, ("k",))])
@@ -63,9 +72,51 @@ def test_what_a_process_says_and_how_it_fails(jobs):
 
 
 @pytest.mark.slow
-def test_a_driver_that_is_killed_takes_its_processes_with_it(tmp_path):
+def test_a_process_stays_for_the_next_task(tmp_path):
+    """It unpacks once what tasks share; another one takes its place when it dies."""
+    seen, shared = tmp_path / "seen", tasks.Shared({"a": 1})
+
+    def note(value, desk):
+        with seen.open("a") as file:
+            file.write(f"{os.getpid()} {id(value)}\n")
+
+    def die_once(value, desk):
+        if not (dead := tmp_path / "dead").exists():
+            dead.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    team = executors.Workers(options.Options(executor="processes", workers=1, retries=1), tmp_path, print)
+    for i, work in enumerate([note, note, die_once, note]):
+        team.add([Task(f"{i}", functools.partial(work, shared.value), (f"{i}",), shared=shared)])
+        team.wait(f"{i}")
+    team.close()
+    first, second, third = seen.read_text().splitlines()
+    assert first == second
+    assert third.split()[0] != first.split()[0]
+
+
+class StrangeError(Exception):
+    """One that cannot be unpacked."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} {two}")
+
+
+@pytest.mark.slow
+def test_an_error_that_does_not_travel_is_told_in_its_words(jobs):
+    def fail(desk):
+        raise StrangeError("no", "luck")
+
+    team = jobs(workers=1, retries=0)
+    team.add([Task("fails", fail, ("a",))])
+    with pytest.raises(RuntimeError, match="StrangeError: no luck"):
+        team.wait("a")
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_takes_its_processes_with_it(tmp_path, executor):
     """Else they train on for nobody, since no signal that ends the driver reaches them."""
-    driver = multiprocessing.get_context("spawn").Process(target=drive_until_killed, args=(tmp_path,))
+    driver = multiprocessing.get_context("spawn").Process(target=drive_until_killed, args=(tmp_path, executor))
     driver.start()
     told = tmp_path / "worker"
     assert waited_for(told.exists, 60)
@@ -76,14 +127,14 @@ def test_a_driver_that_is_killed_takes_its_processes_with_it(tmp_path):
     assert waited_for(lambda: not is_running(worker), 60)
 
 
-def drive_until_killed(folder):
+def drive_until_killed(folder, executor):
     """Have a process write its number into a file, and then sleep."""
 
     def work(desk):
         atomic_write(folder / "worker", str(os.getpid()).encode())
         time.sleep(600)
 
-    team = executors.Workers(options.Options(executor="submitit-local"), folder, print)
+    team = executors.Workers(options.Options(executor=executor), folder, print)
     team.add([Task("sleeper", work, ("a",))])
     team.wait("a")
 
@@ -106,12 +157,14 @@ def waited_for(condition, seconds):
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_replaced_and_the_numbers_are_the_same(monkeypatch, run_chapter_2, in_this_process):
+def test_a_killed_process_is_replaced_and_the_numbers_are_the_same(
+    monkeypatch, executor, run_chapter_2, in_this_process
+):
     """`kill -9` as soon as a training has saved its state: another process goes on with it, to the same bits.
 
-    Of one seed, since each job is a process that starts anew.
+    Of one seed, since a job of submitit is a process that starts anew.
     """
-    monkeypatch.setenv(options.NAME, "submitit-local")
+    monkeypatch.setenv(options.NAME, executor)
     killed = []
     killer = threading.Thread(target=kill_one, args=(killed,), daemon=True)
     killer.start()
