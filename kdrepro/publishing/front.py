@@ -21,9 +21,11 @@ def finding(these: Sequence[Standing]) -> str:
     if not all(one.decided and one.mean is not None for one in nets):
         return f"{counted} The figures of this run are of other data than the paper's, and decide nothing."
     plain, distilled, teacher = (f"{wording.written('errors', one.mean)} (paper: {one.row['paper']})" for one in nets)
+    control = of["mnist.distilled"].deciding["mean"].get("errors_of_labels")
+    alone = "" if control is None else f" (without them, by the same recipe, {wording.written('errors', control)})"
     return (
         f"**It works: on labels alone a small net makes {plain} test errors on MNIST, with the soft targets of a "
-        f"teacher {distilled}; the teacher makes {teacher}.** {counted}"
+        f"teacher {distilled}{alone}; the teacher makes {teacher}.** {counted}"
     )
 
 

@@ -23,6 +23,8 @@ def test_the_finding_has_the_three_nets_and_the_tally(these):
     for name in ("plain", "distilled", "teacher"):
         one = found[f"mnist.{name}"]
         assert f"{front.wording.written('errors', one.mean)} (paper: {one.row['paper']})" in text
+    control = found["mnist.distilled"].deciding["mean"]["errors_of_labels"]
+    assert f"by the same recipe, {front.wording.written('errors', control)})" in text
 
 
 def test_a_book_without_such_records_claims_nothing(tmp_path):
