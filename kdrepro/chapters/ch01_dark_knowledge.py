@@ -167,6 +167,8 @@ def t2_figure(temperatures: Sequence[float], norms: Sequence[Sequence[float]], h
     t, n = np.array(temperatures), np.array(norms)
     balance = n / np.array(hard_norms)[:, None]
     figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.4))
+    for ax in axes:  # before a limit is set, which would keep the other one as it is on a linear scale: below zero
+        ax.set(xscale="log", yscale="log", xlabel="temperature")
     axes[0].plot(t, n.T, "o-", color=COLOURS[0], ms=4, lw=1)
     axes[0].plot(t, n[0, -1] * (t[-1] / t) ** 2, "k:", label="∝ 1/T²")
     axes[0].set(ylabel="gradient norm", ylim=(None, 10 * n[0].max()))
@@ -175,7 +177,6 @@ def t2_figure(temperatures: Sequence[float], norms: Sequence[Sequence[float]], h
         axes[1].plot(t, b, color=COLOURS[1], label="without" if i == 0 else None)
     axes[1].set(ylabel="soft / hard gradient norm")
     for ax in axes:
-        ax.set(xscale="log", yscale="log", xlabel="temperature")
         ax.legend()
     return figure
 
@@ -227,4 +228,7 @@ def data_curves_figure(less: pd.DataFrame, shares: Sequence[float]) -> Figure:
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         ax.yaxis.set_major_formatter("{x:.0f}")
         ax.yaxis.set_minor_formatter("")
+        ax.get_legend().remove()
+    # One for all: the panels are too small for it.
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

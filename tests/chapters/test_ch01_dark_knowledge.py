@@ -116,6 +116,7 @@ def test_figures_of_a_few_rows():
     assert len(right.lines) == 2
     left, right = ch01_dark_knowledge.t2_figure(temperatures, [[1, 0.5, 0.005]] * 2, [0.1, 0.2]).axes
     assert (len(left.lines), len(right.lines)) == (3, 4)
+    assert 1e-4 < left.get_ylim()[0] < 0.005  # near the smallest norm, on a logarithmic axis
     limit = pd.DataFrame({"seed": 0, "T": temperatures, "logits": "zero-mean", "angle": [60, 9, 1], "ratio": 1.0})
     assert len(ch01_dark_knowledge.limit_figure(limit).axes) == 2
 
@@ -127,4 +128,6 @@ def test_figures_of_networks():
     assert panel.get_title() == "narrow: 8 – 8 units"
     net = SimpleNamespace(history=[{"epoch": 1, "errors": 30}, {"epoch": 2, "errors": 20}])
     less = pd.DataFrame({"share": [0.1, 1.0], "targets": "hard targets", "net": [net, net]})
-    assert len(ch01_dark_knowledge.data_curves_figure(less, [0.1, 1.0]).axes) == 2
+    curves = ch01_dark_knowledge.data_curves_figure(less, [0.1, 1.0])
+    assert [ax.get_legend() for ax in curves.axes] == [None, None]
+    assert [text.get_text() for text in curves.legends[0].get_texts()] == ["hard targets"]
