@@ -73,7 +73,7 @@ class Part(NamedTuple):
 def _has_searches(run: Path, chapter: str) -> bool:
     """Whether every search of a chapter has been run to its end."""
     wanted = getattr(presets.load(run.name).chapters[chapter], "searches", {})
-    places = [run / "searches" / f"{chapter}.{name.replace(' ', '-')}.json" for name in wanted]
+    places = [searches.place_in(run, chapter, name) for name in wanted]
     return all(path.exists() and not searches.missing(json.loads(path.read_bytes())) for path in places)
 
 

@@ -23,12 +23,12 @@ Shot = tuple[Image.Image, int]  # a picture, and for how many milliseconds it st
 def film(page: Page) -> Iterator[Shot]:
     """Draw a 3, raise the biases of the digits that the net of 7s and 8s never saw, and the temperature."""
     strokes = page.evaluate("() => kdrepro.hands()")["round"][3]["strokes"]
-    for _ in _drawn(page, strokes):  # loads the nets
+    for _ in drawn(page, strokes):  # loads the nets
         pass
     page.wait_for_function("() => kdrepro.play.nets.every((one) => one.z || !one.wanted)")
     page.click(".play-clear")
     yield _shot(page), 700
-    for i in _drawn(page, strokes):
+    for i in drawn(page, strokes):
         if i % EVERY == 0:
             yield _shot(page), 110
     yield _shot(page), 1600
@@ -39,7 +39,7 @@ def film(page: Page) -> Iterator[Shot]:
     yield _shot(page), 2500
 
 
-def _drawn(page: Page, strokes: Sequence[Sequence[tuple[float, float]]]) -> Iterator[int]:
+def drawn(page: Page, strokes: Sequence[Sequence[tuple[float, float]]]) -> Iterator[int]:
     """Draw strokes of a field of 100 by 100 with the mouse; yields the number of each point when it is drawn."""
     box, count = page.locator(".play-pad").bounding_box(), 0
     for stroke in strokes:

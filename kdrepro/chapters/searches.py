@@ -168,8 +168,13 @@ def _row(run: ImageExperiment, net: Trained, teacher: str, student: str) -> Row:
 
 
 def place(run: Experiment, name: str) -> Path:
-    """Where a search's record is; no spaces, which a picture's name on a page cannot have."""
-    return paths.runs(run.preset.name) / "searches" / f"{run.chapter}.{name.replace(' ', '-')}.json"
+    """Where a search's record is."""
+    return place_in(paths.runs(run.preset.name), run.chapter, name)
+
+
+def place_in(runs: Path, chapter: str, name: str) -> Path:
+    """The same, of a preset's runs; no spaces, which a picture's name on a page cannot have."""
+    return runs / "searches" / f"{chapter}.{name.replace(' ', '-')}.json"
 
 
 def write(run: Experiment, name: str, rows: Sequence[Row]) -> Path:

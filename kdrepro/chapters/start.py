@@ -120,8 +120,7 @@ def start(
             usual = "-".join(shards.fingerprint(replace(corpus, test_seed=None)) for corpus in found["synthetic"])
             speech.decides.record["data"] |= {"fingerprint": usual, "test": said}
         return speech
-    kind = SpecialistExperiment if isinstance(loaded.chapters[chapter], Specialised) else ImageExperiment
-    run = kind(data=found.to(where), **common)
+    run = _on_images(loaded.chapters[chapter])(data=found.to(where), **common)
     run.log(f"{chapter} at {loaded.name}: {found.name}, seeds {run.seeds}, {where}")
     if confirm and hasattr(loaded.chapters[chapter], "images"):
         run.record["data"]["test"] = _say_what_confirms(run, paths.data_root(data_root))
@@ -158,8 +157,13 @@ def start_search(
         return replace(run, data=run.data.without_test(), record={})
     if not searches[name].held_out < len(found.train_images):
         raise InputError(f"The search {name} holds out {searches[name].held_out:,} images, all that there are.")
-    kind = SpecialistExperiment if isinstance(loaded.chapters[chapter], Specialised) else ImageExperiment
+    kind = _on_images(loaded.chapters[chapter])
     return kind(data=found.with_validation(searches[name].held_out).to(where), **common)
+
+
+def _on_images(sizes: Any) -> type[ImageExperiment]:
+    """What experiment a chapter of these sizes is, which is not on speech."""
+    return SpecialistExperiment if isinstance(sizes, Specialised) else ImageExperiment
 
 
 def _storing_and_training(chapter: str, preset: Preset) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,10 +56,8 @@ class Processes:
             pipe = self._begin() if idle is None else idle
             handle, task = self.queue.popleft()
             self.running[pipe] = handle
-            try:
+            with suppress(OSError):  # it has died while it had nothing to do, which `ended` will find
                 pipe.send(task)
-            except OSError:  # it has died while it had nothing to do, which `ended` will find
-                continue
 
     def _begin(self) -> Connection:
         here, there = self.context.Pipe()

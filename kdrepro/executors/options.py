@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kdrepro import paths
 from kdrepro.errors import InputError, nearest
 
-NAMES = ("local", "processes", "ray", "slurm", "submitit-local")
+Name = Literal["local", "processes", "ray", "slurm", "submitit-local"]
+NAMES = get_args(Name)
 NAME, FILE, ADDRESS = "KDREPRO_EXECUTOR", "KDREPRO_EXECUTOR_OPTIONS", "KDREPRO_RAY_ADDRESS"
 
 
@@ -27,7 +28,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    executor: Literal["local", "processes", "ray", "slurm", "submitit-local"] = "local"
+    executor: Name = "local"
     threads: int = Field(1, ge=1)
     gpus: float = Field(0, ge=0)
     device: str | None = None

@@ -34,6 +34,7 @@ POINTS = (
 NAMES = {  # of metrics whose own words say too little
     "class_p": "p over classes",
     "coverages": "different numbers of specialists of a class",
+    "equivalence_p": "p of two one-sided tests, the largest",
     "errors_added_by_closest": "errors added by taking the closest copy",
     "errors_added_without_t2": "errors added without T²",
     "errors_of_hinton": "errors of Hinton's loss",
@@ -56,7 +57,6 @@ NAMES = {  # of metrics whose own words say too little
     "gain_over_lower": "gain over lower T",
     "gain_over_self_distillation": "gain over self-distillation",
     "gain_over_t1": "gain over T = 1",
-    "equivalence_p": "p of two one-sided tests, the largest",
     "gain_over_t1_16": "gain over T = 1 with 16 units",
     "neighbours_p": "p of the neighbours, one-sided, by Holm",
     "overfit_of_dustbin": "overfit with a dustbin",

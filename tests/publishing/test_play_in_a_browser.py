@@ -1,6 +1,7 @@
 """The playground and the explorables in a browser: the numbers are Python's, and what is moved moves something."""
 
 import json
+from collections import deque
 
 import numpy as np
 import pytest
@@ -72,17 +73,12 @@ def test_logits_are_those_of_python(playground, claim):
 
 
 def draw(page, strokes):
-    """Draw strokes of a field of 100 by 100 with the mouse."""
+    """Draw strokes of a field of 100 by 100 with the mouse, and wait for the answers."""
+    from film import drawn  # here: it imports Playwright, which only tests in a browser need
+
     page.click(".play-clear")
     page.evaluate("() => kdrepro.play.nets.forEach((one) => { one.z = null; })")
-    box = page.locator(".play-pad").bounding_box()
-    for stroke in strokes:
-        points = [(box["x"] + x * box["width"] / 100, box["y"] + y * box["height"] / 100) for x, y in stroke]
-        page.mouse.move(*points[0])
-        page.mouse.down()
-        for point in points[1:]:
-            page.mouse.move(*point)
-        page.mouse.up()
+    deque(drawn(page, strokes), maxlen=0)
     page.wait_for_function(ANSWERED)
 
 
