@@ -24,13 +24,15 @@ KINDS: dict[str, tuple[str, Mapping[str, type]]] = {
     "npz": ("a NumPy archive of images", {}),
     "folder": (
         "a folder of pictures",
-        {"size": int, "per_class": int, "validation_per_class": int, "test_per_class": int, "pattern": str},
+        {"size": int, "per_class": int, "validation_per_class": int, "test_per_class": int, "pattern": str}
+        | {"labels": Path, "seed": int, "skip_corrupt": bool},
     ),
     "recordings": (
         "a folder of recordings",
         {"silences": tuple, "validation_speakers": tuple, "test_speakers": tuple, "pattern": str},
     ),
 }
+YES_OR_NO = {"yes": True, "no": False}
 LEAST_CLASSES = 4
 # Claims that ask for what data of one's own does not have.
 LEFT_OUT = {"specialists.table2": "it asks which kind of thing each class is, and your classes have no such groups"}
@@ -53,9 +55,9 @@ class OwnData:
 def parse(text: str) -> OwnData:
     """Read `KIND:PATH` or `KIND:PATH,OPTION=VALUE,...`.
 
-    idx: a folder (option prefix); npz: a file; folder: pictures in class folders (size, per_class,
-    validation_per_class, test_per_class, pattern: see `data.image_folder`); recordings: see `data.speech_folder`, with
-    "+" between several names (silences, validation_speakers, test_speakers, pattern).
+    idx: a folder (option prefix); npz: a file; folder: pictures in class folders, with all options of
+    `data.image_folder` but the cache; recordings: see `data.speech_folder`, with "+" between several names (silences,
+    validation_speakers, test_speakers, pattern). An option that is true or false says yes or no.
     Raises InputError for another kind or option, a value that is none, and a path that is not there.
     """
     kind, colon, rest = text.partition(":")
@@ -78,13 +80,24 @@ def parse(text: str) -> OwnData:
 
 def written(own: OwnData) -> str:
     """The text that `parse` reads, with the whole path."""
-    options = {n: NAMES.join(v) if isinstance(v, tuple) else v for n, v in own.options.items()}
-    return f"{own.kind}:{own.path}" + "".join(f",{name}={value}" for name, value in options.items())
+    return f"{own.kind}:{own.path}" + "".join(f",{name}={_text(value)}" for name, value in own.options.items())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return NAMES.join(value) if isinstance(value, tuple) else str(value)
 
 
 def _converted(name: str, value: str, kind: type) -> Any:
     if kind is tuple:
         return tuple(filter(None, value.split(NAMES)))
+    if kind is Path:
+        return paths.expanded(value).resolve()
+    if kind is bool:
+        if value not in YES_OR_NO:
+            raise InputError(f"{name} must be yes or no, not {value!r}.")
+        return YES_OR_NO[value]
     try:
         return kind(value)
     except ValueError:

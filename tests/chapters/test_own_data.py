@@ -1,5 +1,6 @@
 """Data of one's own: read by kind, refused before anything trains, shown without the paper's values and verdicts."""
 
+import inspect
 import json
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdrepro import chapters, paths
+from kdrepro import chapters, data, paths
 from kdrepro.chapters import ch02_mnist, display, own_data, presets
 from kdrepro.errors import InputError
 
@@ -45,6 +46,9 @@ def test_what_is_parsed_is_written_again(tmp_path):
     own = own_data.parse(f"folder:{folder},size=64,per_class=10")
     assert (own.kind, own.path, own.options) == ("folder", folder, {"size": 64, "per_class": 10})
     assert own_data.parse(own_data.written(own)) == own
+    own = own_data.parse(f"folder:{folder},labels={tmp_path}/of.csv,seed=3,skip_corrupt=yes")
+    assert own.options == {"labels": tmp_path / "of.csv", "seed": 3, "skip_corrupt": True}
+    assert own_data.parse(own_data.written(own)) == own
     voices = own_data.parse(f"recordings:{folder},test_speakers=dan+eve,silences=")
     assert voices.options == {"test_speakers": ("dan", "eve"), "silences": ()}
     assert own_data.parse(own_data.written(voices)) == voices
@@ -59,12 +63,34 @@ def test_what_is_parsed_is_written_again(tmp_path):
         ("folder:", "There is no"),
         ("folder:.,sizes=3", "did you mean 'size'"),
         ("folder:.,size=big", "must be a whole number"),
+        ("folder:.,skip_corrupt=maybe", "skip_corrupt must be yes or no, not 'maybe'"),
         ("npz:.,size=3", "it has none"),
     ],
 )
 def test_bad_texts(text, said):
     with pytest.raises(InputError, match=said):
         own_data.parse(text)
+
+
+def test_every_option_of_image_folder_has_its_text():
+    options = set(inspect.signature(data.image_folder).parameters) - {"root", "cache"}
+    assert set(own_data.KINDS["folder"][1]) == options
+
+
+def test_a_folder_of_pictures_with_a_table_and_a_corrupt_one(pictures, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    rows = ["filename,label"]
+    for file in sorted(pictures.glob("*/*.png")):
+        name = f"{file.parent.name}{file.name}"
+        file.rename(flat / name)
+        rows.append(f"{name},{file.parent.name}")
+    (flat / "a0.png").write_bytes(b"nothing")
+    (tmp_path / "of.csv").write_text("\n".join(rows))
+    own = own_data.parse(f"folder:{flat},labels={tmp_path / 'of.csv'},seed=1,skip_corrupt=yes")
+    with pytest.warns(UserWarning, match="a0.png"):
+        found = own_data.images("05-specialists", own, 8, tmp_path / "cache")
+    assert found.class_names == tuple("abcde")
 
 
 @pytest.mark.parametrize(
