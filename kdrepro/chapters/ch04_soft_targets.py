@@ -8,23 +8,24 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from kdrepro import paths
 from kdrepro.chapters import figures
 from kdrepro.chapters.sizes import SpeechTraining, Systems
-from kdrepro.chapters.speech import Folded, Score, Scores, SpeechExperiment, mean_percent, percent
-from kdrepro.verdicts import recompute, wording
+from kdrepro.chapters.speech import Folded, Scores, SpeechExperiment, mean_percent, percent
+from kdrepro.errors import InputError
+from kdrepro.verdicts import recompute, records, wording
 
 # Its Table 5: frame accuracy in training and on the test set.
 PAPER_SOFT = {"all, hard": (0.634, 0.589), "little, hard": (0.673, 0.445), "little, soft": (0.654, 0.570)}
-ANNEALED = "little, hard, annealed"  # not the paper's: the same labels at a rate that falls to zero
 
 
 def table5(found: Sequence[tuple[SpeechExperiment, Mapping[str, Sequence[Folded]], Scores]]) -> pd.DataFrame:
     """The paper's Table 5 with ours beside it, for every data set: means over seeds with their 95 % intervals.
 
-    Its systems, and hard targets at a falling rate, `ANNEALED`.
+    Systems that the paper has not have dashes.
     """
     lines = []
-    for system in ("all, hard", "little, hard", ANNEALED, "little, soft"):
+    for system in found[0][1]:
         paper = [percent(value) for value in PAPER_SOFT[system]] if system in PAPER_SOFT else ["–", "–"]
         line: dict[Any, Any] = {"system": system, ("paper", "train"): paper[0], ("paper", "test"): paper[1]}
         for run, nets, scores in found:
@@ -51,42 +52,14 @@ def learning_curves(net: Folded) -> tuple[np.ndarray, np.ndarray]:
 
 def train_accuracy(net: Folded) -> float:
     """Frame accuracy on what a net was trained on, the mean over folds, at the epoch whose weights it has."""
-    return float(_kept_and_last(net)[0, 0])
-
-
-def gain_of_stopping(net: Folded) -> float:
-    """Test frames that early stopping gained over the last epoch's weights, a share, the mean over folds."""
-    kept, last = _kept_and_last(net)[:, 2]
-    return float(kept - last)
-
-
-def _kept_and_last(net: Folded) -> np.ndarray:
-    """`recompute.kept_and_last` of one net, [2, 3]."""
     curves, kept = learning_curves(net)
-    return recompute.kept_and_last(curves[None], kept[None])[:, 0]
-
-
-def lost_without_stopping(net: Folded) -> float:
-    """Test frames lost from the best epoch by validation speakers to the last, a share, the mean over folds."""
-    return float(recompute.lost_at_the_end(learning_curves(net)[0][None])[0])
+    return float(recompute.kept_and_last(curves[None], kept[None])[0, 0, 0])
 
 
 def publish_curves(run: SpeechExperiment, name: str, nets: Sequence[Folded]) -> None:
     """Keep the `learning_curves` of a system beside the record, [seeds, folds, epochs, 3] and [seeds, folds]."""
     curves, kept = zip(*map(learning_curves, nets), strict=True)
     run.predictions |= {f"{name}.curve": np.stack(curves), f"{name}.kept": np.stack(kept)}
-
-
-def measured(run: SpeechExperiment, nets: Sequence[Folded], scores: Sequence[Score]) -> dict[str, Any]:
-    """The metrics of a row of Table 5, one value a seed: frame accuracy on test speakers and in training, error rate.
-
-    nets, scores: of the same seeds in the same order; scored after decoding.
-    """
-    return {
-        "frame_accuracy": np.array([score.frame_accuracy for score in scores]),
-        "train_frame_accuracy": np.array([train_accuracy(net) for net in nets]),
-        run.error_metric: [score.error_rate for score in scores],
-    }
 
 
 def table5_texts(claims: Mapping[str, Any]) -> dict[str, str]:
@@ -125,37 +98,51 @@ def stopping(nets: Sequence[Folded]) -> pd.DataFrame:
 
 
 def candidates(run: SpeechExperiment, little: Systems) -> pd.DataFrame:
-    """The teachers that may be chosen, as nets of seed 0 find them on validation speakers, a row each, in per cent.
+    """The teachers that may be chosen, as their students find them on validation speakers, a row each, in per cent.
 
     A candidate is a net on all labels, of some passes, and the temperature of its soft targets: the preset's
     `teacher_shares` and `teacher_temperatures`. The one whose student on little speech gets most of the validation
-    frames right is chosen, whatever its own accuracy is; of equals the first. Seeds that confirm take that choice.
+    frames right is chosen, whatever its own accuracy is; of equals the first. Teacher and student are those of the
+    first seed. The record keeps the table, and seeds that confirm take it from there. Raises InputError where they
+    cannot.
     """
-    rows, seed, most = [], [0], run.plans.training.recipe.epochs
+    if run.confirms:
+        return pd.DataFrame(_as_chosen(run))
+    rows, most = [], run.plans.training.recipe.epochs
+    seed, *others = run.members_seeds
     for epochs in sorted({max(1, round(share * most)) for share in run.sizes.teacher_shares}):
-        teacher = run.train(full_plan(run, epochs), seed, name=f"all, hard, {passes(epochs)}")
+        teacher = run.train(full_plan(run, epochs), [*others, seed][:1], name=f"all, hard, {passes(epochs)}")
         for t in run.sizes.teacher_temperatures:
             plan = little.distilled.but(temperature=t)
-            student = run.train(plan, seed, {seed[0]: teacher}, name=f"candidate's student, T = {t:g}")
+            student = run.train(plan, [seed], {seed: teacher}, name=f"candidate's student, T = {t:g}")
+            scores = [run.score(net, split="validation") for net in (teacher[0], student[0])]
+            run.publish_scores(recompute.CANDIDATE.format(epochs, f"{t:g}"), scores[1:], "validation")
             row: dict[str, Any] = {"passes": epochs, "T": t}
-            for name, net in (("teacher", teacher[0]), ("student", student[0])):
-                row[f"{name}, validation frames, %"] = 100 * run.score(net, split="validation").frame_accuracy
+            for name, score in zip(("teacher", "student"), scores, strict=True):
+                row[f"{name}, validation frames, %"] = 100 * score.frame_accuracy
             row["teacher, training frames, %"] = 100 * train_accuracy(teacher[0])
             rows.append(row)
-    table = pd.DataFrame(rows)
-    best = table["student, validation frames, %"].idxmax()
-    return table.assign(chosen=["←" if i == best else "" for i in table.index])
+    best = max(range(len(rows)), key=lambda i: rows[i]["student, validation frames, %"])
+    run.record["teachers"] = [row | {"chosen": "←" if i == best else ""} for i, row in enumerate(rows)]
+    return pd.DataFrame(run.record["teachers"])
+
+
+def _as_chosen(run: SpeechExperiment) -> list[dict[str, Any]]:
+    """The candidates that the run which is to be confirmed has compared."""
+    for folder in (paths.runs(run.preset.name) / "results", paths.RESULTS):
+        path = folder / f"{run.record_name}.json"
+        if path.exists() and (found := records.read(path).get("teachers")):
+            return found
+    raise InputError(
+        f"No record says which teacher {run.chapter} at {run.preset.name} has chosen, and fresh seeds take the same: "
+        f"`kdrepro run {run.chapter} --preset {run.preset.name}` first."
+    )
 
 
 def chosen(table: pd.DataFrame) -> tuple[int, float]:
     """Passes and temperature of the teacher that `candidates` chose."""
     (row,) = table[table["chosen"] != ""].to_dict("records")
     return int(row["passes"]), float(row["T"])
-
-
-def annealed(plan: SpeechTraining) -> SpeechTraining:
-    """The same training at a rate that falls to zero."""
-    return plan.but(schedule="cosine")
 
 
 def full_plan(run: SpeechExperiment, epochs: int) -> SpeechTraining:

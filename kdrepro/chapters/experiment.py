@@ -121,6 +121,14 @@ class Request:
     needs: tuple[Trained, ...] = ()
 
 
+CONFIRM = "confirm"  # the folder of the preset's runs that a confirmation's records are put into
+
+
+def is_to_confirm(into: str) -> bool:
+    """Whether this folder of a preset's runs is for the records of a confirmation."""
+    return into.split("/")[0] == CONFIRM
+
+
 @dataclass
 class Experiment:
     """One chapter at one preset, on one data set."""
@@ -143,6 +151,11 @@ class Experiment:
     tell: Callable[[str], None] | None = None  # takes the log's lines; None for the log's file
     _promised: dict[str, Request] = field(default_factory=dict)  # what workers train, by key
     _found: dict[str, Trained] = field(default_factory=dict)  # of these, what somebody has looked at
+
+    @property
+    def confirms(self) -> bool:
+        """Whether its seeds are to confirm what a record has."""
+        return is_to_confirm(self.into)
 
     @property
     def sizes(self) -> Any:

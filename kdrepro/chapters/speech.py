@@ -7,6 +7,7 @@ a score is over the test speakers of all folds together.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from kdrepro.chapters.experiment import Experiment, Request, Trained
 from kdrepro.chapters.sizes import SpeechTraining
 from kdrepro.speech import corpus
 from kdrepro.speech.features import COEFFICIENTS
-from kdrepro.verdicts import stats, wording
+from kdrepro.verdicts import recompute, stats, wording
 
 CURVE_FRAMES = 30_000  # at most so many frames of a split are looked at for a learning curve
 Folded = tuple[Trained, ...]  # one network, trained once a fold
@@ -416,6 +417,17 @@ class SpeechExperiment(Experiment):
         if first.errors is not None:
             errors = _stacked(scores, lambda score: score.errors_by_speaker)
             self.predictions[f"{name}.{of}errors by speaker"] = errors.astype(np.uint32)
+
+    def claim_published(self, claim_id: str, nets: Sequence[Folded]) -> dict[str, Any]:
+        """Record a claim by what has been published for it (`publish_scores`), as `verify` will compute it again.
+
+        nets: those whose training it took; see `claim`. Raises KeyError where something is not published.
+        """
+        found = recompute.claimed(claim_id, self.predictions)
+        for metric in {"word_error_rate", "phone_error_rate"} - {self.error_metric}:
+            found.pop(metric, None)
+            found["pooled"].pop(metric, None)
+        return self.claim(claim_id, list(chain.from_iterable(nets)), **found)
 
 
 def _stacked(scores: Sequence[Any], of: Callable[[Score], np.ndarray]) -> np.ndarray:

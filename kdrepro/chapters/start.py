@@ -27,8 +27,6 @@ from kdrepro.speech import espeak, shards, timit
 from kdrepro.speech.corpus import Corpus
 from kdrepro.store import Store
 
-CONFIRM = "confirm"  # the folder of the preset's runs that a confirmation's records are put into
-
 
 @dataclass
 class SpeechChapter:
@@ -104,7 +102,7 @@ def start(
     `SpeechChapter`.
     Raises InputError, before anything trains, when one of them is wrong.
     """
-    confirm = into.split("/")[0] == CONFIRM
+    confirm = experiment.is_to_confirm(into)
     chapter, loaded, seed_list, where, found = check(
         chapter, preset, seeds, first_seed, device, data_root, changes, own_data, confirm
     )

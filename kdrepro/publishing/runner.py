@@ -19,7 +19,7 @@ import filelock
 from kdrepro import paths
 from kdrepro.chapters import experiment, presets
 from kdrepro.chapters.own_data import parse, written
-from kdrepro.chapters.start import CONFIRM, check, check_writable
+from kdrepro.chapters.start import check, check_writable
 from kdrepro.errors import InputError
 from kdrepro.files import remove_stale, writing
 from kdrepro.publishing import slices
@@ -50,7 +50,7 @@ class Part:
     @property
     def into(self) -> str:
         """The folder of the preset's runs that it is put into; "" for a whole chapter, as it is."""
-        folders = [CONFIRM] if self.confirm else ["claims"] if self.claim else []
+        folders = [experiment.CONFIRM] if self.confirm else ["claims"] if self.claim else []
         return "/".join([*folders, *filter(None, [self.claim])])
 
 

@@ -14,6 +14,7 @@ import nbformat
 
 from kdrepro.errors import InputError
 
+CLAIMING = ("claim", "claim_published")  # methods of an experiment
 CHANGING = {"append", "extend", "insert", "update", "add", "setdefault", "pop", "remove", "sort", "clear"}  # methods
 KEEPERS = "publish_"  # how functions begin that put something beside the record: kept where all that they read is there
 TRAINING = ("train", "distil", "committee", "ensemble")  # how methods of an experiment begin that may train
@@ -193,7 +194,7 @@ def _root(node: ast.AST) -> Iterable[str]:
 def _makes(node: ast.stmt, claim_id: str) -> bool:
     """Whether a statement records this claim."""
     for part in ast.walk(node):
-        if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr == "claim":
+        if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in CLAIMING:
             first = part.args[0] if part.args else None
             if isinstance(first, ast.Constant) and first.value == claim_id:
                 return True

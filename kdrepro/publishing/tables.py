@@ -50,27 +50,34 @@ def verdict_tables(results: Sequence[dict[str, Any]]) -> str:
 
 
 def history(results: Sequence[dict[str, Any]]) -> str:
-    """What was changed of each claim when a result was known, in Markdown: the rules in a table, then all else."""
+    """What was changed of each claim when a result was known, in Markdown: the rules in a table, all else in a list."""
     described = claims.load()
     now = {entry["claim"]: entry for entry in claims.verdict_entries(described.values(), results)}
     verdicts, rules = ["| claim | verdict before | verdict now |", "|---|---|---|"], []
-    others = ["| claim | when | changed | tried before | then |", "|---|---|---|---|---|"]
+    others: dict[tuple[str, ...], list[str]] = {}  # the claims of each change that was no rewritten rule
     for claim in described.values():
         for change in claim.amended:
             if change.rule:
                 verdicts.append(f"| `{claim.id}` | {change.verdict} | **{now[claim.id]['verdict']}** |")
                 rules.append(f"- `{claim.id}`: {change.then}.  \n  Before: {change.rule}.  \n  Now: {_rule(claim)}.")
             else:
-                others.append(f"| `{claim.id}` | {change.when} | {change.changed} | {change.tried} | {change.then} |")
+                about = (change.changed, change.when, change.tried, change.then)
+                others.setdefault(about, []).append(f"`{claim.id}`")
     stand = [f"- `{claim.id}`, {claim.defence}." for claim in described.values() if claim.defence]
     built = [f"- `{c.id}`, {c.by_construction}." for c in described.values() if c.by_construction]
     parts = {
         "Rules that were written again": [*verdicts, "", *rules],
-        "Recipes, teachers and rules that were changed before": others,
+        "Recipes, teachers and rules that were changed before": [_change(of, *about) for about, of in others.items()],
         "By construction": built,
         "Verdicts that stand as they were": stand,
     }
     return "\n\n".join(f"## {title}\n\n" + "\n".join(lines) for title, lines in parts.items())
+
+
+def _change(of: Sequence[str], changed: str, when: str, tried: str, then: str) -> str:
+    """One change and the claims it is of, as an entry of a list."""
+    before = f"  \n  Before: {tried}." if tried else ""
+    return f"- {changed.capitalize()} of {', '.join(of)}, {when}.{before}  \n  Then: {then}."
 
 
 def _rule(claim: Claim) -> str:

@@ -62,12 +62,14 @@ NAMES = {  # of metrics whose own words say too little
     "overfit_of_dustbin": "overfit with a dustbin",
     "overfit_of_soft": "overfit with soft targets by class",
     "overfit_saved": "overfit saved",
-    "recovered_over_annealed": "recovered of the way from hard targets at a falling rate",
+    "recovered_over_annealed": "recovered where both have a falling rate",
     "seeds_each": "students of each temperature",
     "share_agreeing": "share of test images with the teacher's answer",
     "share_agreeing_in_training": "share of training images with the teacher's answer",
+    "word_errors_saved_by_half_again": "word errors saved by half as many passes again",
     "word_errors_saved_high": "word errors saved, upper end over voices",
     "word_errors_saved_low": "word errors saved, lower end over voices",
+    "word_errors_saved_past_half": "word errors saved beyond half of what the ensemble saves",
 }
 
 

@@ -107,8 +107,12 @@ def test_baselines_of_half_as_many_passes_again(speech_run, monkeypatch):
 
 
 def test_table_of_half_as_many_passes_again(speech_run, speech_members):
-    table = ch03_acoustic_ensemble.half_again_table(speech_run, {"as long": speech_members, "one": speech_members[:1]})
+    decoder = speech_run.decoder(speech_members[0])
+    nets = {"as long": speech_members, "one": speech_members[:1]}
+    scores = {name: [speech_run.score(net, decoder=decoder) for net in found] for name, found in nets.items()}
+    table = ch03_acoustic_ensemble.half_again_table(speech_run, nets, scores)
     assert table["seeds"].tolist() == [2, 1]
+    assert table.loc["one", "error rate, %"] == pytest.approx(100 * scores["one"][0].error_rate, abs=0.0051)
     expected = speech_run.score(speech_members[0], split="validation").frame_accuracy
     assert table.loc["one", "validation frames right, %"] == pytest.approx(100 * expected, abs=0.0051)
 
@@ -166,10 +170,13 @@ def test_claims_of_table_1(speech_chapter, speech_run, speech_members, speech_ce
     distilled, scores = scored
     names = {"np": np, "chapter": speech_chapter, "synthetic": speech_run, "display": display, "main": "synthetic"}
     names |= {"scores": {"synthetic": scores}, "ensembles": {"synthetic": [speech_members] * 2}}
-    names |= {"ch03_acoustic_ensemble": ch03_acoustic_ensemble, "recompute": recompute}
-    lengths = ("baseline, as long", "baseline, half as long again")
-    names |= {"longer": {"synthetic": dict(zip(lengths, (speech_members, speech_members[::-1]), strict=True))}}
-    speech_cell("03-acoustic-ensemble", 'run.claim("speech.baseline"', **names, distilled={"synthetic": distilled})
+    names |= {"ch03_acoustic_ensemble": ch03_acoustic_ensemble}
+    longer = {recompute.AS_LONG: speech_members, recompute.LONGER: speech_members[::-1]}
+    of_longer = {name: [each[0] for each in scores["baseline"]] for name in longer}
+    names |= {"longer": {"synthetic": longer}, "of_longer": {"synthetic": of_longer}}
+    speech_cell(
+        "03-acoustic-ensemble", 'run.claim_published("speech.baseline"', **names, distilled={"synthetic": distilled}
+    )
     claims = speech_run.record["claims"]
     assert set(claims) == {f"speech.{name}" for name in ("baseline", "ensemble", "distilled", "recovered", "words")}
     one, ten, student = (ch03_acoustic_ensemble.accuracies(found)[:, 0] for found in scores.values())
@@ -179,7 +186,8 @@ def test_claims_of_table_1(speech_chapter, speech_run, speech_members, speech_ce
     assert claims["speech.ensemble"]["pooled"]["frame_accuracy"] == pytest.approx(ten[0])
     assert metrics["speech.recovered"]["recovered"] == pytest.approx((student - one) / (ten - one), rel=1e-6)
     assert metrics["speech.distilled"]["relative_gain"] == pytest.approx((student - one) / one, abs=1e-7)
-    for name in ("baseline", "ensemble", "distilled", "recovered"):
+    assert claims["speech.words"]["pooled"]["word_errors_saved_by_half_again"] == 0
+    for name in ("baseline", "ensemble", "distilled", "recovered", "words"):
         assert claims[f"speech.{name}"]["pooled"]["gain_of_half_again"] == 0  # the same two nets
     assert claims["speech.recovered"]["seconds"] > claims["speech.baseline"]["seconds"] > 0
     again = recompute.figures(speech_run.record, speech_run.predictions)

@@ -8,10 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdrepro.chapters import ch04_soft_targets, display
+from kdrepro import paths
+from kdrepro.chapters import ch03_acoustic_ensemble, ch04_soft_targets, display
 from kdrepro.chapters.experiment import Trained
-from kdrepro.chapters.speech import SpeechExperiment
-from kdrepro.verdicts import recompute
+from kdrepro.chapters.speech import Score, SpeechExperiment
+from kdrepro.errors import InputError
+from kdrepro.verdicts import recompute, records
+from kdrepro.verdicts.recompute import speech as speech_recompute
 
 
 def a_net(plan, *curve, seed=0):
@@ -51,35 +54,44 @@ def test_hard_and_soft_targets_are_trained_as_long(speech_regulariser):
     assert (little.training.early_stopping, little.distilled.early_stopping) == (True, False)
 
 
-def test_hard_targets_at_a_falling_rate_differ_in_that_alone(speech_regulariser):
-    plan = speech_regulariser.sizes.little.training
-    other = ch04_soft_targets.annealed(plan)
-    assert (plan.recipe.schedule, other.recipe.schedule) == ("constant", "cosine")
-    assert other.but(schedule="constant") == plan
-
-
 def test_the_teacher_is_chosen_by_its_student_on_validation_speakers(speech_regulariser, monkeypatch):
     """Whatever it gets right itself: validation figures are given here, and the shorter training is the worse net."""
     right = {2: {"teacher": 0.5, "student": 0.45}, 3: {"teacher": 0.6, "student": 0.4}}
     asked = []
 
     def train(run, plan, seeds, teachers=None, name=""):
-        asked.append((plan.recipe.epochs, seeds, plan.loss))
+        asked.append((plan.loss, seeds))
         epochs = teachers[seeds[0]][0][0].plan.recipe.epochs if teachers else plan.recipe.epochs
         return [a_net(plan, (epochs, 0.7, right[epochs]["student" if teachers else "teacher"]))]
 
     def score(run, net, split):
         assert split == "validation"
-        return SimpleNamespace(frame_accuracy=net[0].history[-1]["validation_frame_accuracy"])
+        correct = np.arange(100) < round(100 * net[0].history[-1]["validation_frame_accuracy"])
+        return Score(correct, np.zeros(100, int), voice=np.zeros(1, int))
 
     monkeypatch.setattr(SpeechExperiment, "train", train)
     monkeypatch.setattr(SpeechExperiment, "score", score)
-    confirming = replace(speech_regulariser, seeds=[10, 11], record={})  # takes the same choice
-    table = ch04_soft_targets.candidates(confirming, confirming.sizes.little)
+    run = replace(speech_regulariser, record={}, predictions={})
+    table = ch04_soft_targets.candidates(run, run.sizes.little)
     assert table["passes"].tolist() == [2, 3]
     assert ch04_soft_targets.chosen(table) == (2, 2.0)
-    assert {tuple(seeds) for _, seeds, _ in asked} == {(0,)}
+    assert {tuple(seeds) for loss, seeds in asked if loss == "soft"} == {(0,)}
+    assert {tuple(seeds) for loss, seeds in asked if loss == "hard"} == {(1,)}  # not the student's initial weights
     assert table["teacher, training frames, %"].tolist() == [70, 70]
+    # What is published says the same, and equals go to the first.
+    assert speech_recompute.teacher(run.predictions) == {"teacher_passes": 2, "teacher_temperature": 2}
+    equal = {name: np.full_like(of, 7) for name, of in run.predictions.items() if name.endswith("validation right")}
+    assert speech_recompute.teacher(equal) == {"teacher_passes": 2, "teacher_temperature": 2}
+    assert speech_recompute.teacher({}) == {}
+
+    confirming = replace(run, seeds=[10, 11], into="confirm/soft.soft3", record={}, predictions={})
+    with pytest.raises(InputError, match="run 04-soft-targets --preset smoke` first"):
+        ch04_soft_targets.candidates(confirming, confirming.sizes.little)
+    records.write(paths.runs("smoke") / "results" / f"{run.record_name}.json", run.record, {})
+    asked.clear()
+    assert ch04_soft_targets.candidates(confirming, confirming.sizes.little).equals(table)
+    assert not asked
+    assert "teachers" not in confirming.record
 
 
 def test_no_student_has_the_teacher_of_its_own_seed():
@@ -92,44 +104,53 @@ def test_no_student_has_the_teacher_of_its_own_seed():
 
 
 @pytest.fixture(scope="module")
-def four(speech_regulariser, speech_members):
-    """Networks and scores of Table 5's systems."""
+def five(speech_regulariser, speech_members):
+    """Networks and scores of Table 5's systems and of two at a falling rate."""
     sizes = speech_regulariser.sizes
-    plans = {
-        "hard": sizes.little.training.but(epochs=1, curve=1),
-        "soft": sizes.little.distilled.but(epochs=1, curve=1),
-    }
-    teachers = {seed: [speech_members[seed]] for seed in (0, 1)}
+    hard, soft = (plan.but(epochs=2, curve=1) for plan in (sizes.little.training, sizes.little.distilled))
+    teachers, falling = {seed: [speech_members[seed]] for seed in (0, 1)}, {"schedule": "cosine"}
     nets = {
         "all, hard": speech_members,
-        "little, hard": speech_regulariser.train(plans["hard"], [0, 1]),
-        "little, hard, annealed": speech_regulariser.train(ch04_soft_targets.annealed(plans["hard"]), [0, 1]),
-        "little, soft": speech_regulariser.train(plans["soft"], [0, 1], teachers),
+        "little, hard": speech_regulariser.train(hard, [0, 1]),
+        "little, soft": speech_regulariser.train(soft, [0, 1], teachers),
+        "little, hard, annealed": speech_regulariser.train(hard.but(**falling), [0, 1]),
+        "little, soft, annealed": speech_regulariser.train(soft.but(**falling), [0, 1], teachers),
     }
     decoder = speech_regulariser.decoder(speech_members[0])
     scores = {name: [speech_regulariser.score(net, decoder=decoder) for net in nets[name]] for name in nets}
     return nets, scores
 
 
-def test_claims_of_table_5(speech_regulariser, speech_cell, four):
-    nets, scores = four
+def test_claims_of_table_5(speech_regulariser, speech_cell, five):
+    nets, scores = five
+    longer = {name: nets["all, hard"] for name in (recompute.AS_LONG, recompute.LONGER)}
     names = {"chapter": SimpleNamespace(sets={"synthetic": speech_regulariser}), "synthetic": speech_regulariser}
-    names |= {"nets": {"synthetic": nets}, "scores": {"synthetic": scores}, "np": np}
-    claim = 'run.claim("soft.full"'
-    speech_cell("04-soft-targets", claim, **names, display=display, ch04_soft_targets=ch04_soft_targets)
+    names |= {"nets": {"synthetic": nets}, "scores": {"synthetic": scores}, "longer": {"synthetic": longer}}
+    names |= {"full": {"synthetic": nets["all, hard"]}, "teacher_of": {"synthetic": {0: nets["all, hard"]}}}
+    modules = {
+        module.__name__.split(".")[-1]: module for module in (ch03_acoustic_ensemble, ch04_soft_targets, display)
+    }
+    speech_cell("04-soft-targets", 'run.claim_published("soft.full"', **names, **modules)
     claims = speech_regulariser.record["claims"]
     assert set(claims) == {"soft.full", "soft.hard3", "soft.soft3"}
     assert {entry["verdict"] for entry in claims.values()} == {"not run"}
-    full, hard, annealed, soft = ([score.frame_accuracy for score in found] for found in scores.values())
-    recovered = [(s - h) / (f - h) for f, h, s in zip(full, hard, soft, strict=True)]
-    assert claims["soft.soft3"]["metrics"]["recovered"] == pytest.approx(recovered, rel=1e-6)
-    over_annealed = [(s - h) / (f - h) for f, h, s in zip(full, annealed, soft, strict=True)]
-    assert claims["soft.soft3"]["metrics"]["recovered_over_annealed"] == pytest.approx(over_annealed, rel=1e-6)
-    assert claims["soft.full"]["metrics"]["gain_over_annealed"] == pytest.approx(np.subtract(full, annealed), rel=1e-6)
-    overfit = [ch04_soft_targets.train_accuracy(net) - h for net, h in zip(nets["little, hard"], hard, strict=True)]
-    assert claims["soft.hard3"]["metrics"]["overfit"] == pytest.approx(overfit, rel=1e-6)
-    gain = [f - h for f, h in zip(full, hard, strict=True)]
-    assert claims["soft.full"]["metrics"]["gain_over_hard3"] == pytest.approx(gain, rel=1e-6)
+    full, hard, soft, annealed, soft_annealed = (
+        np.array([score.frame_accuracy for score in found]) for found in scores.values()
+    )
+    expected = {
+        "soft.full": {"gain_over_hard3": full - hard, "gain_over_annealed": full - annealed, "frame_accuracy": full},
+        "soft.hard3": {"overfit": np.array([*map(ch04_soft_targets.train_accuracy, nets["little, hard"])]) - hard},
+        "soft.soft3": {
+            "recovered": (soft - hard) / (full - hard),
+            "recovered_over_annealed": (soft_annealed - annealed) / (full - annealed),
+            "word_error_rate": [score.error_rate for score in scores["little, soft"]],
+        },
+    }
+    for claim, metrics in expected.items():
+        for metric, values in metrics.items():
+            assert claims[claim]["metrics"][metric] == pytest.approx(values, rel=1e-6), metric
+        assert "phone_error_rate" not in claims[claim]["metrics"]
+    assert claims["soft.full"]["pooled"]["gain_of_half_again"] == 0  # the same nets
     assert claims["soft.soft3"]["seconds"] > claims["soft.full"]["seconds"] > 0
     again = recompute.figures(speech_regulariser.record, speech_regulariser.predictions)
     for name, entry in claims.items():
@@ -141,22 +162,12 @@ def test_claims_of_table_5(speech_regulariser, speech_cell, four):
     assert "recovered" not in ch04_soft_targets.table5_texts(claims)["recovered"]
 
 
-def test_what_is_measured_of_a_system(speech_regulariser, four):
-    nets, scores = four
-    found = ch04_soft_targets.measured(speech_regulariser, nets["little, soft"], scores["little, soft"])
-    assert list(found) == ["frame_accuracy", "train_frame_accuracy", "word_error_rate"]
-    assert found["frame_accuracy"].tolist() == [score.frame_accuracy for score in scores["little, soft"]]
-    assert found["train_frame_accuracy"][1] == nets["little, soft"][1][0].history[-1]["train_frame_accuracy"]
-
-
 def test_accuracy_in_training_is_that_of_the_weights_that_were_kept(speech_regulariser):
     net = a_net(speech_regulariser.sizes.little.training, (2, 0.5, 0.4), (4, 0.7, 0.3))
     assert ch04_soft_targets.train_accuracy(net) == 0.5
-    assert ch04_soft_targets.gain_of_stopping(net) == pytest.approx(0.1)
     (one,) = net
     last = replace(one, plan=one.plan.but(early_stopping=False))
     assert ch04_soft_targets.train_accuracy((last,)) == 0.7
-    assert ch04_soft_targets.lost_without_stopping((last,)) == pytest.approx(0.1)
     assert ch04_soft_targets.train_accuracy((one, last)) == pytest.approx(0.6)  # the mean over folds
 
 

@@ -263,10 +263,10 @@ def test_each_metric_with_a_name_of_its_own_is_one_that_is_measured():
     assert [metric for metric in wording.NAMES if not re.search(rf"\b{metric}\b", text)] == []
 
 
-def shown(claim_id: str, data: str, metrics: dict[str, list[float]]) -> SimpleNamespace:
+def shown(claim_id: str, data: str, metrics: dict[str, list[float]], **pooled: float) -> SimpleNamespace:
     """As much of an experiment as a page shows of a claim."""
     record = {
-        "claims": {claim_id: records.claim_entry(claim_id, data, 60.0, metrics)},
+        "claims": {claim_id: records.claim_entry(claim_id, data, 60.0, metrics, pooled)},
         "provenance": {"device": "cpu"},
     }
     preset = SimpleNamespace(name="full", own_data=None, is_own=False)
@@ -283,8 +283,10 @@ def test_pages_say_what_decides_and_what_was_changed_after_a_result(monkeypatch)
 
 
 def test_another_data_set_gets_the_verdict_of_the_same_rule():
-    claim = "soft.soft3"
-    deciding, other = (shown(claim, data, {"recovered": [0.3, 0.32]}) for data in ("synthetic", "timit-sample"))
+    claim, found = "soft.soft3", {"recovered": [0.3, 0.32]}
+    deciding, other = (
+        shown(claim, data, found, gain_of_half_again_high=0.001) for data in ("synthetic", "timit-sample")
+    )
     assert other.record["claims"][claim]["verdict"] == "not run"
     text = display.elsewhere([deciding, other], claim).data
     assert text == (

@@ -21,14 +21,12 @@ from kdrepro.verdicts.recompute.specialists import (
     within_over_between,
 )
 from kdrepro.verdicts.recompute.speech import (
+    AS_LONG,
+    CANDIDATE,
+    LONGER,
     gained_by_voices,
-    half_again,
     kept_and_last,
-    lost_at_the_end,
-    recovered,
     saved_by_voices,
-    temperature,
-    words,
 )
 from kdrepro.verdicts.recompute.theory import (
     data_ratio,
@@ -42,6 +40,9 @@ from kdrepro.verdicts.recompute.theory import (
 WAYS: dict[str, Callable[[Arrays], Metrics]] = theory.WAYS | digits.WAYS | speech.WAYS | specialists.WAYS | later.WAYS
 
 __all__ = [
+    "AS_LONG",
+    "CANDIDATE",
+    "LONGER",
     "Arrays",
     "Metrics",
     "claimed",
@@ -50,24 +51,19 @@ __all__ = [
     "data_ratio",
     "figures",
     "gained_by_voices",
-    "half_again",
     "highest_rates",
     "kept_and_last",
     "load",
-    "lost_at_the_end",
     "means",
     "narrow_temperatures",
     "overfit",
     "rank_correlation",
-    "recovered",
     "relative_variance",
     "saved_by_voices",
     "small_student",
     "softened",
-    "temperature",
     "wide_temperatures",
     "within_over_between",
-    "words",
 ]
 
 

@@ -1,11 +1,16 @@
 """Sections 4 and 6: frames that acoustic models get right, and errors after decoding."""
 
+import re
 from collections.abc import Callable
 
 import numpy as np
 
 from kdrepro.verdicts import stats
 from kdrepro.verdicts.recompute.arrays import Arrays, Errors, Metrics, right, share
+
+# Baselines of as many passes as all nets make, and of half as many again.
+AS_LONG, LONGER = "baseline, as long", "baseline, half as long again"
+CANDIDATE = "candidate of {} passes, T = {}"  # a student of a teacher that may be chosen
 
 
 def _frames(arrays: Arrays, system: str) -> np.ndarray:
@@ -66,7 +71,7 @@ def half_again(arrays: Arrays) -> Metrics:
     gain_of_half_again is the mean over seeds, gain_of_half_again_high the upper end of its interval by a bootstrap over
     voices. arrays: `validation right` [seeds, speakers] of the same seeds' nets; nothing of arrays without it.
     """
-    names = [f"baseline, {length}.validation right" for length in ("as long", "half as long again")]
+    names = [f"{length}.validation right" for length in (AS_LONG, LONGER)]
     if not set(names) <= set(arrays):
         return {}
     one, longer = (arrays[name].astype(int).mean(0) for name in names)
@@ -94,18 +99,25 @@ def _recovered(arrays: Arrays) -> Metrics:
 def words(arrays: Arrays) -> Metrics:
     """Word errors saved, as shares of the words, a value a seed, with a bootstrap over voices of all seeds together.
 
-    arrays: `name.errors by speaker` of baseline, ensemble and distilled, see `_errors`.
+    word_errors_saved_past_half is what the distilled nets save beyond half of what the ensemble does.
+    word_errors_saved_by_half_again is what half as many passes again save baselines, the mean over seeds.
+    arrays: `name.errors by speaker` of baseline, ensemble and distilled, see `_errors`, and of the longer baselines.
     """
     one, ten, student = (_error_rate(arrays, name) for name in ("baseline", "ensemble", "distilled"))
-    found = {
+    by_student, by_ensemble = (one - student).mean(1), (one - ten).mean(1)
+    found: Metrics = {
         "word_error_rate": student.mean(1),
-        "word_errors_saved": (one - student).mean(1),
-        "word_errors_saved_by_ensemble": (one - ten).mean(1),
+        "word_errors_saved": by_student,
+        "word_errors_saved_by_ensemble": by_ensemble,
+        "word_errors_saved_past_half": by_student - by_ensemble / 2,
         "word_errors_above_ensemble": (student - ten).mean(1),
     }
-    ends = saved_by_voices(arrays, "distilled", "baseline")
-    low_high = ("word_errors_saved_low", "word_errors_saved_high")
-    return found | (dict(zip(low_high, ends, strict=True)) if ends else {})
+    if ends := saved_by_voices(arrays, "distilled", "baseline"):
+        found |= dict(zip(("word_errors_saved_low", "word_errors_saved_high"), ends, strict=True))
+    if f"{AS_LONG}.errors by speaker" in arrays:
+        saved = _error_rate(arrays, AS_LONG) - _error_rate(arrays, LONGER)
+        found["word_errors_saved_by_half_again"] = float(saved.mean())
+    return found | half_again(arrays)
 
 
 def saved_by_voices(arrays: Arrays, system: str, other: str) -> tuple[float, float] | None:
@@ -183,7 +195,7 @@ def _row(arrays: Arrays, system: str) -> Metrics:
 def _full(arrays: Arrays) -> Metrics:
     full, found = _frames(arrays, "all, hard")[:, 0], _row(arrays, "all, hard")
     gains = {metric: full - hard for metric, hard in _hard_arms(arrays, "gain_over_hard3", "gain_over_annealed")}
-    return found | gains
+    return found | gains | half_again(arrays)
 
 
 def _hard_arms(arrays: Arrays, constant: str, annealed: str) -> list[tuple[str, np.ndarray]]:
@@ -218,12 +230,30 @@ def lost_at_the_end(curve: np.ndarray) -> np.ndarray:
 
 
 def _soft3(arrays: Arrays) -> Metrics:
-    full, soft = (_frames(arrays, name)[:, 0] for name in ("all, hard", "little, soft"))
-    arms = _hard_arms(arrays, "recovered", "recovered_over_annealed")
-    found = _row(arrays, "little, soft") | {metric: share(soft - hard, full - hard) for metric, hard in arms}
+    full, found = _frames(arrays, "all, hard")[:, 0], _row(arrays, "little, soft")
+    for metric, hard in _hard_arms(arrays, "recovered", "recovered_over_annealed"):
+        # The soft targets' net at the same schedule.
+        soft = _frames(arrays, "little, soft" if metric == "recovered" else "little, soft, annealed")[:, 0]
+        found[metric] = share(soft - hard, full - hard)
     if "little, soft.curve" in arrays:
         found["lost_without_stopping"] = lost_at_the_end(arrays["little, soft.curve"])
-    return found
+    return found | half_again(arrays) | teacher(arrays)
+
+
+def teacher(arrays: Arrays) -> Metrics:
+    """Passes and temperature of the candidate whose student gets most of the validation frames right.
+
+    arrays: `candidate of N passes, T = X.validation right`, int [1, speakers], in the order in which equals go; nothing
+    of arrays without them.
+    """
+    found = {}
+    for name in arrays:
+        if match := re.fullmatch(CANDIDATE.format(r"(\d+)", r"([\d.]+)") + r"\.validation right", name):
+            found[int(match[1]), float(match[2])] = int(arrays[name].astype(int).sum())
+    if not found:
+        return {}
+    passes, t = max(found, key=lambda one: found[one])
+    return {"teacher_passes": float(passes), "teacher_temperature": t}
 
 
 WAYS: dict[str, Callable[[Arrays], Metrics]] = {
