@@ -5,7 +5,8 @@ Those of the chapters on speech judge acoustic models on validation speakers.
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from kdrepro.chapters.experiment import Experiment, Trained
 from kdrepro.chapters.images import ImageExperiment
 from kdrepro.chapters.presets import is_speech
 from kdrepro.chapters.sizes import DarkKnowledge, Specialised, SpeechTraining, Training
-from kdrepro.chapters.speech import SpeechExperiment
+from kdrepro.chapters.speech import Folded, SpeechExperiment
 from kdrepro.errors import DivergedError
 from kdrepro.files import atomic_write, writing
 from kdrepro.verdicts import stats
@@ -45,19 +46,44 @@ def search(run: ImageExperiment | SpeechExperiment, name: str) -> list[Row]:
     if getattr(plans, "of", "") == "specialist":
         return _search_specialists(run, name)
     changed = run.sizes if hasattr(run.sizes, "distilled") else run.preset.chapters["02-mnist"]
-    tuned = _tuned(run, changed)
-    for teacher_name, changes in (plans.teachers or {"": {}}).items():
-        teacher = None
-        if plans.teachers:
-            teacher = run.train(changed.teacher.but(curve=0, **changes), run.seeds[0], name=f"{name}: {teacher_name}")
-            rows.append(_row(run, teacher, teacher_name, ""))
+    tuned, teachers = _tuned(run, changed).but(curve=0), plans.teachers or {"": {}}
+
+    def teacher_of(name_of: str) -> Trained | None:
+        plan = changed.teacher.but(curve=0, **teachers[name_of]) if plans.teachers else None
+        return plan and run.train(plan, run.seeds[0], name=f"{name}: {name_of}")
+
+    if run.workers is not None:
+        for name_of in teachers:
+            teacher_of(name_of)
+    for name_of in teachers:
+        teacher = teacher_of(name_of)
+        rows += [_row(run, teacher, name_of, "")] if teacher else []
+        tries = []
         for student, change in plans.students.items():
-            plan = tuned.but(curve=0, **change)
+            plan, about = tuned.but(**change), {"teacher": name_of, "student": student}
             taught = None if plan.loss == "hard" else [teacher] * len(run.seeds)
-            about = {"teacher": teacher_name, "student": student}
-            rows += _tried(run, plan, taught, about, f"{name}: {student}")
-            write(run, name, rows)  # what there is so far: a search may take days
+            ask = partial(run.train_seeds, plan, taught, name=f"{name}: {student}")
+            tries.append((about, ask, partial(_judged, run, about, taught and teacher)))
+        _try_all(run, name, tries, rows)
     return rows
+
+
+def _try_all(run: Experiment, name: str, tries: Sequence[tuple[Row, Callable, Callable]], rows: list[Row]) -> None:
+    """Add the rows of each student to those there are, one a network, and keep the search's record after each.
+
+    tries: what a row says first; what asks for the networks; what makes the row of one. Workers are asked for all of
+    them at once. A student that diverges has rows without errors, which ends no search.
+    """
+    if run.workers is not None:
+        for _, ask, _ in tries:
+            ask()
+    for about, ask, judge in tries:
+        try:
+            rows += [judge(net) for net in ask()]
+        except DivergedError as error:
+            run.log(f"{name}: {about['student']}: {error}")
+            rows += [about | {"seed": seed, "errors": None, "seconds": 0.0} for seed in run.seeds]
+        write(run, name, rows)  # what there is so far: a search may take days
 
 
 def _tuned(run: ImageExperiment, changed: Any) -> Training:
@@ -67,20 +93,9 @@ def _tuned(run: ImageExperiment, changed: Any) -> Training:
     return run.sizes.student if isinstance(run.sizes, DarkKnowledge) else changed.distilled
 
 
-def _tried(run: ImageExperiment, plan: Training, taught: list[Trained] | None, about: Row, name: str) -> list[Row]:
-    """The rows of a student, one a seed; without errors where it diverges, which ends no search."""
-    try:
-        nets = run.train_seeds(plan, taught, name=name)
-    except DivergedError as error:
-        return _diverged(run, error, about, name)
-    teacher = taught[0] if taught else None
-    return [_row(run, net, **about) | (_fidelity(run, net, teacher) if teacher else {}) for net in nets]
-
-
-def _diverged(run: Experiment, error: DivergedError, about: Row, name: str) -> list[Row]:
-    """The rows of a student that has no errors, one a seed."""
-    run.log(f"{name}: {error}")
-    return [about | {"seed": seed, "errors": None, "seconds": 0.0} for seed in run.seeds]
+def _judged(run: ImageExperiment, about: Row, teacher: Trained | None, net: Trained) -> Row:
+    """A student's row."""
+    return _row(run, net, **about) | (_fidelity(run, net, teacher) if teacher else {})
 
 
 def _search_specialists(run: SpecialistExperiment, name: str) -> list[Row]:
@@ -91,21 +106,20 @@ def _search_specialists(run: SpecialistExperiment, name: str) -> list[Row]:
     wanted, generalists = run.sizes.searches[name], run.generalists()
     rows = [_row(run, net, "generalist", "") for net in generalists]
     subsets = [run.clusters(net) for net in generalists]
-    for student, change in wanted.students.items():
-        about, plan = {"teacher": "", "student": student}, run.sizes.specialist.but(**change)
-        try:
-            found = [run.committee(plan, *of, f"{name}: {student}") for of in zip(generalists, subsets, strict=True)]
-            rows += [about | _together(run, committee) for committee in found]
-        except DivergedError as error:
-            rows += _diverged(run, error, about, f"{name}: {student}")
-        write(run, name, rows)
+
+    def committees(student: str) -> list[Committee]:
+        plan, of_each = run.sizes.specialist.but(**wanted.students[student]), zip(generalists, subsets, strict=True)
+        return [run.committee(plan, *of, f"{name}: {student}") for of in of_each]
+
+    abouts = [{"teacher": "", "student": student} for student in wanted.students]
+    _try_all(run, name, [(a, partial(committees, a["student"]), partial(_together, run, a)) for a in abouts], rows)
     return rows
 
 
-def _together(run: SpecialistExperiment, committee: Committee) -> Row:
+def _together(run: SpecialistExperiment, about: Row, committee: Committee) -> Row:
     """What a generalist and its specialists make of the held-out images; seconds are those of the specialists."""
     q = run.combined(committee)
-    return {
+    return about | {
         "seed": committee.generalist.seed,
         "errors": int((~run.right(q)).sum()),
         "seconds": round(committee.seconds, 1),
@@ -115,29 +129,27 @@ def _together(run: SpecialistExperiment, committee: Committee) -> Row:
 
 def _search_speech(run: SpeechExperiment, name: str) -> list[Row]:
     """The rows of a search of a chapter on speech."""
-    wanted, rows = run.sizes.searches[name], []
+    wanted, tries = run.sizes.searches[name], []
     tuned = getattr(run.sizes, wanted.of).training
     members = [seed + max(run.seeds) + 1 for seed in range(wanted.members)]  # no student begins as one of them
+
+    def nets(plan: SpeechTraining, student: str) -> list[Folded]:
+        taught = () if plan.loss == "hard" else run.train(run.plans.training, members, name=f"{name}: member")
+        return run.train(plan, run.seeds, taught, name=f"{name}: {student}")
+
     for student, change in wanted.students.items():
-        rows += _tried_speech(run, tuned.but(**change), members, {"teacher": "", "student": student}, name)
-        write(run, name, rows)
+        about = {"teacher": "", "student": student}
+        tries.append((about, partial(nets, tuned.but(**change), student), partial(_heard, run, about)))
+    rows: list[Row] = []
+    _try_all(run, name, tries, rows)
     return rows
 
 
-def _tried_speech(
-    run: SpeechExperiment, plan: SpeechTraining, members: Sequence[int], about: Row, name: str
-) -> list[Row]:
-    """As `_tried`, of acoustic models; members: seeds of the ensemble that teaches those on soft targets."""
-    try:
-        taught = () if plan.loss == "hard" else run.train(run.plans.training, members, name=f"{name}: member")
-        nets = run.train(plan, run.seeds, taught, name=f"{name}: {about['student']}")
-    except DivergedError as error:
-        return _diverged(run, error, about, name)
-    wrong = [int((~run.score(net).correct).sum()) for net in nets]
-    return [
-        about | {"seed": net[0].seed, "errors": count, "seconds": round(net[0].seconds, 1)}
-        for net, count in zip(nets, wrong, strict=True)
-    ]
+def _heard(run: SpeechExperiment, about: Row, net: Folded) -> Row:
+    """An acoustic model's row; a search has one fold."""
+    (one,) = net
+    wrong = int((~run.score(net).correct).sum())
+    return about | {"seed": one.seed, "errors": wrong, "seconds": round(one.seconds, 1)}
 
 
 def _fidelity(run: ImageExperiment, student: Trained, teacher: Trained) -> Row:

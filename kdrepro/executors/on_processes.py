@@ -12,7 +12,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from kdrepro.errors import InputError
 from kdrepro.executors.options import Options
 from kdrepro.executors.tasks import DiedError, Packed, Shared, carry_out, end_with, this_worker
 from kdrepro.files import writing
@@ -112,12 +111,11 @@ def serve(pipe: Connection, folder: str, driver: int) -> None:
         except EOFError:
             return
         try:
-            sentence = carry_out(
+            outcome: Exception | None = carry_out(
                 packed,
                 lambda token: (Path(folder) / token).read_bytes(),
                 lambda line: pipe.send((LINE, f"[{name}] {line}")),
             )
-            outcome = InputError(sentence) if sentence else None
         except Exception as error:
             outcome = _that_travels(error)
         pipe.send((OUTCOME, outcome))

@@ -69,8 +69,7 @@ class RayCluster:
     def _error(self, handle: Any) -> BaseException | None:
         errors = self.ray.exceptions
         try:
-            sentence = self.ray.get(handle)
-            return InputError(sentence) if sentence else None
+            return self.ray.get(handle)
         except errors.RayTaskError as error:
             return error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error))
         except errors.RayError as error:  # the worker, its node, or what it was sent is gone
@@ -100,7 +99,7 @@ def _room(nodes: Sequence[dict[str, Any]], needs: dict[str, float]) -> int:
     return found
 
 
-def _carry_out(packed: Packed, part: list[Any], board: Any) -> str:
+def _carry_out(packed: Packed, part: list[Any], board: Any) -> InputError | None:
     """In a worker's process. part: a reference to what the task shares with others, which Ray does not look into."""
     import ray
 

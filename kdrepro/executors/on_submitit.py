@@ -92,8 +92,7 @@ class Jobs:
 
     def _error(self, job: Any) -> BaseException | None:
         try:
-            sentence = job.result()
-            return InputError(sentence) if sentence else None
+            return job.result()
         except self.submitit.core.utils.FailedJobError as error:
             return RuntimeError(str(error))
         except self.submitit.core.utils.UncompletedJobError as error:
@@ -131,7 +130,7 @@ class Job:
     def __init__(self, packed: Packed, part: Path, driver: int | None = None):
         self.packed, self.part, self.driver = packed, part, driver
 
-    def __call__(self) -> str:
+    def __call__(self) -> InputError | None:
         """Do the task; see `tasks.carry_out`."""
         name = this_worker()
         if self.driver is not None:

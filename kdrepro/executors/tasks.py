@@ -112,8 +112,8 @@ class _Unpacker(pickle.Unpickler):
 _unpacked: dict[str, Any] = {}
 
 
-def carry_out(packed: Packed, fetch: Callable[[str], bytes], tell: Callable[[str], None]) -> str:
-    """Do a task in this process; returns "", or the sentence that it ended with where its input was bad.
+def carry_out(packed: Packed, fetch: Callable[[str], bytes], tell: Callable[[str], None]) -> InputError | None:
+    """Do a task in this process; returns what it ended with where its input was bad.
 
     fetch: the bytes of what has this token, asked for once a process. tell: called with lines of progress. Whatever
     else goes wrong is raised.
@@ -131,8 +131,8 @@ def carry_out(packed: Packed, fetch: Callable[[str], bytes], tell: Callable[[str
         work = _Unpacker(packed.content, shared).load()
         work(Desk(packed.owner, tell))
     except InputError as error:
-        return str(error)
-    return ""
+        return error.with_traceback(None)
+    return None
 
 
 def _check_versions(packed: Packed) -> None:

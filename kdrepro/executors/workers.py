@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from kdrepro.errors import InputError
+from kdrepro.errors import DivergedError, InputError
 from kdrepro.executors.options import Options
 from kdrepro.executors.tasks import DiedError, Packed, Shared, Task, pack
 
@@ -117,7 +117,10 @@ class Workers:
             self._thread.start()
 
     def wait(self, key: str) -> None:
-        """Until a task has given this key. Raises what it failed with, after all others were ended."""
+        """Until a task has given this key. Raises what it failed with, after all others were ended.
+
+        A training that diverges ends no other: a search goes on.
+        """
         try:
             with self._changed:
                 while key in self._open and self._broken is None:
@@ -125,6 +128,8 @@ class Workers:
                 error = self._failed.get(key) or self._broken
             if error is not None:
                 raise error
+        except DivergedError:
+            raise
         except BaseException:
             self.close()
             raise

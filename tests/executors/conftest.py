@@ -37,10 +37,9 @@ class Here:
         if self.tries[task.owner] <= self.dying:
             return tasks.DiedError("killed by a test")
         try:
-            sentence = tasks.carry_out(task, self.parts.__getitem__, self.said.append)
+            return tasks.carry_out(task, self.parts.__getitem__, self.said.append)
         except Exception as error:
             return error
-        return tasks.InputError(sentence) if sentence else None
 
     def lines(self):
         said, self.said = self.said, []
