@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 from kdrepro import paths
 from kdrepro.chapters import figures
 from kdrepro.chapters.sizes import SpeechTraining, Systems
-from kdrepro.chapters.speech import Folded, Scores, SpeechExperiment, mean_percent, percent
+from kdrepro.chapters.speech import Folded, Score, SpeechExperiment, mean_percent, percent
 from kdrepro.errors import InputError
 from kdrepro.verdicts import recompute, records, wording
 
 # Its Table 5: frame accuracy in training and on the test set.
 PAPER_SOFT = {"all, hard": (0.634, 0.589), "little, hard": (0.673, 0.445), "little, soft": (0.654, 0.570)}
+Scores = Mapping[str, Sequence[Score]]  # system -> one a seed
 
 
 def table5(found: Sequence[tuple[SpeechExperiment, Mapping[str, Sequence[Folded]], Scores]]) -> pd.DataFrame:

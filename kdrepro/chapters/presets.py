@@ -7,7 +7,7 @@ make presets that are not the book's: their runs go to folders of their own, and
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -203,7 +203,7 @@ def _plain(preset: Preset) -> dict[str, Any]:
     return {"data": preset.data, **{name: sizes.model_dump() for name, sizes in preset.chapters.items()}}
 
 
-def _differences(before: Any, after: Any, name: str = "") -> Any:
+def _differences(before: Any, after: Any, name: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
     """What differs, by dotted name: both values. Lists are compared as wholes."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
         if before != after:

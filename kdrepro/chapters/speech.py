@@ -462,10 +462,6 @@ def _speakers(split: frames.Frames) -> np.ndarray:
     return np.repeat(_said_by(split), [utterance["frames"] for utterance in split.utterances])
 
 
-Scores = Mapping[str, Sequence[Score]]  # system -> one score a seed, or one for all seeds
-Found = Sequence[tuple[SpeechExperiment, Scores]]  # a data set each
-
-
 def rows(
     run: SpeechExperiment, nets: Sequence[Folded], decoder: Decoder | None = None, **columns: Any
 ) -> list[dict[str, Any]]:

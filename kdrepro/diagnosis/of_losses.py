@@ -74,7 +74,7 @@ def _of_fits(tried: "Tried", classes: int, temperature: float, soft_weight: floa
     if known != "soft":
         yield _of_kind(known)
         return
-    yield from _scales(tried, classes, at_low["soft"], temperature, soft_weight)
+    yield from _scales(tried, classes, at_low["soft"], soft_weight)
 
 
 def rounding(loss: Loss, classes: int, dtype: torch.dtype, device: torch.device) -> Iterator[Finding]:
@@ -246,7 +246,7 @@ def _clipped(tried: Tried, classes: int) -> Iterator[Finding]:
     # Swapped and clipped at once, or a loss of another kind: nothing that can be told.
 
 
-def _scales(tried: Tried, classes: int, low: Fit, temperature: float, soft_weight: float | None) -> Iterator[Finding]:
+def _scales(tried: Tried, classes: int, low: Fit, soft_weight: float | None) -> Iterator[Finding]:
     """What the weight of the soft targets depends on."""
     if low.soft < 0:
         yield Finding(SIGN, f"the soft targets' weight is {low.soft:.2g}.", "Turn the soft term's sign.")

@@ -1,6 +1,5 @@
 """A box for every claim, in Markdown: all that is known of its number, and where each part of it lies."""
 
-import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from kdrepro.publishing import weights
 from kdrepro.publishing.standing import TITLES, Standing, by_section, slug
 from kdrepro.verdicts import wording
 from kdrepro.verdicts.claims import BEYOND, Claim
@@ -16,9 +16,9 @@ from kdrepro.verdicts.rules import Condition, Reason
 FILES = "../files"  # from a page in `book/` to what the site carries beside its pages
 
 
-def boxes(these: Sequence[Standing], weights: Path, repository: str) -> str:
-    """The boxes, by section. weights: the folder of published weights; repository: its address, or ""."""
-    index = json.loads((weights / "index.json").read_bytes()) if (weights / "index.json").exists() else {}
+def boxes(these: Sequence[Standing], folder: Path, repository: str) -> str:
+    """The boxes, by section. folder: of the published weights; repository: its address, or ""."""
+    index = weights.read_index(folder)
     parts = []
     for section, members in by_section(these).items():
         title = TITLES.get(section, "more")

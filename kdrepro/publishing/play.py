@@ -1,7 +1,7 @@
 """The playground's networks and images, as scripts that a page loads when it is asked for them.
 
 A page that was opened from a file may fetch nothing, but it may load scripts. So each published network becomes one
-or a few, in 8-bit weights; `answer` is the same integer arithmetic as `book/_static/play/play.js` does, number by
+or a few, in 8-bit weights; `answer` is the same integer arithmetic as `book/_static/play/nets.js` does, number by
 number.
 """
 

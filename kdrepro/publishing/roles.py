@@ -63,9 +63,8 @@ def said(asked: str, found: Sequence[Mapping[str, Any]]) -> str:
 
 def _read_by(claim: Claim) -> set[str]:
     """The metrics that a claim's rule, control and paper name, which a run may have yet to measure."""
-    conditions = (*claim.rule.premise, *claim.rule.reproduced, *claim.rule.partly)
-    control = {one.metric for one in claim.control}
-    return {condition.metric for condition in conditions} | control | set(claim.paper)
+    of_rule = {condition.metric for conditions in claim.rule.lists.values() for condition in conditions}
+    return of_rule | {one.metric for one in claim.control} | set(claim.paper)
 
 
 def listed(verdict: str, these: Sequence[Standing]) -> list[str]:

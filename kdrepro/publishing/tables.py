@@ -82,7 +82,7 @@ def _change(of: Sequence[str], changed: str, when: str, tried: str, then: str) -
 
 def _rule(claim: Claim) -> str:
     """A claim's rule in a line."""
-    lists = (("premise", claim.rule.premise), ("reproduced", claim.rule.reproduced), ("partly", claim.rule.partly))
+    lists = claim.rule.lists.items()
     return "; ".join(f"*{name}*: {', '.join(map(str, conditions))}" for name, conditions in lists if conditions)
 
 

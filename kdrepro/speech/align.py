@@ -18,6 +18,7 @@ from kdrepro.errors import InputError, needed
 from kdrepro.files import atomic_write, visible_files
 from kdrepro.speech.audio import read_audio
 from kdrepro.speech.corpus import RATE, Segment
+from kdrepro.speech.folder import existing
 from kdrepro.speech.time_files import read_text
 
 FRAME = 160  # samples: the aligner's step of 10 ms
@@ -100,9 +101,7 @@ def align_folder(
     left as they are, so that what was interrupted goes on. progress: called after each recording.
     Raises InputError for a folder, or all transcripts, that are not there.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"There is no folder {root}: give the one that holds a folder of recordings for each speaker.")
+    root = existing(root)
     failed, said = [], 0
     for name in sorted(visible_files(root)):
         recording = root / name

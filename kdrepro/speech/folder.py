@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,8 @@ from kdrepro.speech.time_files import is_label_track, read_segments, with_silenc
 
 PHONE_TIMES = (".phn", ".csv", ".textgrid", ".txt")
 WORD_TIMES = (".wrd", ".words.csv", ".words.txt")
+
+Spoken = list[tuple[str, str]]  # of a speaker's recordings: name from the root on, and the label that is in it or ""
 
 
 @dataclass(frozen=True)
@@ -106,16 +107,14 @@ def speech_folder(
     Files and folders that are not used are counted in one warning. Raises InputError when the folder, a speaker or a
     file is missing, the labels cannot be read, and names are alike so that files could be mixed up.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"There is no folder {root}: give the one that holds a folder of recordings for each speaker.")
-    name, (root, names) = printable(root.resolve().name), _unwrapped(root, visible_files(root))
-    recordings = _by_speaker(root, names) if pattern is None else _by_pattern(root, names, pattern)
+    root = existing(root)
+    name = printable(root.resolve().name)
+    root, names, recordings = _found(root, pattern)
     splits = _splits(root, list(recordings), _as_names(validation_speakers), _as_names(test_speakers))
     files = _files(root, recordings, _Beside(root, names))
     _say_what_is_left(root, names, files)
     silences = _as_names(silences)
-    known = _labels(files, silences) if phones is None else tuple(dict.fromkeys(map(_composed, phones)))
+    known = _labels(files, silences) if phones is None else tuple(dict.fromkeys(map(composed, phones)))
     for silence in silences:
         if silence not in known:
             raise InputError(
@@ -127,20 +126,26 @@ def speech_folder(
 
 def speakers_of(root: Path | str, pattern: str | None = None) -> list[str]:
     """Who speaks in a folder of recordings, sorted; pattern: see `speech_folder`. Raises InputError."""
+    return sorted(_found(existing(root), pattern)[2])
+
+
+def existing(root: Path | str) -> Path:
+    """A folder of recordings, which is there. Raises InputError."""
     root = paths.expanded(root)
     if not root.is_dir():
         raise InputError(f"There is no folder {root}: give the one that holds a folder of recordings for each speaker.")
+    return root
+
+
+def _found(root: Path, pattern: str | None) -> tuple[Path, list[str], Mapping[str, Spoken]]:
+    """The folder without others around it, its files, and what each speaker has spoken."""
     root, names = _unwrapped(root, visible_files(root))
-    return sorted(_by_speaker(root, names) if pattern is None else _by_pattern(root, names, pattern))
-
-
-def _composed(label: str) -> str:
-    return unicodedata.normalize("NFC", label)
+    return root, names, _by_speaker(root, names) if pattern is None else _by_pattern(root, names, pattern)
 
 
 def _as_names(given: Sequence[str]) -> tuple[str, ...]:
     """A lone string is one name, not its letters."""
-    return (_composed(given),) if isinstance(given, str) else tuple(map(_composed, given))
+    return (composed(given),) if isinstance(given, str) else tuple(map(composed, given))
 
 
 def _unwrapped(root: Path, names: Sequence[str]) -> tuple[Path, Sequence[str]]:
@@ -150,9 +155,6 @@ def _unwrapped(root: Path, names: Sequence[str]) -> tuple[Path, Sequence[str]]:
         return root, names
     inner = root / places[0][0]
     return inner, visible_files(inner)
-
-
-Spoken = list[tuple[str, str]]  # of a speaker's recordings: name from the root on, and the label that is in it or ""
 
 
 def _is_recording(name: str) -> bool:
@@ -276,12 +278,12 @@ def _stem(name: str) -> str:
 def _files(root: Path, recordings: Mapping[str, Spoken], beside: _Beside) -> dict[str, tuple[Files, ...]]:
     """The files of each speaker's recordings, by name. Raises InputError where one has no times, or two kinds."""
     return {
-        speaker: tuple(_files_of(root, speaker, name, label, beside) for name, label in spoken)
+        speaker: tuple(_files_of(root, name, label, beside) for name, label in spoken)
         for speaker, spoken in recordings.items()
     }
 
 
-def _files_of(root: Path, speaker: str, name: str, label: str, beside: _Beside) -> Files:
+def _files_of(root: Path, name: str, label: str, beside: _Beside) -> Files:
     beside.only(name, audio.ENDINGS)
     times, words = (beside.only(name, endings) for endings in (PHONE_TIMES, WORD_TIMES))
     if times is None and not label:

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_NOUNS = """
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+NOUNS = _words("""
     apple baker bank barn basket beach bell bird blanket boat bottle bowl box bridge brother bucket butcher
     cabin camera candle captain carpet castle cat chair cherry church city clock cloud coat coin corner cousin
     cow cup dancer desk doctor dog dollar door dragon dress driver duck eagle engine farmer father feather field
@@ -20,9 +25,8 @@ _NOUNS = """
     sheep ship shirt shoe singer sister snake soldier spider spoon stable station statue stone storm student
     sugar summer table teacher temple thief thumb ticket tiger tower toy train tree truck turkey uncle valley
     village violin voice wagon watch water whale wheel widow window winter wizard wolf yard zebra
-"""
-NOUNS = tuple(_NOUNS.split())
-_ADJECTIVES = """
+""")
+ADJECTIVES = _words("""
     angry big bitter black blue bold brave bright brown busy calm cheap clever cold cruel curious damp dark deep
     dirty dull eager early easy empty faint famous fancy fat fierce foolish fresh friendly funny gentle giant
     gloomy golden grand gray great greedy green happy heavy hollow honest huge humble hungry jealous kind large
@@ -31,9 +35,8 @@ _ADJECTIVES = """
     shallow sharp shiny short shy silent silly silver simple sleepy slim slow small smooth soft sour strange
     strong sturdy sweet tall tender thick thin tiny tired tough ugly vast violet warm weak wealthy weary white
     wicked wide wild wise wooden yellow young
-"""
-ADJECTIVES = tuple(_ADJECTIVES.split())
-_VERBS = """
+""")
+VERBS = _words("""
     admire answer ask avoid bake borrow break bury call carry catch chase check clean climb cook count cover
     cross deliver describe destroy discover draw dress enjoy enter examine fear fetch fill find finish fix
     follow forget gather greet guard guess hate hear help hide hire hurt imagine inspect invent join kick kiss
@@ -42,54 +45,35 @@ _VERBS = """
     remove repair replace rescue return roll save search see sell serve sew shake share shout smell sort steal
     study teach thank throw tickle touch trust turn visit warn wash watch wave weigh welcome whisper wish worry
     wrap write
-"""
-VERBS = tuple(_VERBS.split())
+""")
 # Verbs whose past is not made by the rule are used in the present only.
-_IRREGULAR = "break catch draw find forget hear hide hurt know pay see sell sew shake steal teach throw write"
-IRREGULAR = frozenset(_IRREGULAR.split())
-_NAMES = """
+IRREGULAR = frozenset(
+    _words("break catch draw find forget hear hide hurt know pay see sell sew shake steal teach throw write")
+)
+NAMES = _words("""
     Adam Alice Andrew Anna Arthur Barbara Ben Betty Carol Charlie Clara Daniel David Diana Edgar Emma Felix
     Fiona Frank George Grace Hannah Harry Helen Isaac Jack Jane Julia Kate Kevin Laura Leo Lucy Martin Mary
     Nathan Nora Oliver Oscar Paul Peter Quentin Rachel Robert Rosa Samuel Sarah Simon Thomas Tina Victor Vera
     Walter Wendy
-"""
-NAMES = tuple(_NAMES.split())
-_ADVERBS = """
+""")
+ADVERBS = _words("""
     again alone always badly boldly calmly carefully daily easily gladly happily lately loudly nearly never
     often once partly quickly quietly rarely sadly safely seldom silently slowly softly soon suddenly today
     together twice usually yesterday
-"""
-ADVERBS = tuple(_ADVERBS.split())
-_PREPOSITIONS = """
+""")
+PREPOSITIONS = _words("""
     about above across after against along among around before behind below beside between beyond by for from in
     inside into near of off on over past through to toward under upon with without
-"""
-PREPOSITIONS = tuple(_PREPOSITIONS.split())
-_NUMBERS = """
+""")
+NUMBERS = _words("""
     two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
     eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety
-"""
-NUMBERS = tuple(_NUMBERS.split())
-_DETERMINERS = """
-    the a this that my your his her our their every another each some one
-"""
-DETERMINERS = tuple(_DETERMINERS.split())
-_PLURAL_DETERMINERS = """
-    the these those my your his her our their some many few all most both
-"""
-PLURAL_DETERMINERS = tuple(_PLURAL_DETERMINERS.split())
-_AUXILIARIES = """
-    will can may must should could would might
-"""
-AUXILIARIES = tuple(_AUXILIARIES.split())
-_PRONOUNS = """
-    he she it they we you nobody everybody somebody
-"""
-PRONOUNS = tuple(_PRONOUNS.split())
-_CONJUNCTIONS = """
-    and but since because until when before though
-"""
-CONJUNCTIONS = tuple(_CONJUNCTIONS.split())
+""")
+DETERMINERS = _words("the a this that my your his her our their every another each some one")
+PLURAL_DETERMINERS = _words("the these those my your his her our their some many few all most both")
+AUXILIARIES = _words("will can may must should could would might")
+PRONOUNS = _words("he she it they we you nobody everybody somebody")
+CONJUNCTIONS = _words("and but since because until when before though")
 
 # Word class -> what may follow it, with its weight. "" is the sentence's start and end.
 GRAMMAR = {

@@ -147,8 +147,6 @@ def _has_died(about: dict[str, Any]) -> bool:
         return False
     try:
         os.kill(about["process"], 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # another user's
-        return False
+    except OSError as error:  # another kind for another user's
+        return isinstance(error, ProcessLookupError)
     return False

@@ -7,7 +7,7 @@ name, remove it, set it aside, and list what is there. A file's name is `<key>/<
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -223,11 +223,8 @@ class Bucket:
 
     def remove(self, name: str) -> None:
         """See `Place`."""
-        try:
-            with _as_os_errors():
-                self.files.rm_file(self._path(name))
-        except FileNotFoundError:
-            pass
+        with suppress(FileNotFoundError), _as_os_errors():
+            self.files.rm_file(self._path(name))
 
     def set_aside(self, name: str) -> str | None:
         """See `Place`; a copy under the new name, since no such storage renames."""

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from kdrepro.errors import InputError
@@ -145,15 +145,9 @@ def remove(store: Store, item: Item, damaged_only: bool = False) -> int:
                 continue
             store.place.remove(f"{item.key}/{name}")
     if isinstance(store.place, Folder) and not damaged_only:
-        _remove_folder(store.place.root / item.key)
+        with suppress(OSError):  # somebody is there again, or something lies deeper
+            (store.place.root / item.key).rmdir()
     return sum(files.values())
-
-
-def _remove_folder(folder: Path) -> None:
-    try:
-        folder.rmdir()
-    except OSError:  # somebody is there again, or something lies deeper
-        return
 
 
 def export(store: Store, item: Item, target: Store) -> bool:

@@ -149,16 +149,7 @@ class Batches:
             labels = as_labels(labels, len(inputs))
             if bool((labels == NO_LABEL).all()):
                 raise ValueError(f"labels holds nothing but {NO_LABEL}: pass labels=None where no case has a label.")
-        if teacher_logits is not None:
-            teacher_logits = _placed(
-                as_logits(teacher_logits, "teacher_logits", 2), teacher_logits, inputs, "teacher_logits"
-            )
-            check_numbers(teacher_logits, "teacher_logits")
-            teacher_logits = teacher_logits.detach()
-            if len(teacher_logits) > 1 and are_probabilities(teacher_logits):
-                raise ValueError(
-                    "teacher_logits holds probabilities, each case's sum one: pass their logarithm, log p."
-                )
+        teacher_logits = None if teacher_logits is None else _checked_logits(teacher_logits, inputs)
         batch_size = batch_size or given.batch_size or BATCH_SIZE
         if batch_size < 1 or int(batch_size) != batch_size:
             raise ValueError(f"batch_size must be a whole number of at least 1, not {batch_size}.")
@@ -251,6 +242,15 @@ class Batches:
             inputs = cut_out(inputs, self.cutout, generator)
         inputs, mixed = mix_images(inputs, self.mix, generator) if self.mix else (inputs, None)
         return inputs.tensor_split(len(self)), mixed
+
+
+def _checked_logits(teacher_logits: Any, inputs: torch.Tensor) -> torch.Tensor:
+    """Stored logits, beside the inputs. Raises ValueError for what are none."""
+    found = _placed(as_logits(teacher_logits, "teacher_logits", 2), teacher_logits, inputs, "teacher_logits")
+    check_numbers(found, "teacher_logits")
+    if len(found) > 1 and are_probabilities(found):
+        raise ValueError("teacher_logits holds probabilities, each case's sum one: pass their logarithm, log p.")
+    return found.detach()
 
 
 def _check_images(inputs: torch.Tensor, jitter: int, cutout: int) -> None:

@@ -124,7 +124,7 @@ def gflops(size: int = 768, times: int = 5) -> float:
 
 
 def write(path: Path, record: Mapping[str, Any], predictions: Mapping[str, np.ndarray] | None = None) -> None:
-    """Save a record, and beside it as .npz the predicted class of every test case, [seeds, cases] a network.
+    """Save a record, and beside it as .npz what its figures are computed again from: predictions, curves, logits.
 
     Raises InputError when they cannot be written; each file is then what it was.
     """

@@ -3,7 +3,7 @@
 A condition holds, or is refuted, or stays open: an interval may lie on one side of a bound, on the other, or across it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -112,12 +112,16 @@ class Rule(BaseModel):
         refuted = any(condition.holds(entry) is False for condition in self.partly or self.reproduced)
         return "not reproduced" if refuted else "not decided"
 
+    @property
+    def lists(self) -> dict[str, Sequence[Condition]]:
+        """Its conditions, by what they are for."""
+        return {"premise": self.premise, "reproduced": self.reproduced, "partly": self.partly}
+
     def why(self, entry: Mapping[str, Any]) -> list["Reason"]:
         """Each of its conditions, with what the entry says of it."""
-        lists = (("premise", self.premise), ("reproduced", self.reproduced), ("partly", self.partly))
         return [
             Reason(verdict, condition, condition.holds(entry), condition.metric in entry["mean"])
-            for verdict, conditions in lists
+            for verdict, conditions in self.lists.items()
             for condition in conditions
         ]
 

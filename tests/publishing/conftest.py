@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kdrepro import paths
-from kdrepro.publishing import book, carried
+from kdrepro.publishing import book, carried, standing
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
@@ -21,6 +21,12 @@ def chromium() -> str | None:
     """A Chromium or Chrome on this machine."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     return found or (MAC if os.path.exists(MAC) else None)
+
+
+@pytest.fixture(scope="session")
+def these() -> list[standing.Standing]:
+    """Where the claims stand, by the records that are published."""
+    return standing.standings(paths.RESULTS)
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,6 @@ from kdrepro.verdicts.rules import Condition, Rule
 
 
 @pytest.fixture(scope="module")
-def these():
-    return standing.standings(paths.RESULTS)
-
-
-@pytest.fixture(scope="module")
 def text(these):
     return boxes.boxes(these, paths.WEIGHTS, "")
 

@@ -13,11 +13,6 @@ from kdrepro.publishing import dressing, standing
 PUBLISHED = sorted(paths.PUBLISHED.glob("*.ipynb"))
 
 
-@pytest.fixture(scope="module")
-def these():
-    return standing.standings(paths.RESULTS)
-
-
 @pytest.fixture(params=PUBLISHED, ids=lambda path: path.stem)
 def chapter(request, these):
     return request.param.stem, dressing.dress(

@@ -11,11 +11,6 @@ from kdrepro.chapters import presets
 from kdrepro.publishing import boxes, carried, front, standing
 
 
-@pytest.fixture(scope="module")
-def these():
-    return standing.standings(paths.RESULTS)
-
-
 def test_the_finding_has_the_three_nets_and_the_tally(these):
     found = {one.claim.id: one for one in these}
     text = front.finding(these)

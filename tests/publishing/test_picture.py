@@ -6,16 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdrepro import paths
-from kdrepro.publishing import picture, standing
+from kdrepro.publishing import picture
 from kdrepro.verdicts.rules import Condition
 
 figures = st.floats(-1e3, 1e3, allow_nan=False).map(lambda x: round(x, 3))
-
-
-@pytest.fixture(scope="module")
-def these():
-    return standing.standings(paths.RESULTS)
 
 
 def entry(value):

@@ -2,16 +2,9 @@
 
 import shutil
 
-import pytest
-
 from kdrepro import paths
 from kdrepro.publishing import standing
 from kdrepro.verdicts import claims, records, wording
-
-
-@pytest.fixture(scope="module")
-def these():
-    return standing.standings(paths.RESULTS)
 
 
 def test_every_claim_stands_with_the_record_that_decides_it(these):

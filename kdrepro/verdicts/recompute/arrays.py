@@ -39,13 +39,13 @@ def accuracy(arrays: Arrays, net: str) -> np.ndarray:
     return right(arrays, net) / _cases(arrays)
 
 
-def errors_by(arrays: Arrays, start: str, end: str = "") -> dict[float, np.ndarray]:
-    """Errors [seeds] of the networks named `start`, a number and `end`, by that number. Raises KeyError for none."""
-    names = [name.removesuffix(".right") for name in arrays if name.endswith(f"{end}.right") and name.startswith(start)]
+def errors_by(arrays: Arrays, start: str) -> dict[float, np.ndarray]:
+    """Errors [seeds] of the networks named `start` and a number, by that number. Raises KeyError for none."""
+    names = [name.removesuffix(".right") for name in arrays if name.endswith(".right") and name.startswith(start)]
     found = {}
     for name in names:
         try:
-            found[float(name[len(start) : len(name) - len(end)])] = errors(arrays, name)
+            found[float(name.removeprefix(start))] = errors(arrays, name)
         except ValueError:
             continue  # another kind of network, whose name begins alike
     if not found:

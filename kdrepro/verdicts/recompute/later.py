@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from kdrepro.verdicts.recompute.arrays import Arrays, Metrics, errors
-from kdrepro.verdicts.recompute.digits import best_shift
+from kdrepro.verdicts.recompute.digits import best_shift, by_teacher
 
 SHIFTED = "without a class"
 # Students whose loss asks for their teacher's logits, scale and all, which is what a divergence at T = 1 measures.
@@ -64,9 +64,8 @@ def hidden_by_shift(arrays: Arrays, net: str = SHIFTED) -> np.ndarray:
 
 
 def _by_teacher(values: np.ndarray, arrays: Arrays) -> np.ndarray:
-    """The mean over each teacher's students, [seeds], of one value a student."""
-    seeds = len(arrays["no fault, student 1.right"])
-    return values.reshape(-1, seeds).mean(0)
+    """`by_teacher`, of chapter 8's students."""
+    return by_teacher(values, len(arrays["no fault, student 1.right"]))
 
 
 def _scale(arrays: Arrays) -> Metrics:

@@ -86,22 +86,20 @@ RIVALS = ("longer generalist", "random subsets", "two generalists")  # whose dif
 
 
 def _table3(arrays: Arrays) -> Metrics:
-    alone, together = accuracy(arrays, "generalist"), accuracy(arrays, "+ specialists")
-    found = {"accuracy": together, "accuracy_of_generalist": alone, "relative_gain": (together - alone) / alone}
-    there = {name: metric for name, metric in CONTROLS.items() if f"{name}.right" in arrays}
-    of_controls = {name: accuracy(arrays, name) for name in there}
-    found |= {f"accuracy_of_{there[name]}": values for name, values in of_controls.items()}
-    return found | _over_rivals(together, of_controls) | _longer(arrays)
+    return _gained(arrays, "accuracy", "right", accuracy)
 
 
 def _conditional(arrays: Arrays) -> Metrics:
-    alone, together = _conditional_of(arrays, "generalist"), _conditional_of(arrays, "+ specialists")
-    found = {"conditional_accuracy": together, "conditional_accuracy_of_generalist": alone}
-    found["relative_gain"] = (together - alone) / alone
-    there = {name: metric for name, metric in CONTROLS.items() if f"{name}.conditional" in arrays}
-    of_controls = {name: _conditional_of(arrays, name) for name in there}
-    found |= {f"conditional_accuracy_of_{there[name]}": values for name, values in of_controls.items()}
-    return found | _over_rivals(together, of_controls) | _longer(arrays)
+    return _gained(arrays, "conditional_accuracy", "conditional", _conditional_of)
+
+
+def _gained(arrays: Arrays, metric: str, kind: str, of: Callable[[Arrays, str], np.ndarray]) -> Metrics:
+    """What specialists gain, beside each control and rival that the arrays have."""
+    alone, together = of(arrays, "generalist"), of(arrays, "+ specialists")
+    found = {metric: together, f"{metric}_of_generalist": alone, "relative_gain": (together - alone) / alone}
+    there = {name: of(arrays, name) for name in CONTROLS if f"{name}.{kind}" in arrays}
+    found |= {f"{metric}_of_{CONTROLS[name]}": values for name, values in there.items()}
+    return found | _over_rivals(together, there) | _longer(arrays)
 
 
 def _over_rivals(together: np.ndarray, of_controls: Arrays) -> Metrics:
