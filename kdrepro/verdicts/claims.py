@@ -193,7 +193,8 @@ def tally(claims: Iterable[Claim], records: Iterable[Mapping[str, Any]]) -> str:
         if these or not (which or claims):
             rest = [claim for claim in these if claim.by_construction]
             uncounted = f"; by construction, and not counted, {_counts(rest, found)}" if rest else ""
-            sentences.append(f"Of {len(counted)} claims{which}, {_counts(counted, found)}{uncounted}.")
+            noun = "claim" if len(counted) == 1 else "claims"
+            sentences.append(f"Of {len(counted)} {noun}{which}, {_counts(counted, found)}{uncounted}.")
     return " ".join(sentences)
 
 

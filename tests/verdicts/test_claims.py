@@ -211,8 +211,8 @@ def test_what_is_not_the_papers_is_counted_apart_whether_by_construction_or_not(
         described("e", "its sign").model_copy(update=beyond),
     ]
     assert claims.tally(several, []) == (
-        "Of 1 claims, 1 not run; by construction, and not counted, 2 not run. "
-        "Of 1 claims beyond the paper, 1 not run; by construction, and not counted, 1 not run."
+        "Of 1 claim, 1 not run; by construction, and not counted, 2 not run. "
+        "Of 1 claim beyond the paper, 1 not run; by construction, and not counted, 1 not run."
     )
 
 
