@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 from kdrepro import paths
 from kdrepro.errors import InputError, nearest
 from kdrepro.verdicts.rules import Rule, Verdict
-from kdrepro.verdicts.wording import label, written, written_mean
+from kdrepro.verdicts.wording import label, unit, written, written_mean
 
 # What PyYAML raises for text that it cannot load: its own error, and for bad scalars such as `0b_` or `!!bool x` nearly
 # anything that Python's conversions raise.
@@ -25,7 +25,7 @@ BEYOND = "beyond"  # in the place of a section's number: a claim that is not the
 class Control(BaseModel):
     """What must be beaten for the claim to mean anything: its figure stands in the verdict's row.
 
-    metric: of the same run. name: what it is a figure of, "a generalist trained as long" say.
+    metric: of the same run. name: what it is, before its figure: "gain over a generalist trained as long" say.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -174,8 +174,8 @@ def _control(claim: Claim, deciding: Mapping[str, Any] | None) -> str:
     found = []
     for one in claim.control:
         measured = deciding is not None and one.metric in deciding["mean"]
-        figure = f"{label(one.metric)} {written_mean(one.metric, deciding)}" if measured else "not measured yet"
-        found.append(f"{one.name}: {figure}")
+        figure = f"{unit(one.metric)}: {written_mean(one.metric, deciding)}" if measured else ": not measured yet"
+        found.append(one.name + figure)
     return "; ".join(found)
 
 

@@ -80,7 +80,12 @@ def name(metric: str) -> str:
 
 def label(metric: str) -> str:
     """A metric's name for a reader, with its unit where its values do not show it."""
-    return name(metric) + (", points" if metric.startswith(POINTS) else "")
+    return name(metric) + unit(metric)
+
+
+def unit(metric: str) -> str:
+    """A metric's unit, to follow its name, where its values do not show it."""
+    return ", points" if metric.startswith(POINTS) else ""
 
 
 def written(metric: str, value: float | None, digits: int | None = None) -> str:

@@ -228,7 +228,7 @@ def test_a_controls_figure_stands_in_the_verdicts_row(monkeypatch):
     monkeypatch.setattr(claims, "load", lambda: {"a": one})
     monkeypatch.setattr(records, "get", lambda claim_id: one)
     row = claims.verdict_rows([one], [recorded("a", "mnist", errors=[80, 81], errors_of_labels=[99, 98])])[0]
-    assert row["control"].startswith("labels alone: errors of labels 98.5 [")
+    assert row["control"].startswith("labels alone: 98.5 [")
     assert (
         claims.verdict_rows([one], [recorded("a", "mnist", errors=[80, 81])])[0]["control"]
         == "labels alone: not measured yet"
