@@ -164,10 +164,14 @@ def tune(
     changes: SetOption = None,
     device: DeviceOption = "cpu",
     data_root: DataOption = None,
+    executor: ExecutorOption = None,
+    executor_options: ExecutorOptionsOption = None,
+    address: AddressOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Run a chapter's searches for recipes, on training data alone, and print what they found."""
     paths.need_book()
+    _train_with(executor, executor_options, address)
     from kdrepro.chapters import presets, searches
     from kdrepro.chapters.start import start_search
 

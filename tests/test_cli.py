@@ -68,6 +68,8 @@ BAD = [
     (["run", "02-minst"], "did you mean '02-mnist'"),
     (["run", "nothing"], "choose from"),
     (["reproduce", "mnist.distiled"], "did you mean 'mnist.distilled'"),
+    (["tune", "02-mnist", "--executor", "slrum"], "did you mean 'slurm'"),
+    (["tune", "02-mnist", "--address", "auto"], "are of an executor: name it"),
     (["publish", "--preset", "smoke"], "smoke is not published"),
     (["run", "02-mnist", "--preset", "smoke", "--device", "²"], "There is no device '²'"),
     (["publish", "--preset", "full"], "No chapter has been run at full"),
