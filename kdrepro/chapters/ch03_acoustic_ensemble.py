@@ -32,7 +32,7 @@ from kdrepro.verdicts import recompute, wording
 
 # The paper's Table 1: frame accuracy and word error rate.
 PAPER = {"baseline": (0.589, 0.109), "ensemble": (0.611, 0.107), "distilled": (0.608, 0.107)}
-Scores = Mapping[str, Sequence[Any]]  # system -> seed -> one an ensemble, or one alone; ensembles have one "seed"
+Scores = Mapping[str, Sequence[Sequence[Score]]]  # system -> seed -> one an ensemble; ensembles have one "seed"
 Found = Sequence[tuple[SpeechExperiment, Scores]]  # a data set each
 
 
@@ -133,7 +133,9 @@ def publish_half_again(run: SpeechExperiment, nets: Mapping[str, Sequence[Folded
         run.publish_scores(name, [run.score(net, split="validation") for net in found], "validation")
 
 
-def half_again_table(run: SpeechExperiment, nets: Mapping[str, Sequence[Folded]], scores: Scores) -> pd.DataFrame:
+def half_again_table(
+    run: SpeechExperiment, nets: Mapping[str, Sequence[Folded]], scores: Mapping[str, Sequence[Score]]
+) -> pd.DataFrame:
     """What half as many passes again change, in per cent of the frames and of the words or phones: means over seeds.
 
     scores: on test speakers, after decoding.

@@ -22,7 +22,7 @@ from kdrepro.chapters.committees import Committee, SpecialistExperiment
 from kdrepro.chapters.experiment import Experiment, Trained
 from kdrepro.chapters.images import ImageExperiment
 from kdrepro.chapters.presets import is_speech
-from kdrepro.chapters.sizes import DarkKnowledge, Specialised, SpeechTraining, Training
+from kdrepro.chapters.sizes import DarkKnowledge, Specialised, Training
 from kdrepro.chapters.speech import Folded, SpeechExperiment
 from kdrepro.errors import DivergedError
 from kdrepro.files import atomic_write, writing
@@ -57,13 +57,13 @@ def search(run: ImageExperiment | SpeechExperiment, name: str) -> list[Row]:
             teacher_of(name_of)
     for name_of in teachers:
         teacher = teacher_of(name_of)
-        rows += [_row(run, teacher, name_of, "")] if teacher else []
+        rows += [{"teacher": name_of, "student": ""} | _row(run, teacher)] if teacher else []
         tries = []
         for student, change in plans.students.items():
-            plan, about = tuned.but(**change), {"teacher": name_of, "student": student}
-            taught = None if plan.loss == "hard" else [teacher] * len(run.seeds)
-            ask = partial(run.train_seeds, plan, taught, name=f"{name}: {student}")
-            tries.append((about, ask, partial(_judged, run, about, taught and teacher)))
+            plan = tuned.but(**change)
+            of = None if plan.loss == "hard" else teacher
+            ask = partial(run.train_seeds, plan, of and [of] * len(run.seeds), name=f"{name}: {student}")
+            tries.append(({"teacher": name_of, "student": student}, ask, partial(_judged, run, of)))
         _try_all(run, name, tries, rows)
     return rows
 
@@ -71,7 +71,7 @@ def search(run: ImageExperiment | SpeechExperiment, name: str) -> list[Row]:
 def _try_all(run: Experiment, name: str, tries: Sequence[tuple[Row, Callable, Callable]], rows: list[Row]) -> None:
     """Add the rows of each student to those there are, one a network, and keep the search's record after each.
 
-    tries: what a row says first; what asks for the networks; what makes the row of one. Workers are asked for all of
+    tries: what a row says first; what asks for the networks; what one's row says then. Workers are asked for all of
     them at once. A student that diverges has rows without errors, which ends no search.
     """
     if run.workers is not None:
@@ -79,7 +79,7 @@ def _try_all(run: Experiment, name: str, tries: Sequence[tuple[Row, Callable, Ca
             ask()
     for about, ask, judge in tries:
         try:
-            rows += [judge(net) for net in ask()]
+            rows += [about | judge(net) for net in ask()]
         except DivergedError as error:
             run.log(f"{name}: {about['student']}: {error}")
             rows += [about | {"seed": seed, "errors": None, "seconds": 0.0} for seed in run.seeds]
@@ -93,9 +93,9 @@ def _tuned(run: ImageExperiment, changed: Any) -> Training:
     return run.sizes.student if isinstance(run.sizes, DarkKnowledge) else changed.distilled
 
 
-def _judged(run: ImageExperiment, about: Row, teacher: Trained | None, net: Trained) -> Row:
+def _judged(run: ImageExperiment, teacher: Trained | None, net: Trained) -> Row:
     """A student's row."""
-    return _row(run, net, **about) | (_fidelity(run, net, teacher) if teacher else {})
+    return _row(run, net) | (_fidelity(run, net, teacher) if teacher else {})
 
 
 def _search_specialists(run: SpecialistExperiment, name: str) -> list[Row]:
@@ -104,22 +104,23 @@ def _search_specialists(run: SpecialistExperiment, name: str) -> list[Row]:
     A generalist's own row comes first. conditional: the share of right answers among the classes of each specialist.
     """
     wanted, generalists = run.sizes.searches[name], run.generalists()
-    rows = [_row(run, net, "generalist", "") for net in generalists]
+    rows = [{"teacher": "generalist", "student": ""} | _row(run, net) for net in generalists]
     subsets = [run.clusters(net) for net in generalists]
 
     def committees(student: str) -> list[Committee]:
         plan, of_each = run.sizes.specialist.but(**wanted.students[student]), zip(generalists, subsets, strict=True)
         return [run.committee(plan, *of, f"{name}: {student}") for of in of_each]
 
-    abouts = [{"teacher": "", "student": student} for student in wanted.students]
-    _try_all(run, name, [(a, partial(committees, a["student"]), partial(_together, run, a)) for a in abouts], rows)
+    judge = partial(_together, run)
+    tries = [({"teacher": "", "student": one}, partial(committees, one), judge) for one in wanted.students]
+    _try_all(run, name, tries, rows)
     return rows
 
 
-def _together(run: SpecialistExperiment, about: Row, committee: Committee) -> Row:
+def _together(run: SpecialistExperiment, committee: Committee) -> Row:
     """What a generalist and its specialists make of the held-out images; seconds are those of the specialists."""
     q = run.combined(committee)
-    return about | {
+    return {
         "seed": committee.generalist.seed,
         "errors": int((~run.right(q)).sum()),
         "seconds": round(committee.seconds, 1),
@@ -129,27 +130,25 @@ def _together(run: SpecialistExperiment, about: Row, committee: Committee) -> Ro
 
 def _search_speech(run: SpeechExperiment, name: str) -> list[Row]:
     """The rows of a search of a chapter on speech."""
-    wanted, tries = run.sizes.searches[name], []
+    wanted, rows = run.sizes.searches[name], []
     tuned = getattr(run.sizes, wanted.of).training
     members = [seed + max(run.seeds) + 1 for seed in range(wanted.members)]  # no student begins as one of them
 
-    def nets(plan: SpeechTraining, student: str) -> list[Folded]:
+    def nets(student: str) -> list[Folded]:
+        plan = tuned.but(**wanted.students[student])
         taught = () if plan.loss == "hard" else run.train(run.plans.training, members, name=f"{name}: member")
         return run.train(plan, run.seeds, taught, name=f"{name}: {student}")
 
-    for student, change in wanted.students.items():
-        about = {"teacher": "", "student": student}
-        tries.append((about, partial(nets, tuned.but(**change), student), partial(_heard, run, about)))
-    rows: list[Row] = []
+    tries = [({"teacher": "", "student": one}, partial(nets, one), partial(_heard, run)) for one in wanted.students]
     _try_all(run, name, tries, rows)
     return rows
 
 
-def _heard(run: SpeechExperiment, about: Row, net: Folded) -> Row:
+def _heard(run: SpeechExperiment, net: Folded) -> Row:
     """An acoustic model's row; a search has one fold."""
     (one,) = net
     wrong = int((~run.score(net).correct).sum())
-    return about | {"seed": one.seed, "errors": wrong, "seconds": round(one.seconds, 1)}
+    return {"seed": one.seed, "errors": wrong, "seconds": round(one.seconds, 1)}
 
 
 def _fidelity(run: ImageExperiment, student: Trained, teacher: Trained) -> Row:
@@ -174,9 +173,8 @@ def centred(logits: torch.Tensor) -> torch.Tensor:
     return logits - logits.mean(1, keepdim=True)
 
 
-def _row(run: ImageExperiment, net: Trained, teacher: str, student: str) -> Row:
-    about = {"teacher": teacher, "student": student, "seed": net.seed}
-    return about | {"errors": run.errors(net), "seconds": round(net.seconds, 1)}
+def _row(run: ImageExperiment, net: Trained) -> Row:
+    return {"seed": net.seed, "errors": run.errors(net), "seconds": round(net.seconds, 1)}
 
 
 def place(run: Experiment, name: str) -> Path:

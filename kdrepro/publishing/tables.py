@@ -69,7 +69,7 @@ def history(results: Sequence[dict[str, Any]]) -> str:
         "Rules that were written again": [*verdicts, "", *rules],
         "Recipes, teachers and rules that were changed before": [_change(of, *about) for about, of in others.items()],
         "By construction": built,
-        "Verdicts that stand as they were": stand,
+        "Why a rule is as it is": stand,
     }
     return "\n\n".join(f"## {title}\n\n" + "\n".join(lines) for title, lines in parts.items())
 

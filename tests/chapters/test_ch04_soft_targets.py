@@ -126,7 +126,7 @@ def test_claims_of_table_5(speech_regulariser, speech_cell, five):
     longer = {name: nets["all, hard"] for name in (recompute.AS_LONG, recompute.LONGER)}
     names = {"chapter": SimpleNamespace(sets={"synthetic": speech_regulariser}), "synthetic": speech_regulariser}
     names |= {"nets": {"synthetic": nets}, "scores": {"synthetic": scores}, "longer": {"synthetic": longer}}
-    names |= {"full": {"synthetic": nets["all, hard"]}, "teacher_of": {"synthetic": {0: nets["all, hard"]}}}
+    names |= {"teacher_of": {"synthetic": {0: nets["all, hard"]}}}
     modules = {
         module.__name__.split(".")[-1]: module for module in (ch03_acoustic_ensemble, ch04_soft_targets, display)
     }
