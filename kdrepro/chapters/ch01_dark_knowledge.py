@@ -18,7 +18,7 @@ from kdrepro.chapters.figures import COLOURS
 from kdrepro.chapters.sizes import Training
 from kdrepro.losses import soften
 from kdrepro.networks import MLP
-from kdrepro.verdicts import recompute, stats
+from kdrepro.verdicts import recompute, stats, wording
 
 # --- which 2 looks like a 3 ---------------------------------------------------------------------------------------
 
@@ -130,7 +130,7 @@ def rate_ratios(rates: pd.DataFrame, factors: Sequence[float]) -> pd.DataFrame:
         passed = {kind: recompute.highest_rates(table, factor) for kind, table in tables.items()}
         mean, ends = stats.mean_ci(np.log(passed["soft targets"] / passed["hard targets"]))
         row = {"times the best": factor, **{f"rate, {kind}": f"{rate.mean():.4f}" for kind, rate in passed.items()}}
-        spread = "–" if ends is None else "{:.2f} to {:.2f}".format(*np.exp(ends))
+        spread = wording.interval(None if ends is None else np.exp(ends), "{:.2f}")
         rows.append({**row, "ratio": round(np.exp(mean), 2), "95 % over seeds": spread})
     return pd.DataFrame(rows).set_index("times the best")
 

@@ -16,15 +16,11 @@ from kdrepro.chapters.experiment import Trained
 from kdrepro.chapters.figures import COLOURS
 from kdrepro.chapters.images import ImageExperiment
 from kdrepro.verdicts import stats
+from kdrepro.verdicts.wording import interval
 
 Pairs = Iterable[tuple[str, str]]
 
 # --- two kinds of uncertainty ---------------------------------------------------------------------------------------
-
-
-def interval(ends: tuple[float, float] | None) -> str:
-    """An interval as text, with one decimal; a dash where a single seed has none."""
-    return "–" if ends is None else "{:.1f} to {:.1f}".format(*ends)
 
 
 def with_interval(mean: float, ends: tuple[float, float] | None) -> str:

@@ -224,6 +224,7 @@ def differences(run: SpeechExperiment) -> pd.DataFrame:
 
     run: with the scores of Table 1 published; all of a system's nets together.
     """
+    points = "{:+.2f}", 100
     of, lines, each = run.predictions["frames of speaker"].astype(int), [], {}
     for name in PAPER:
         right = run.predictions[f"{name}.right"].astype(int).reshape(-1, len(of)).mean(0)
@@ -235,16 +236,12 @@ def differences(run: SpeechExperiment) -> pd.DataFrame:
                 "data": run.data.name,
                 "systems": f"{first} − {second}",
                 "frames gained": f"{100 * (each[first][0] - each[second][0]):+.2f}",
-                "95 % of that": _ends(recompute.gained_by_voices(run.predictions, first, second)),
+                "95 % of that": wording.interval(recompute.gained_by_voices(run.predictions, first, second), *points),
                 "errors saved": f"{100 * (each[second][1] - each[first][1]):+.2f}",
-                "95 % of them": _ends(recompute.saved_by_voices(run.predictions, first, second)),
+                "95 % of them": wording.interval(recompute.saved_by_voices(run.predictions, first, second), *points),
             }
         )
     return pd.DataFrame(lines).set_index(["data", "systems"])
-
-
-def _ends(interval: tuple[float, float] | None) -> str:
-    return "–" if interval is None else "{:+.2f} to {:+.2f}".format(*(100 * np.array(interval)))
 
 
 def decoders_table(run: SpeechExperiment, systems: Mapping[str, Any], chosen: int) -> pd.DataFrame:

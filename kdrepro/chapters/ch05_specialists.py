@@ -150,7 +150,7 @@ def table4(found: Sequence[pd.DataFrame]) -> pd.DataFrame:
                 "cases": f"{int(row['cases']):,}",
                 "change in correct": f"{int(row['change']):+,}",
                 "relative change": f"{100 * row['change'] / max(1, row['before']):+.1f} %",
-                "over seeds": _interval(each),
+                "over seeds": wording.interval(stats.mean_ci(each)[1], "{:+.1f} %", 100),
                 "paper": "–" if paper is None else f"{100 * paper[2]:+.1f} %",
             }
         )
@@ -207,11 +207,6 @@ def _percent(values: Sequence[float], sign: bool = False) -> str:
     form = "{:+.1f}" if sign else "{:.1f}"
     interval = "" if ends is None else f" [{form.format(100 * ends[0])}, {form.format(100 * ends[1])}]"
     return f"{form.format(100 * mean)} %{interval}"
-
-
-def _interval(values: Sequence[float]) -> str:
-    _, ends = stats.mean_ci(values)
-    return "–" if ends is None else "{:+.1f} to {:+.1f} %".format(*(100 * np.array(ends)))
 
 
 STEPS = (1, 2, 3, 5, 8, 14, 25, 45, 80, 140, 250)  # at which a solution of Eq. 5 is looked at

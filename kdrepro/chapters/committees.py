@@ -23,7 +23,7 @@ from kdrepro.ensembles import Average
 from kdrepro.specialists import HalfSpecial, combining
 from kdrepro.store import build
 from kdrepro.training import as_inputs
-from kdrepro.verdicts import stats
+from kdrepro.verdicts import stats, wording
 
 ON_VALIDATION = "validation_conditional_accuracy"  # in a specialist's history
 ON_HALVES = [f"{ON_VALIDATION}_of_half_{i}" for i in (1, 2)]  # where one half chooses and the other measures
@@ -422,7 +422,7 @@ def paired_tests(pairs: Mapping[str, tuple[Sequence[np.ndarray], Sequence[np.nda
             {
                 "systems": name,
                 "points": f"{100 * mean:+.2f}",
-                "95 % over seeds": "–" if ends is None else "{:+.2f} to {:+.2f}".format(*(100 * np.array(ends))),
+                "95 % over seeds": wording.interval(ends, "{:+.2f}", 100),
                 "p, seeds": "–" if p is None else f"{p:.1e}",
                 "p of each seed, over cases": ", ".join(f"{p:.0e}" for *_, p in counts),
             }

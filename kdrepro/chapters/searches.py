@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 
 from kdrepro import paths
 from kdrepro.chapters import figures
-from kdrepro.chapters.ch02_mnist import interval
 from kdrepro.chapters.committees import Committee, SpecialistExperiment
 from kdrepro.chapters.experiment import Experiment, Trained
 from kdrepro.chapters.images import ImageExperiment
@@ -26,7 +25,7 @@ from kdrepro.chapters.sizes import DarkKnowledge, Specialised, Training
 from kdrepro.chapters.speech import Folded, SpeechExperiment
 from kdrepro.errors import DivergedError
 from kdrepro.files import atomic_write, writing
-from kdrepro.verdicts import stats
+from kdrepro.verdicts import stats, wording
 
 Row = dict[str, Any]
 
@@ -225,7 +224,8 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
             if (teacher, student) == next(iter(saved)):
                 row |= {"saved": "compared with", "95 % of it": ""}
             else:
-                row |= {"saved": f"{mean:+.1f}", "95 % of it": interval((mean - half, mean + half) if half else None)}
+                ends = (mean - half, mean + half) if half else None
+                row |= {"saved": f"{mean:+.1f}", "95 % of it": wording.interval(ends)}
             of_teacher = {"gap": "{:.3f}", "agrees": "{:.2%}", "conditional": "{:.2%}"}
             row |= {name: text.format(group[name].mean()) for name, text in of_teacher.items() if name in group}
         found.append(row | {"minutes": round(group["seconds"].mean() / 60, 1)})

@@ -1,9 +1,10 @@
 """The sizes of every chapter's experiment, as the presets hold them."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import Field, model_validator
 
+from kdrepro.settings import Settings
 from kdrepro.training import Recipe
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -11,10 +12,8 @@ Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Digit = Annotated[int, Field(ge=0, le=9)]
 
 
-class Sizes(BaseModel):
+class Sizes(Settings):
     """A part of a preset: validated, never changed, and refused with an unknown key."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     def but(self, **changes: Any) -> Self:
         """A copy with some fields replaced, validated again."""
@@ -36,6 +35,8 @@ class Network(Sizes):
 
 class Training(Sizes):
     """One kind of network and all that decides how it is trained, except its seed and its teacher."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"labelled", "label_in_targets", "beta"})
 
     network: Network
     recipe: Recipe
@@ -74,12 +75,6 @@ class Training(Sizes):
         if self.label_in_targets and (self.loss != "soft" or self.jitter or self.labelled < 1):
             raise ValueError("label_in_targets needs loss soft, all labels, and images that are not moved")
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: Any) -> dict[str, Any]:
-        """Without what came after the first stored networks, where it is not used: their names are made of the rest."""
-        later = {"labelled": 1.0, "label_in_targets": 0.0, "beta": None, "cutout": 0, "mix": 0.0}
-        return {k: v for k, v in dump(self).items() if k not in later or v != later[k]}
 
 
 class SpeechTraining(Training):
@@ -231,6 +226,8 @@ class SoftTargetsSizes(SpeechSizes):
 class Convolutional(Sizes):
     """Stages of a `networks.ConvNet`; its input and output sizes come from the data."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"blocks"})
+
     channels: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     blocks: list[Annotated[int, Field(ge=0)]] | None = None  # residual blocks of each stage; None for one each
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -241,11 +238,6 @@ class Convolutional(Sizes):
             raise ValueError(f"blocks needs a number for each of the {len(self.channels)} stages of channels")
         return self
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: Any) -> dict[str, Any]:
-        """Without blocks where each stage has one: stored networks are named without them."""
-        return {k: v for k, v in dump(self).items() if k != "blocks" or v is not None}
-
     def of(self, in_channels: int, classes: int) -> dict[str, Any]:
         """The arguments of `networks.ConvNet`, or of `networks.MixtureOfExperts`."""
         return {**self.model_dump(), "in_channels": in_channels, "classes": classes}
@@ -253,6 +245,8 @@ class Convolutional(Sizes):
 
 class ConvTraining(Training):
     """One kind of convolutional network, trained on images."""
+
+    later: ClassVar[frozenset[str]] = Training.later | {"cutout", "mix"}
 
     network: Convolutional
     flip: bool = False  # mirror images at random
@@ -275,6 +269,8 @@ class ConvTraining(Training):
 class Specialist(Sizes):
     """How a specialist is trained from its generalist, with the generalist's shifts, flips and cutouts."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"fraction"})
+
     recipe: Recipe
     output: Literal["dustbin", "full"] = "dustbin"  # special classes and a dustbin, or all classes
     soft: Literal["none", "class", "case"] = "none"  # the generalist's soft targets, see `specialists.kept_knowledge`
@@ -282,11 +278,6 @@ class Specialist(Sizes):
     early_stopping: bool = False  # keep the epoch that was best on validation images of its classes; needs a curve
     curve: int = Field(0, ge=0)
     fraction: Fraction = 1.0  # share of each class's training images, other ones for each seed
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: Any) -> dict[str, Any]:
-        """Without what came after the first stored networks, where it is not used: their names are made of the rest."""
-        return {k: v for k, v in dump(self).items() if k != "fraction" or v != 1.0}
 
     def but(self, **changes: Any) -> "Specialist":
         """A copy with some fields replaced; fields of the recipe may be named directly."""

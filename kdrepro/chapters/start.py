@@ -207,34 +207,35 @@ def check(
     where = check_device(device)
     root = paths.data_root(data_root)
     check_writable(paths.runs(loaded.name))
-    sizes = loaded.chapters[chapter]
-    own = own_data and own_data_of.parse(own_data)
+    sizes, own = loaded.chapters[chapter], own_data and own_data_of.parse(own_data)
     if own:
         own_data_of.check_kind(chapter, own)
     if presets.is_speech(chapter):
-        if isinstance(sizes, AcousticEnsemble) and first % sizes.members + count > sizes.members:
-            raise InputError(
-                f"Each seed of {chapter} is a member of one ensemble of {sizes.members}, so seeds can't go from "
-                f"{first} up to {first + count - 1}: ask for fewer, or raise {chapter}.members."
-            )
-        if own:
-            corpus = own_data_of.recordings(own)
-            found = {corpus.name: [corpus]}
-        else:
-            found = _corpora(sizes, root, named=bool(data_root or os.environ.get("KDREPRO_DATA")), fresh=confirm)
+        _check_members(chapter, sizes, first, count)
+        named = bool(data_root or os.environ.get("KDREPRO_DATA"))
+        corpus = own_data_of.recordings(own) if own else None
+        found = {corpus.name: [corpus]} if corpus else _corpora(sizes, root, named=named, fresh=confirm)
     elif isinstance(sizes, Specialised):
         loaded, cache = presets.with_seeds(loaded, chapter, count), paths.runs(loaded.origin) / "images"
-        found = (
-            own_data_of.images(chapter, own, sizes.images.size, cache)
-            if own
-            else _images(sizes.images, root, cache, confirm)
-        )
-        loaded = own_data_of.fitted(loaded, chapter, found.classes) if own else loaded
+        if own:
+            found = own_data_of.images(chapter, own, sizes.images.size, cache)
+            loaded = own_data_of.fitted(loaded, chapter, found.classes)
+        else:
+            found = _images(sizes.images, root, cache, confirm)
     elif own:
         found = own_data_of.images(chapter, own, 0, paths.runs(loaded.origin) / "images")
     else:
         found = data.digits() if loaded.data == "digits" else data.mnist(root)
     return chapter, loaded, list(range(first, first + count)), where, found
+
+
+def _check_members(chapter: str, sizes: Any, first: int, count: int) -> None:
+    """Raises InputError where seeds are not of one ensemble, whose members they are in chapter 3."""
+    if isinstance(sizes, AcousticEnsemble) and first % sizes.members + count > sizes.members:
+        raise InputError(
+            f"Each seed of {chapter} is a member of one ensemble of {sizes.members}, so seeds can't go from "
+            f"{first} up to {first + count - 1}: ask for fewer, or raise {chapter}.members."
+        )
 
 
 def check_writable(run: Path) -> None:

@@ -5,17 +5,18 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from kdrepro import paths
 from kdrepro.errors import InputError, nearest
+from kdrepro.settings import Settings
 
 Name = Literal["local", "processes", "ray", "slurm", "submitit-local"]
 NAMES = get_args(Name)
 NAME, FILE, ADDRESS = "KDREPRO_EXECUTOR", "KDREPRO_EXECUTOR_OPTIONS", "KDREPRO_RAY_ADDRESS"
 
 
-class Options(BaseModel):
+class Options(Settings):
     """How tasks are carried out elsewhere.
 
     executor: see `NAMES`. threads: of each worker, 1 unless given, so that numbers are those of a run on one thread.
@@ -25,8 +26,6 @@ class Options(BaseModel):
     died. address: of a Ray cluster, None to start one here. folder: where submitit keeps its jobs, which must be shared
     with them; in the run's folder unless given. submitit: handed on to it (`timeout_min`, `slurm_partition`, ...).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     executor: Name = "local"
     threads: int = Field(1, ge=1)

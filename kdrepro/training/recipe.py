@@ -1,16 +1,18 @@
 """How a network is trained, apart from what it is trained on."""
 
 import math
-from typing import Any, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import Field, model_validator
+
+from kdrepro.settings import Settings
 
 DECAY = 0.998  # of the rate, from epoch to epoch, and the momentum of the first: Hinton et al. 2012
 MOMENTUM_AT_START = 0.5
 
 
-class Recipe(BaseModel):
+class Recipe(Settings):
     """How a network is trained, apart from what it is trained on.
 
     epochs: passes over the cases, at least 1. batch_size: cases of a step, as `Batches` cuts them; a training whose
@@ -35,7 +37,7 @@ class Recipe(BaseModel):
     Raises pydantic's ValidationError, a ValueError, for unknown fields and values out of range.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    later: ClassVar[frozenset[str]] = frozenset({"momentum_rise", "averaging"})
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(256, ge=1)
@@ -56,11 +58,6 @@ class Recipe(BaseModel):
         if self.momentum_rise and self.optimizer != "sgd":
             raise ValueError("momentum_rise is of sgd's momentum: leave it at 0 with another optimizer")
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: Any) -> dict[str, Any]:
-        """Without what came after the first stored networks, where it is not used: their names are made of the rest."""
-        return {k: v for k, v in dump(self).items() if k not in ("momentum_rise", "averaging") or v}
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate at a step of `steps`."""

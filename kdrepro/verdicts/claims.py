@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from kdrepro import paths
 from kdrepro.errors import InputError, nearest
+from kdrepro.settings import Settings
 from kdrepro.verdicts.rules import Rule, Verdict
 from kdrepro.verdicts.wording import label, unit, written, written_mean
 
@@ -22,26 +23,22 @@ NOT_YAML = (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError
 BEYOND = "beyond"  # in the place of a section's number: a claim that is not the paper's
 
 
-class Control(BaseModel):
+class Control(Settings):
     """What must be beaten for the claim to mean anything: its figure stands in the verdict's row.
 
     metric: of the same run. name: what it is, before its figure: "gain over a generalist trained as long" say.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     metric: str
     name: str
 
 
-class Amendment(BaseModel):
+class Amendment(Settings):
     """Something that was changed when a result was known.
 
     changed: what. tried: what had been tried before, with what came out. then: the change. rule, verdict: those before,
     where the rule was changed, on the run that was published then.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     when: str
     changed: Literal["rule", "recipe", "data", "teacher", "seeds"]
@@ -56,10 +53,8 @@ class Amendment(BaseModel):
         return f"{self.when}, {self.changed}: {tried}{self.then}{before}."
 
 
-class Claim(BaseModel):
+class Claim(Settings):
     """One claim of the paper."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str
     section: str

@@ -5,17 +5,18 @@ A condition holds, or is refuted, or stays open: an interval may lie on one side
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import Field, model_validator
 
+from kdrepro.settings import Settings
 from kdrepro.verdicts import stats, wording
 
 # "not decided": the evidence cannot tell. "not run": this run is not on the data that decides.
 Verdict = Literal["reproduced", "partly", "not reproduced", "not decided", "not run"]
 
 
-class Condition(BaseModel):
+class Condition(Settings):
     """One comparison on one metric.
 
     stat: what is compared with the bound. "mean", which holds or is refuted. "ci_low" with at_least, or "ci_high" with
@@ -27,7 +28,7 @@ class Condition(BaseModel):
     that finds nothing shows nothing.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    later: ClassVar[frozenset[str]] = frozenset({"level"})
 
     metric: str
     stat: Literal["mean", "ci_low", "ci_high", "equivalence", "p"] = "mean"
@@ -45,11 +46,6 @@ class Condition(BaseModel):
         if self.level is not None and self.stat not in ("ci_low", "ci_high"):
             raise ValueError(f"a condition on {self.stat} of {self.metric} has no interval, so leave its level out")
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: Any) -> dict[str, Any]:
-        """Without a level where there is none: the digest of rules is made of the rest."""
-        return {k: v for k, v in dump(self).items() if k != "level" or v is not None}
 
     def holds(self, entry: Mapping[str, Any]) -> bool | None:
         """Whether it holds of a record's claim entry; None where that is open, or the metric is not there."""
@@ -87,15 +83,13 @@ class Condition(BaseModel):
         )
 
 
-class Rule(BaseModel):
+class Rule(Settings):
     """`reproduced` if all its conditions hold, else `partly` if all of its do.
 
     Else `not reproduced` if one of the weaker list (`partly`, or `reproduced` where that is all) is refuted, and
     `not decided` if none is. It is `not decided` too unless all of `premise` hold, without which there is nothing to
     judge: a remedy against overfitting where nothing overfits, say.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     reproduced: Annotated[list[Condition], Field(min_length=1)]
     partly: list[Condition] = []

@@ -1,6 +1,6 @@
 """How a metric's name and values are written for a reader."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # How a metric is written, by how its name begins: a count, a share of 1, a difference of shares in points (hundredths),
@@ -120,6 +120,11 @@ def written_seeds(metric: str, entry: Mapping[str, Any]) -> str:
     if metric in entry.get("pooled", {}):
         return written_mean(metric, entry)
     return ", ".join(written(metric, value) for value in entry["metrics"][metric])
+
+
+def interval(ends: Sequence[float] | None, form: str = "{:.1f}", times: float = 1) -> str:
+    """An interval, for a reader, of so many times its values; a dash where there is none, as of a single seed."""
+    return "–" if ends is None else " to ".join(form.format(times * end) for end in ends)
 
 
 def threads(provenance: Mapping[str, Any]) -> str:

@@ -17,11 +17,6 @@ def _close_figures():
     plt.close("all")
 
 
-def test_interval():
-    assert ch02_mnist.interval((1.04, 2)) == "1.0 to 2.0"
-    assert ch02_mnist.interval(None) == "–"
-
-
 def test_uncertainties():
     found = ch02_mnist.uncertainties({"teacher": [60, 70], "plain": [150]}, 10_000)
     assert found.loc["teacher", "mean errors"] == "65.0"
