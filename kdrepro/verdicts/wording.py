@@ -8,7 +8,7 @@ from typing import Any
 COUNTS = ("errors", "parameters", "synchronisations", "bytes")
 PERCENT = ("error_rate", "recovered", "accuracy", "frame_accuracy", "train_frame_accuracy", "relative_gain",
            "relative_loss", "conditional_accuracy", "phone_error_rate", "word_error_rate", "share", "spread",
-           "right_on_3")  # fmt: skip
+           "relative_difference", "right_on_3")  # fmt: skip
 POINTS = (
     "gain_over_dustbin",
     "gain_over_unstopped",
