@@ -121,7 +121,7 @@ def claim(run: Experiment, claim_id: str) -> Markdown:
             for reason in described.rule.why(entry)
         ),
         "",
-        *([f"It holds by construction: {described.by_construction}.  "] if described.by_construction else []),
+        *([f"By construction: {described.by_construction}.  "] if described.by_construction else []),
         *(f"† {amendment}  " for amendment in described.amended),
         f"Command: `kdrepro reproduce {described.id} --preset {run.preset.name}` ({took})."
         if not run.preset.is_own

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -210,34 +211,46 @@ def missing(record: Mapping[str, Any]) -> list[str]:
 def table(record: Mapping[str, Any]) -> pd.DataFrame:
     """A search's rows, the seeds of each student together: mean errors, and what it saves.
 
-    saved: errors less than the first student of the first teacher makes, paired by seed, with an interval. A few seeds
-    say little of a spread, so all students of the search say it together (`stats.pooled_half_width`).
+    saved: errors less than the first student of the first teacher makes, of those that learn from as large a share of
+    the cases, paired by seed, with an interval; see `savings`.
     """
     rows, found = pd.DataFrame(record["rows"]), []
-    saved, half = savings(record)
+    saved = savings(record)
     for (teacher, student), group in rows.groupby(["teacher", "student"], sort=False):
         row = {"teacher": teacher, "student": student or "(the teacher itself)", "seeds": len(group)}
         diverged = bool(group["errors"].isna().any())
         row |= {"errors": "diverges" if diverged else round(group["errors"].mean(), 1)}
         if student and not diverged:
-            mean = saved[teacher, student]
-            if (teacher, student) == next(iter(saved)):
+            one = saved.loc[teacher, student]
+            if one["compared with"]:
                 row |= {"saved": "compared with", "95 % of it": ""}
             else:
-                ends = (mean - half, mean + half) if half else None
-                row |= {"saved": f"{mean:+.1f}", "95 % of it": wording.interval(ends)}
+                ends = None if np.isnan(one["half"]) else (one["saved"] - one["half"], one["saved"] + one["half"])
+                row |= {"saved": f"{one['saved']:+.1f}", "95 % of it": wording.interval(ends)}
             of_teacher = {"gap": "{:.3f}", "agrees": "{:.2%}", "conditional": "{:.2%}"}
             row |= {name: text.format(group[name].mean()) for name, text in of_teacher.items() if name in group}
         found.append(row | {"minutes": round(group["seconds"].mean() / 60, 1)})
     return pd.DataFrame(found).fillna("")
 
 
-def savings(record: Mapping[str, Any]) -> tuple[dict[tuple[str, str], float], float | None]:
-    """What each student saves, by teacher and student, and half the width of all their intervals; None for one seed."""
-    students = _students(record)
+def savings(record: Mapping[str, Any]) -> pd.DataFrame:
+    """What each student saves, a row a teacher and student.
+
+    Students are compared with the first that learns from as large a share of the cases: more cases would save errors
+    whatever the recipe. half: of the interval's width. A few seeds say little of a spread, so all students of a share
+    say it together (`stats.pooled_half_width`); not a number for one seed, and for the student that is compared with.
+    """
+    students, found = _students(record), []
+    plans = record.get("plans", {}).get("students", {})
     errors = students.pivot_table(index=["teacher", "student"], columns="seed", values="errors", sort=False)
-    less = errors.iloc[0] - errors
-    return less.mean(axis=1).to_dict(), stats.pooled_half_width(less.iloc[1:].to_numpy())
+    share = errors.index.get_level_values("student").map(lambda name: plans.get(name, {}).get("fraction", 1))
+    for _, of in errors.groupby(share, sort=False):
+        less = of.iloc[0] - of
+        half = stats.pooled_half_width(less.iloc[1:].to_numpy())
+        first = np.arange(len(of)) == 0
+        halves = np.where(first | (half is None), np.nan, half).astype(float)
+        found.append(pd.DataFrame({"saved": less.mean(axis=1), "half": halves, "compared with": first}))
+    return pd.concat(found).loc[errors.index]
 
 
 def _students(record: Mapping[str, Any]) -> pd.DataFrame:
@@ -289,12 +302,12 @@ def _over_epochs(record: Mapping[str, Any], plans: Mapping[str, tuple]) -> Figur
 
 
 def _saved(record: Mapping[str, Any]) -> Figure:
-    saved, half = savings(record)
-    teachers = {teacher for teacher, _ in saved}
-    names = [student if len(teachers) == 1 else f"{teacher}: {student}" for teacher, student in saved]
+    saved = savings(record)
+    teachers = saved.index.unique("teacher")
+    names = [student if len(teachers) == 1 else f"{teacher}: {student}" for teacher, student in saved.index]
     drawn, ax = plt.subplots(figsize=(7.2, 0.9 + 0.33 * len(names)))
     heights = range(len(names))
-    ax.errorbar(list(saved.values()), heights, xerr=None if half is None else [0, *[half] * (len(names) - 1)], fmt="o")
+    ax.errorbar(saved["saved"], heights, xerr=saved["half"], fmt="o")
     ax.axvline(0, color="black", ls=":")
     ax.set_yticks(heights, names)
     ax.invert_yaxis()

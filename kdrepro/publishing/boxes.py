@@ -106,6 +106,7 @@ def _reason(reason: Reason, entry: dict[str, Any]) -> str:
     mark = {True: "✓", False: "✕", None: "○"}[reason.holds]
     metric = reason.condition.metric
     ours = f": {wording.written_mean(metric, entry)}" if reason.measured else ""
+    ours += f", at {100 * reason.condition.level:g} % {reason.figure}" if reason.figure else ""
     return f"{in_words(reason.condition)} ({mark} {reason.word}{ours})"
 
 

@@ -56,12 +56,20 @@ class Condition(Settings):
             return self._inside(mean, mean)
         if self.stat == "p":
             return True if mean <= self.at_most else None
+        interval = self._interval(entry)
+        return None if interval is None else self._inside(*interval)
+
+    def figure(self, entry: Mapping[str, Any]) -> str:
+        """The end that is compared with the bound, where its level is not that of the intervals that a record has."""
+        interval = self._interval(entry) if self.level and self.metric in entry["mean"] else None
+        end = interval and interval[0 if self.stat == "ci_low" else 1]
+        return "" if end is None else wording.written(self.metric, end)
+
+    def _interval(self, entry: Mapping[str, Any]) -> tuple[float, float] | None:
         level = 0.9 if self.stat == "equivalence" else self.level
         if level is None:
-            interval = entry["ci95"].get(self.metric)
-        else:
-            interval = stats.mean_ci(entry["metrics"].get(self.metric, [mean]), level)[1]
-        return None if interval is None else self._inside(*interval)
+            return entry["ci95"].get(self.metric)
+        return stats.mean_ci(entry["metrics"].get(self.metric, [entry["mean"][self.metric]]), level)[1]
 
     def _inside(self, low: float, high: float) -> bool | None:
         """Whether a range lies within the bounds, wholly outside of them (False), or across one (None)."""
@@ -114,7 +122,9 @@ class Rule(Settings):
     def why(self, entry: Mapping[str, Any]) -> list["Reason"]:
         """Each of its conditions, with what the entry says of it."""
         return [
-            Reason(verdict, condition, condition.holds(entry), condition.metric in entry["mean"])
+            Reason(
+                verdict, condition, condition.holds(entry), condition.metric in entry["mean"], condition.figure(entry)
+            )
             for verdict, conditions in self.lists.items()
             for condition in conditions
         ]
@@ -122,15 +132,19 @@ class Rule(Settings):
 
 @dataclass(frozen=True)
 class Reason:
-    """A condition of a verdict, and whether it holds; measured: whether the run has its metric at all."""
+    """A condition of a verdict, and whether it holds.
+
+    measured: whether the run has its metric at all. figure: see `Condition.figure`.
+    """
 
     verdict: str
     condition: Condition
     holds: bool | None
     measured: bool
+    figure: str = ""
 
     def __str__(self) -> str:
-        return f"{self.condition}: {self.word}"
+        return f"{self.condition}: {f'{self.figure}, ' if self.figure else ''}{self.word}"
 
     @property
     def word(self) -> str:

@@ -62,6 +62,7 @@ NAMES = {  # of metrics whose own words say too little
     "overfit_of_dustbin": "overfit with a dustbin",
     "overfit_of_soft": "overfit with soft targets by class",
     "overfit_saved": "overfit saved",
+    "recovered_of_labels": "recovered from labels alone, same recipe",
     "recovered_over_annealed": "recovered where both have a falling rate",
     "seeds_each": "students of each temperature",
     "share_agreeing": "share of test images with the teacher's answer",

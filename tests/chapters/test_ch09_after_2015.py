@@ -108,11 +108,34 @@ def test_each_seeds_ensemble_begins_with_its_own_teacher(teachers):
     assert ch09.ensembles_of([0], 3) == [[0]]
 
 
+class Answered:
+    """A run whose nets are the test images that they get wrong, of 100."""
+
+    def wrong(self, net):
+        return np.isin(np.arange(100), net)
+
+    def errors(self, nets):
+        return [int(self.wrong(net).sum()) for net in nets]
+
+
 def test_all_comparisons_are_corrected_together():
-    table = ch09.compared({"a": ([10, 12, 11], [8, 9, 9.5]), "b": ([10, 12, 11], [10, 12.5, 11.5])})
-    assert table.loc["a", "saved [95 %]"].startswith("+2.2 [")
+    before = [range(10), range(12), range(11)]
+    pairs = {"a": (before, [range(8), range(9), range(9)]), "b": (before, [range(10), range(13), range(11)])}
+    table = ch09.compared(Answered(), pairs)
+    assert table.loc["a", "saved [95 %]"].startswith("+2.3 [")
     assert float(table.loc["b", "p, by Holm"]) >= float(table.loc["a", "p, by Holm"])
-    assert ch09.compared({"a": ([10], [8])}).loc["a", "p, by Holm"] == "–"
+    assert ch09.compared(Answered(), {"a": ([range(10)], [range(8)])}).loc["a", "p, by Holm"] == "–"
+
+
+def test_another_test_set_would_move_what_is_saved():
+    table = ch09.compared(Answered(), {"a": ([range(20)], [range(10, 20)]), "same": ([range(9)], [range(9)])})
+    assert table["± by test images"].tolist() == ["3.0", "0.0"]  # of 100 images 10 are saved: 100 x .1 x .9 is 9
+
+
+def test_a_pair_of_the_same_nets_is_told_once(teachers, run, base):
+    students = run.train_seeds(base, teachers, name="student")
+    pairs = {"a": (teachers, students), "b": (students, teachers), "c": (teachers, list(students))}
+    assert list(ch09.distinct(pairs)) == ["a", "b"]
 
 
 # --- the figures again -----------------------------------------------------------------------------------------------

@@ -125,12 +125,29 @@ def test_what_students_save_has_one_spread():
         for name, each in errors.items()
         for seed, e in enumerate(each)
     ]
-    saved, half = searches.savings({"rows": rows})
-    assert saved == {("t", "a"): 0, ("t", "b"): 1.5, ("t", "c"): -2.5}
+    saved = searches.savings({"rows": rows}).loc["t"]
+    assert saved["saved"].to_dict() == {"a": 0, "b": 1.5, "c": -2.5}
+    assert saved["compared with"].tolist() == [True, False, False]
     spread = np.sqrt(((2 - 1) ** 2 / 2 + (-2 + 3) ** 2 / 2) / 2)  # variances of [2, 1] and [-3, -2], their mean
-    assert half == pytest.approx(scipy.stats.t.ppf(0.975, 2) * spread / np.sqrt(2))
-    assert searches.savings({"rows": rows[::2]})[1] is None
+    half = scipy.stats.t.ppf(0.975, 2) * spread / np.sqrt(2)
+    assert saved["half"].tolist() == pytest.approx([np.nan, half, half], nan_ok=True)
+    assert searches.savings({"rows": rows[::2]})["half"].isna().all()
     assert searches.table({"rows": rows[::2]})["95 % of it"].tolist() == ["", "–", "–"]
+
+
+def test_students_of_more_cases_are_not_compared_with_those_of_fewer():
+    students = {"few": {"fraction": 0.1}, "all": {}, "few, better": {"fraction": 0.1}, "all, better": {}}
+    rows = [
+        {"teacher": "", "student": name, "seed": 0, "errors": errors, "seconds": 60.0}
+        for name, errors in zip(students, (90, 20, 80, 19), strict=True)
+    ]
+    table = searches.table({"rows": rows, "plans": {"students": students}}).set_index("student")
+    assert table["saved"].to_dict() == {
+        "few": "compared with",
+        "all": "compared with",
+        "few, better": "+10.0",
+        "all, better": "+1.0",
+    }
 
 
 def test_a_recipe_that_diverges_ends_no_search(run, monkeypatch):
@@ -143,7 +160,7 @@ def test_a_recipe_that_diverges_ends_no_search(run, monkeypatch):
     tame = [about | {"student": "tame", "seed": seed, "errors": 9, "seconds": 1.0} for seed in run.seeds]
     record = {"rows": tame + rows, "plans": {"students": {"tame": {}, "wild": {}}}}
     assert searches.table(record)["errors"].tolist() == [9.0, "diverges"]
-    assert searches.savings(record)[0] == {("t", "tame"): 0}
+    assert searches.savings(record)["saved"].to_dict() == {("t", "tame"): 0}
     assert len(searches.figure(record).axes) == 1
 
 

@@ -40,7 +40,7 @@ def test_solutions_do_what_their_text_says(solved):
     assert solved["factor"].item() == pytest.approx(10)
     assert solved["rise"].mean() > 20
     assert 0.2 < solved["right"][0] < solved["right"][1]
-    assert solved["winners"] == [2, 1]
+    assert solved["winners"] == [0, 1]
     torch.testing.assert_close(solved["q"], torch.tensor([[0.35, 0.45, 0.1, 0.1]]))
     torch.testing.assert_close(solved["world"], torch.tensor([[0.05, 0.05, 0.9]]))
 

@@ -171,5 +171,8 @@ def test_reasons_say_what_decides():
     ]
     assert str(RULE.why(entry(gain=[5, 5.1]))[0]) == "lower end of gain ≥ 1: holds"
     assert str(RULE.why(entry(gain=[0, 0.1]))[0]) == "lower end of gain ≥ 1: refuted"
+    wide = Rule(reproduced=[LOW | {"level": 0.99}])
+    end = stats.mean_ci([5, 5.4], 0.99)[1][0]
+    assert str(wide.why(entry(gain=[5, 5.4]))[0]) == f"lower end (99 %) of gain ≥ 1: {end:.3g}, open"
     mean = Rule(reproduced=[{"metric": "gain", "at_least": 1}])
     assert str(mean.why(entry(gain=[0, 1.9]))[0]) == "gain ≥ 1: missed by the mean"  # whose interval is across it

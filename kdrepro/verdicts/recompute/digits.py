@@ -53,6 +53,7 @@ def _distilled(arrays: Arrays) -> Metrics:
     if f"{ALIKE}.right" in arrays:
         found["errors_of_labels"] = errors(arrays, ALIKE)
         found["errors_saved"] = found["errors_of_labels"] - distilled
+        found["recovered_of_labels"] = share(found["errors_saved"], found["errors_of_labels"] - teacher)
     return found
 
 
