@@ -1,6 +1,7 @@
 """Chapter 9: what was proposed after 2015, beside the paper's loss on the same nets."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,8 +66,10 @@ def ensembles_of(teachers: Sequence[Trained], members: int) -> list[list[Trained
 
 def distinct(pairs: Pairs) -> dict[str, tuple[Sequence[Trained], Sequence[Trained]]]:
     """The pairs without those of the very nets of an earlier one, as where two losses were found to want the same T."""
-    found = {tuple(tuple(net.key for net in nets) for nets in pair): name for name, pair in reversed(pairs.items())}
-    return {name: pair for name, pair in pairs.items() if name in found.values()}
+    found: dict[Any, str] = {}
+    for name, pair in pairs.items():
+        found.setdefault(tuple(tuple(net.key for net in nets) for nets in pair), name)
+    return {name: pairs[name] for name in found.values()}
 
 
 def compared(run: ImageExperiment, pairs: Pairs) -> pd.DataFrame:
@@ -75,9 +78,12 @@ def compared(run: ImageExperiment, pairs: Pairs) -> pd.DataFrame:
     pairs: the nets that are compared with, and those of what was proposed, one a seed each. The last column is one
     standard deviation of what is saved in the mean over seeds, over test sets of as many images as this one.
     """
-    tests, rows = by_holm({name: tuple(run.errors(nets) for nets in pair) for name, pair in pairs.items()}), {}
-    for name, pair in pairs.items():
-        before, after = (np.mean([run.wrong(net) for net in nets], axis=0) for nets in pair)
+    wrong = {  # boolean [seeds, cases] of each of a pair
+        name: tuple(np.stack([run.wrong(net) for net in nets]) for nets in pair) for name, pair in pairs.items()
+    }
+    tests, rows = by_holm({name: tuple(each.sum(1) for each in pair) for name, pair in wrong.items()}), {}
+    for name, pair in wrong.items():
+        before, after = (each.mean(0) for each in pair)
         means = {"compared with": f"{before.sum():.1f}", "proposed": f"{after.sum():.1f}"}
         sampling = np.std(before - after) * np.sqrt(len(before))
         rows[name] = means | dict(zip(("saved [95 %]", "p, by Holm"), tests[name], strict=True))

@@ -248,7 +248,7 @@ def savings(record: Mapping[str, Any]) -> pd.DataFrame:
         less = of.iloc[0] - of
         half = stats.pooled_half_width(less.iloc[1:].to_numpy())
         first = np.arange(len(of)) == 0
-        halves = np.where(first | (half is None), np.nan, half).astype(float)
+        halves = np.where(first, np.nan, np.nan if half is None else half)
         found.append(pd.DataFrame({"saved": less.mean(axis=1), "half": halves, "compared with": first}))
     return pd.concat(found).loc[errors.index]
 

@@ -41,7 +41,7 @@ class Amendment(Settings):
     """
 
     when: str
-    changed: Literal["rule", "recipe", "data", "teacher", "seeds"]
+    changed: Literal["rule", "recipe", "data", "teacher", "seeds", "statement"]
     tried: str = ""
     then: str
     rule: str = ""
