@@ -81,16 +81,22 @@ def combine(
     with torch.no_grad():
         p_g, p_m, classes = _checked(generalist, specialists, classes)
         is_active = _active(p_g, classes, top_n)
-        q, bound = solve(p_g, p_m, classes, is_active, method, tolerance, max_iterations)
-        if bool((late := bound > tolerance).any()):
-            warnings.warn(
-                f"combine stopped after {max_iterations} iterations with {int(late.sum())} of {len(q)} cases not yet "
-                f"proven within {tolerance:g} nats of the minimum (the worst: {bound.max():.1e}): raise "
-                'max_iterations or tolerance, or use method="em".',
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        q = _minimum(p_g, p_m, classes, is_active, method, tolerance, max_iterations)
         return _verbatim_where_none(q.to(generalist.dtype), generalist, is_active)
+
+
+def _minimum(p_g, p_m, classes, is_active, method, tolerance, max_iterations) -> torch.Tensor:
+    """q [B, C] of what has been looked at. Warns of cases that are not proven within the tolerance."""
+    q, bound = solve(p_g, p_m, classes, is_active, method, tolerance, max_iterations)
+    if bool((late := bound > tolerance).any()):
+        warnings.warn(
+            f"combine stopped after {max_iterations} iterations with {int(late.sum())} of {len(q)} cases not yet "
+            f"proven within {tolerance:g} nats of the minimum (the worst: {bound.max():.1e}): raise "
+            'max_iterations or tolerance, or use method="em".',
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return q
 
 
 def active(generalist: torch.Tensor, classes: Sequence[torch.Tensor], top_n: int = 1) -> torch.Tensor:
@@ -222,23 +228,32 @@ class Combined(nn.Module):
         check_network(generalist, "generalist")
         self.generalist = generalist
         self.specialists = nn.ModuleList(check_network(s, f"specialists[{i}]") for i, s in enumerate(specialists))
-        self.subsets, self.oversamplings, self.top_n = list(subsets), list(oversamplings), top_n
+        # On the CPU, where looking at them makes no GPU wait.
+        self.subsets = [as_tensor(s, f"subsets[{i}]").cpu() for i, s in enumerate(subsets)]
+        self.oversamplings, self.top_n = list(oversamplings), top_n
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Inputs [B, ...] to log q [B, C] of Eq. 5."""
         p = logits_of(self.generalist(x), self.generalist, len(x)).double().softmax(1)
-        is_active = active(p, self.subsets, self.top_n)
-        opinions = []
-        for i, (network, subset) in enumerate(zip(self.specialists, self.subsets, strict=True)):
-            logits = p.new_zeros(len(p), len(subset) + 1)
-            which = is_active[:, i]
-            if which.any():
-                asked = logits_of(network(x[which]), network, int(which.sum()))
-                if asked.shape[1:] != logits.shape[1:]:
-                    raise ValueError(
-                        f"specialists[{i}] returns {list(asked.shape[1:])} a case but must return "
-                        f"{list(logits.shape[1:])}: a logit for each class of subsets[{i}], and the dustbin's last."
-                    )
-                logits[which] = correct_dustbin(asked.double(), self.oversamplings[i])
-            opinions.append(logits.softmax(1))
-        return combine(p, opinions, self.subsets, top_n=self.top_n).clamp(min=self.LEAST).log().float()
+        classes = [as_classes(c, p.shape[1], f"subsets[{i}]").to(p.device) for i, c in enumerate(self.subsets)]
+        is_active = _active(p, classes, self.top_n)
+        # Of all specialists at once: a GPU would wait for each answer on its own.
+        asked = is_active.T.nonzero()[:, 1].split(is_active.sum(0).tolist())
+        opinions = [self._opinion(i, x, which, p) for i, which in enumerate(asked)]
+        with torch.no_grad():
+            q = _minimum(p, opinions, classes, is_active, "em", TOLERANCE["em"], MAX_ITERATIONS["em"])
+            return _verbatim_where_none(q, p, is_active).clamp(min=self.LEAST).log().float()
+
+    def _opinion(self, i: int, x: torch.Tensor, which: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        """What specialist i says of these cases, and nothing of the others: [B, S_m + 1]."""
+        network, outputs = self.specialists[i], len(self.subsets[i]) + 1
+        logits = p.new_zeros(len(p), outputs)
+        if len(which):
+            asked = logits_of(network(x[which]), network, len(which))
+            if asked.shape[1:] != logits.shape[1:]:
+                raise ValueError(
+                    f"specialists[{i}] returns {list(asked.shape[1:])} a case but must return "
+                    f"{list(logits.shape[1:])}: a logit for each class of subsets[{i}], and the dustbin's last."
+                )
+            logits[which] = correct_dustbin(asked.double(), self.oversamplings[i])
+        return logits.softmax(1)

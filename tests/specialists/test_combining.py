@@ -217,7 +217,7 @@ def test_combined_is_combine_of_what_each_network_says(generator):
     [
         (nn.Linear(4, 1), [0, 1], r"specialists\[0\] returns \[1\] a case but must return \[3\]: .* dustbin's last"),
         (nn.Linear(4, 4), [0, 1], r"specialists\[0\] returns \[4\] a case but must return \[3\]"),
-        (nn.Linear(4, 2), [9], r"classes\[0\] holds 9"),
+        (nn.Linear(4, 2), [9], r"subsets\[0\] holds 9"),
         (torch.relu, [0, 1], r"specialists\[0\] must be a torch.nn.Module"),
     ],
 )
