@@ -10,7 +10,7 @@ from kdrepro.chapters.experiment import Experiment
 from kdrepro.chapters.presets import Preset
 from kdrepro.chapters.sizes import Specialist, Training
 from kdrepro.verdicts import claims, wording
-from kdrepro.verdicts.wording import duration, threads
+from kdrepro.verdicts.wording import duration, threads, trained_elsewhere
 
 
 def headline(run: Experiment) -> Markdown:
@@ -185,6 +185,6 @@ def budget(run: Experiment) -> Markdown:
     p = run.record["provenance"]
     return Markdown(
         f"Networks that this chapter uses: {p['networks']}, trained in {duration(p['training_seconds'])} in all on "
-        f"{p['device']} ({threads(p)} a training). The preset's budget is "
+        f"{p['device']} ({threads(p)} a training{trained_elsewhere(p)}). The preset's budget is "
         f"{duration(60 * run.sizes.minutes)} on two CPU cores."
     )

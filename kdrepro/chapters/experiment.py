@@ -142,6 +142,7 @@ class Experiment:
     record: dict[str, Any] = field(default_factory=dict)
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
     trainings: dict[str, float] = field(default_factory=dict)  # seconds of every network asked for, by key
+    devices: dict[str, str] = field(default_factory=dict)  # what trained each of them, by key
     record_name: str = ""  # of its file; the chapter's where that has one data set
     left_out: dict[str, str] = field(default_factory=dict)  # claims that this data cannot show, and why
     into: str = ""  # folder of the preset's runs that the record is put into; "" as `records.place` says
@@ -310,8 +311,9 @@ class Experiment:
         """A network of the store as the chapter gets it, noted among those that the record counts."""
         entry, key = self.store.entry(request.config), self.store.key(request.config)
         trained = Trained(network.to(self.device), key, request.seed, request.plan, entry["history"], request.name)
-        self.trainings[key] = trained.seconds
-        precision, there = self.resolved(request.plan.recipe).precision, entry.get("made", {}).get("precision")
+        made = entry.get("made", {})
+        self.trainings[key], self.devices[key] = trained.seconds, made.get("device", "")
+        precision, there = self.resolved(request.plan.recipe).precision, made.get("precision")
         if there not in (None, precision):
             self.log(f"{request.name}: was trained in {there}, where this run trains in {precision}")
         return trained
@@ -359,6 +361,7 @@ class Experiment:
         self.record["provenance"] |= {
             "networks": len(self.trainings),
             "training_seconds": round(sum(self.trainings.values()), 1),
+            "trained_on": dict(Counter(device for device in self.devices.values() if device)),
         }
         run = paths.runs(self.preset.name)
         seeds = self.seeds if self.beside is None else self.beside

@@ -24,7 +24,7 @@ from kdrepro.publishing.tables import history, search_tables, verdict_tables
 from kdrepro.verdicts import recompute, records
 from kdrepro.verdicts import verify as verdicts_verify
 from kdrepro.verdicts.verify import Report
-from kdrepro.verdicts.wording import duration, threads
+from kdrepro.verdicts.wording import duration, threads, trained_elsewhere
 
 OLDER = " (older than its source)"  # said of a page on the status page
 OLDER_TAG = "older-than-its-source"
@@ -259,7 +259,7 @@ def _run_times(found: Sequence[dict[str, Any]], chapters: Path) -> str:
         page = chapters / f"{record['chapter']}.ipynb"
         wall = nbformat.read(page, 4).metadata["kdrepro"]["seconds"]
         older = OLDER if is_older(page) else ""
-        hardware = f"{p['device']}: {p['cpu']}, {threads(p)}"
+        hardware = f"{p['device']}: {p['cpu']}, {threads(p)}{trained_elsewhere(p)}"
         lines.append(
             f"| {{doc}}`chapters/{record['chapter']}`{older} | {record['preset']}, {record['data']['name']} "
             f"| {len(config['seeds'])} | {p['networks']} | {duration(p['training_seconds'])} "

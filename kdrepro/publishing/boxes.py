@@ -188,6 +188,7 @@ def _command(one: Standing) -> list[str]:
     count = len((one.entry["confirm"] or one.entry)["seeds"])
     took = (
         f"Trains what the claim needs, all {count} seeds; networks in your store are loaded. The published ones took "
-        f"{wording.duration(seconds)} on {origin['device']} ({origin['cpu']}, {wording.threads(origin)} a training)."
+        f"{wording.duration(seconds)} on {origin['device']} ({origin['cpu']}, {wording.threads(origin)} a training"
+        f"{wording.trained_elsewhere(origin)})."
     )
     return [took, command]

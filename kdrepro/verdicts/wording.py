@@ -133,6 +133,13 @@ def threads(provenance: Mapping[str, Any]) -> str:
     return f"{provenance['threads']} thread" + ("s" if provenance["threads"] != 1 else "")
 
 
+def trained_elsewhere(provenance: Mapping[str, Any]) -> str:
+    """Which of a run's networks another device than its own has trained, after a semicolon; "" for none."""
+    there = {device: n for device, n in provenance.get("trained_on", {}).items() if device != provenance["device"]}
+    counts = " and ".join(f"{count} on {device}" for device, count in there.items())
+    return f"; of its {provenance['networks']} networks {counts}" if there else ""
+
+
 def duration(seconds: float) -> str:
     """Seconds or minutes, for a reader."""
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -219,6 +219,7 @@ def test_record_and_predictions(run):
     p = record["provenance"]
     assert {"git", "dirty", "kdrepro", "torch", "python", "device", "cpu", "date", "config", "threads"} <= p.keys()
     assert p["networks"] == 2
+    assert p["trained_on"] == {p["device"]: 2}
     assert p["config"]["sizes"]["plain"]["network"]["hidden"] == [48, 48]
 
 
