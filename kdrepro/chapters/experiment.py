@@ -121,6 +121,7 @@ class Request:
     needs: tuple[Trained, ...] = ()
 
 
+LEAST_ON_GPU = 5  # networks of a stack there, whose steps take as long for one as for five
 CONFIRM = "confirm"  # the folder of the preset's runs that a confirmation's records are put into
 
 
@@ -188,8 +189,7 @@ class Experiment:
         """What a worker needs to train this run's networks: not its record, nor what it has looked at so far."""
         kept = ("chapter", "preset", "seeds", "data", "store", "record_name", "into")
         state = {name: getattr(self, name) for name in kept}
-        given = None if self.workers is None else self.workers.options.device
-        state["device"] = self.device if given is None else torch.device(given)
+        state["device"] = self._trains_on
         # Said once, by this run: a worker's processor may gain from another.
         state["precision"] = self._usual_precision if self.precision == "auto" else self.precision
         return state | ({"data": self.data.to("cpu")} if hasattr(self.data, "to") else {})
@@ -255,6 +255,12 @@ class Experiment:
         """This run as workers get it, once each."""
         return Shared(self)
 
+    @property
+    def _trains_on(self) -> torch.device:
+        """The device that workers train on."""
+        given = None if self.workers is None else self.workers.options.device
+        return self.device if given is None else torch.device(given)
+
     def _send(self, requests: Sequence[Request]) -> None:
         """Have workers train what the store has not got and nobody was asked for yet."""
         wanted = {self.store.key(one.config): one for one in requests}
@@ -263,7 +269,9 @@ class Experiment:
             for key, one in wanted.items()
             if not self.workers.knows(key) and key not in self._found and self.store.entry(one.config) is None
         ]
-        self.workers.add([self._task(group) for group in _groups(missing, self.workers.count)] if missing else [])
+        least = LEAST_ON_GPU if self._trains_on.type == "cuda" else 1
+        groups = _groups(missing, self.workers.count, least) if missing else []
+        self.workers.add([self._task(group) for group in groups])
 
     def _task(self, group: Sequence[Request]) -> Task:
         """A group of networks that train together, as a task."""
@@ -408,14 +416,17 @@ def _train_at(run: Experiment, group: Sequence[Request], desk: Desk) -> None:
     run.train_many(group)
 
 
-def _groups(requests: Iterable[Request], workers: int) -> list[list[Request]]:
-    """Networks that train as a stack together, each stack shared out among the workers; in the order they are asked."""
+def _groups(requests: Iterable[Request], workers: int, least: int = 1) -> list[list[Request]]:
+    """Networks that train as a stack together, each stack shared out among the workers; in the order they are asked.
+
+    least: of a stack, where there are so many.
+    """
     alike: dict[str, list[Request]] = {}
     for one in requests:
         alike.setdefault(_kind(one), []).append(one)
     found = []
     for members in alike.values():
-        size = math.ceil(len(members) / workers)
+        size = max(least, math.ceil(len(members) / workers))
         found += [members[i : i + size] for i in range(0, len(members), size)]
     return found
 

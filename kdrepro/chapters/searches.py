@@ -56,8 +56,15 @@ def search(run: ImageExperiment | SpeechExperiment, name: str) -> list[Row]:
         for name_of in teachers:
             teacher_of(name_of)
     for name_of in teachers:
-        teacher = teacher_of(name_of)
-        rows += [{"teacher": name_of, "student": ""} | _row(run, teacher)] if teacher else []
+        try:
+            teacher = teacher_of(name_of)
+            rows += [{"teacher": name_of, "student": ""} | _row(run, teacher)] if teacher else []
+        except DivergedError as error:  # and nobody learns from it
+            rows += _diverged(run, f"{name}: {name_of}", {"teacher": name_of, "student": ""}, error)[:1]
+            for student in plans.students:
+                rows += _diverged(run, f"{name}: {student}", {"teacher": name_of, "student": student}, error)
+            write(run, name, rows)
+            continue
         tries = []
         for student, change in plans.students.items():
             plan = tuned.but(**change)
@@ -81,9 +88,14 @@ def _try_all(run: Experiment, name: str, tries: Sequence[tuple[Row, Callable, Ca
         try:
             rows += [about | judge(net) for net in ask()]
         except DivergedError as error:
-            run.log(f"{name}: {about['student']}: {error}")
-            rows += [about | {"seed": seed, "errors": None, "seconds": 0.0} for seed in run.seeds]
+            rows += _diverged(run, f"{name}: {about['student']}", about, error)
         write(run, name, rows)  # what there is so far: a search may take days
+
+
+def _diverged(run: Experiment, name: str, about: Row, error: DivergedError) -> list[Row]:
+    """The rows of a recipe that diverges, which the log tells."""
+    run.log(f"{name}: {error}")
+    return [about | {"seed": seed, "errors": None, "seconds": 0.0} for seed in run.seeds]
 
 
 def _tuned(run: ImageExperiment, changed: Any) -> Training:

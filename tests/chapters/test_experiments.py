@@ -223,6 +223,13 @@ def test_record_and_predictions(run):
     assert p["config"]["sizes"]["plain"]["network"]["hidden"] == [48, 48]
 
 
+def test_stacks_are_shared_out_among_workers_but_stay_whole_on_a_gpu(run):
+    requests = [run.request(PLAN, seed) for seed in range(7)] + [run.request(PLAN.but(epochs=9), 0)]
+    assert [len(group) for group in experiment._groups(requests, 4)] == [2, 2, 2, 1, 1]
+    assert [len(group) for group in experiment._groups(requests, 4, least=5)] == [5, 2, 1]
+    assert [len(group) for group in experiment._groups(requests, 1, least=5)] == [7, 1]
+
+
 def test_devices_are_checked():
     assert check_device("cpu").type == "cpu"
     if not torch.cuda.is_available():

@@ -150,6 +150,21 @@ def test_students_of_more_cases_are_not_compared_with_those_of_fewer():
     }
 
 
+def test_a_teacher_that_diverges_ends_no_search(run, monkeypatch):
+    plans = run.sizes.searches["teachers"]
+    wild = plans.model_copy(update={"teachers": {"wild": {"learning_rate": 1e30}, "tame": {}}})
+    monkeypatch.setitem(run.sizes.searches, "teachers", wild)
+    record = json.loads(searches.write(run, "teachers", searches.search(run, "teachers")).read_bytes())
+    assert searches.missing(record) == []
+    of = {name: [row["errors"] for row in record["rows"] if row["teacher"] == name] for name in wild.teachers}
+    assert of["wild"] == [None] * (1 + 2 * len(plans.students))
+    assert len(of["tame"]) == len(of["wild"])
+    assert None not in of["tame"]
+    table = searches.table(record)
+    assert table["errors"].tolist()[:3] == ["diverges"] * 3
+    assert len(searches.figure(record).axes) == 1
+
+
 def test_a_recipe_that_diverges_ends_no_search(run, monkeypatch):
     plan = run.sizes.distilled.but(learning_rate=1e30, curve=0)
     teacher = run.train(run.sizes.teacher.but(epochs=1, curve=0), 0)
