@@ -213,18 +213,18 @@ def write(run: Experiment, name: str, rows: Sequence[Row]) -> Path:
     return path
 
 
-def missing(record: Mapping[str, Any]) -> list[str]:
-    """The students of a search's record that it has no rows of: it was ended before them."""
+def missing(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The teachers and students that a search's record has no rows of: it was ended before them."""
     seen = {(row["teacher"], row["student"]) for row in record["rows"]}
-    plans = record["plans"]
-    return [s for t in plans.get("teachers") or [""] for s in plans["students"] if (t, s) not in seen]
+    plans = record.get("plans", {"students": {}})
+    return [(t, s) for t in plans.get("teachers") or [""] for s in plans["students"] if (t, s) not in seen]
 
 
 def table(record: Mapping[str, Any]) -> pd.DataFrame:
     """A search's rows, the seeds of each student together: mean errors, and what it saves.
 
     saved: errors less than the first student of the first teacher makes, of those that learn from as large a share of
-    the cases, paired by seed, with an interval; see `savings`.
+    the cases, paired by seed, with an interval; see `savings`. What the search has not come to stands at the end.
     """
     rows, found = pd.DataFrame(record["rows"]), []
     saved = savings(record)
@@ -242,6 +242,7 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
             of_teacher = {"gap": "{:.3f}", "agrees": "{:.2%}", "conditional": "{:.2%}"}
             row |= {name: text.format(group[name].mean()) for name, text in of_teacher.items() if name in group}
         found.append(row | {"minutes": round(group["seconds"].mean() / 60, 1)})
+    found += [{"teacher": t, "student": s, "seeds": 0, "errors": "not run"} for t, s in missing(record)]
     return pd.DataFrame(found).fillna("")
 
 

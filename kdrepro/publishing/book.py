@@ -80,8 +80,7 @@ def publish(preset: str) -> list[Path]:
     copied += [found for path in fresh if (found := _confirm(path, paths.RESULTS))]
     for path in sorted((paths.runs(preset) / "searches").glob("*.json")):
         if left := searches.missing(json.loads(path.read_bytes())):
-            print(f"{path} is left out: it has not come to {left[0]!r}; `kdrepro tune` goes on.", file=sys.stderr)
-            continue
+            print(f"{path} has not come to {left[0][1]!r}, as its table says; `kdrepro tune` goes on.", file=sys.stderr)
         paths.SEARCHES.mkdir(parents=True, exist_ok=True)
         copied.append(Path(shutil.copy(path, paths.SEARCHES / path.name)))
         searches.draw(path, paths.SEARCHES / f"{path.stem}.svg")
