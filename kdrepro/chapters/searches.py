@@ -242,7 +242,8 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
             of_teacher = {"gap": "{:.3f}", "agrees": "{:.2%}", "conditional": "{:.2%}"}
             row |= {name: text.format(group[name].mean()) for name, text in of_teacher.items() if name in group}
         found.append(row | {"minutes": round(group["seconds"].mean() / 60, 1)})
-    found += [{"teacher": t, "student": s, "seeds": 0, "errors": "not run"} for t, s in missing(record)]
+    left = {"seeds": 0, "errors": "not run", "minutes": ""}
+    found += [{"teacher": t, "student": s} | left for t, s in missing(record)]
     return pd.DataFrame(found).fillna("")
 
 
