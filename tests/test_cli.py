@@ -287,8 +287,8 @@ def test_claims_can_be_filtered_and_verified(capsys, tmp_path, monkeypatch):
     cli.claims_command(section="5", as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert {entry["section"] for entry in found} == {"5.3", "5.5"}
-    cli.claims_command(verdict="not run", as_json=True)
-    assert {entry["verdict"] for entry in json.loads(capsys.readouterr().out)} == {"not run"}
+    cli.claims_command(verdict="not decided", as_json=True)
+    assert {entry["verdict"] for entry in json.loads(capsys.readouterr().out)} == {"not decided"}
     with pytest.raises(InputError, match="No claim of section 99 is there"):
         cli.claims_command(section="99")
     cli.verify()

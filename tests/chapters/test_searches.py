@@ -174,7 +174,7 @@ def test_a_recipe_that_diverges_ends_no_search(run, monkeypatch):
     searches._try_all(run, "search", [(about, lambda: run.train_seeds(plan, [teacher, teacher]), None)], rows)
     assert rows == [about | {"seed": seed, "errors": None, "seconds": 0.0} for seed in run.seeds]
     tame = [about | {"student": "tame", "seed": seed, "errors": 9, "seconds": 1.0} for seed in run.seeds]
-    record = {"rows": tame + rows, "plans": {"students": {"tame": {}, "wild": {}}}}
+    record = {"rows": tame + rows, "plans": {"teachers": {"t": {}}, "students": {"tame": {}, "wild": {}}}}
     assert searches.table(record)["errors"].tolist() == [9.0, "diverges"]
     assert searches.savings(record)["saved"].to_dict() == {("t", "tame"): 0}
     assert len(searches.figure(record).axes) == 1
