@@ -127,10 +127,27 @@ def as_distributions(value: Any, name: str) -> torch.Tensor:
 
     Raises ValueError, for logits say.
     """
+    return all_distributions({name: value})[0]
+
+
+def all_distributions(values: Mapping[str, Any]) -> list[torch.Tensor]:
+    """As `as_distributions` of each, by name; all are looked at together, so that a GPU waits once."""
+    found = {name: _probabilities(value, name) for name, value in values.items()}
+    fine = [((wide(p).sum(1) - 1).abs() <= SUM_TOLERANCE).all() & (p >= 0).all() for p in found.values()]
+    if not bool(torch.stack([one.to(fine[0].device) for one in fine]).all()):
+        for name, p in found.items():
+            _check_probabilities(p, name)
+    return list(found.values())
+
+
+def _probabilities(value: Any, name: str) -> torch.Tensor:
     p = as_tensor(value, name)
     if p.dim() != 2 or not torch.is_floating_point(p):
         raise ValueError(f"{name} must be probabilities [cases, classes], not {p.dtype} {list(p.shape)}.")
-    p = p.detach()
+    return p.detach()
+
+
+def _check_probabilities(p: torch.Tensor, name: str) -> None:
     sums = wide(p).sum(1)
     if bool((bad := sums.isnan()).any()):
         raise ValueError(f"{name} holds NaN in case {_first(bad)}: give probabilities.")
@@ -139,7 +156,6 @@ def as_distributions(value: Any, name: str) -> torch.Tensor:
     if bool((bad := (sums - 1).abs() > SUM_TOLERANCE).any()):
         case = _first(bad)
         raise ValueError(f"{name} sums to {sums[case]:.6g} in case {case}: probabilities must sum to one.")
-    return p
 
 
 def _first(bad: torch.Tensor) -> int:

@@ -60,9 +60,10 @@ def search(run: ImageExperiment | SpeechExperiment, name: str) -> list[Row]:
             teacher = teacher_of(name_of)
             rows += [{"teacher": name_of, "student": ""} | _row(run, teacher)] if teacher else []
         except DivergedError as error:  # and nobody learns from it
-            rows += _diverged(run, f"{name}: {name_of}", {"teacher": name_of, "student": ""}, error)[:1]
+            run.log(f"{name}: {name_of}: {error}")
+            rows += _diverged({"teacher": name_of, "student": ""}, run.seeds[:1])
             for student in plans.students:
-                rows += _diverged(run, f"{name}: {student}", {"teacher": name_of, "student": student}, error)
+                rows += _diverged({"teacher": name_of, "student": student}, run.seeds)
             write(run, name, rows)
             continue
         tries = []
@@ -88,14 +89,14 @@ def _try_all(run: Experiment, name: str, tries: Sequence[tuple[Row, Callable, Ca
         try:
             rows += [about | judge(net) for net in ask()]
         except DivergedError as error:
-            rows += _diverged(run, f"{name}: {about['student']}", about, error)
+            run.log(f"{name}: {about['student']}: {error}")
+            rows += _diverged(about, run.seeds)
         write(run, name, rows)  # what there is so far: a search may take days
 
 
-def _diverged(run: Experiment, name: str, about: Row, error: DivergedError) -> list[Row]:
-    """The rows of a recipe that diverges, which the log tells."""
-    run.log(f"{name}: {error}")
-    return [about | {"seed": seed, "errors": None, "seconds": 0.0} for seed in run.seeds]
+def _diverged(about: Row, seeds: Sequence[int]) -> list[Row]:
+    """The rows of a recipe that diverges."""
+    return [about | {"seed": seed, "errors": None, "seconds": 0.0} for seed in seeds]
 
 
 def _tuned(run: ImageExperiment, changed: Any) -> Training:
@@ -239,8 +240,9 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
             else:
                 ends = None if np.isnan(one["half"]) else (one["saved"] - one["half"], one["saved"] + one["half"])
                 row |= {"saved": f"{one['saved']:+.1f}", "95 % of it": wording.interval(ends)}
+            filled = group.dropna(axis=1)  # a student without a teacher has no gap to one
             of_teacher = {"gap": "{:.3f}", "agrees": "{:.2%}", "conditional": "{:.2%}"}
-            row |= {name: text.format(group[name].mean()) for name, text in of_teacher.items() if name in group}
+            row |= {name: text.format(filled[name].mean()) for name, text in of_teacher.items() if name in filled}
         found.append(row | {"minutes": round(group["seconds"].mean() / 60, 1)})
     left = {"seeds": 0, "errors": "not run", "minutes": ""}
     found += [{"teacher": t, "student": s} | left for t, s in missing(record)]

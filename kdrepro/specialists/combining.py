@@ -38,12 +38,12 @@ bound is below the tolerance.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
-from kdrepro.checks import as_classes, as_distributions, as_logits, as_tensor, check_network, logits_of
+from kdrepro.checks import all_distributions, as_classes, as_logits, as_tensor, check_network, logits_of
 from kdrepro.specialists.solvers import MAX_ITERATIONS, TOLERANCE, in_dustbin, solve
 from kdrepro.specialists.specialist import correct_dustbin
 
@@ -81,22 +81,16 @@ def combine(
     with torch.no_grad():
         p_g, p_m, classes = _checked(generalist, specialists, classes)
         is_active = _active(p_g, classes, top_n)
-        q = _minimum(p_g, p_m, classes, is_active, method, tolerance, max_iterations)
+        q, bound = solve(p_g, p_m, classes, is_active, method, tolerance, max_iterations)
+        if bool((late := bound > tolerance).any()):
+            warnings.warn(
+                f"combine stopped after {max_iterations} iterations with {int(late.sum())} of {len(q)} cases not yet "
+                f"proven within {tolerance:g} nats of the minimum (the worst: {bound.max():.1e}): raise "
+                'max_iterations or tolerance, or use method="em".',
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return _verbatim_where_none(q.to(generalist.dtype), generalist, is_active)
-
-
-def _minimum(p_g, p_m, classes, is_active, method, tolerance, max_iterations) -> torch.Tensor:
-    """q [B, C] of what has been looked at. Warns of cases that are not proven within the tolerance."""
-    q, bound = solve(p_g, p_m, classes, is_active, method, tolerance, max_iterations)
-    if bool((late := bound > tolerance).any()):
-        warnings.warn(
-            f"combine stopped after {max_iterations} iterations with {int(late.sum())} of {len(q)} cases not yet "
-            f"proven within {tolerance:g} nats of the minimum (the worst: {bound.max():.1e}): raise "
-            'max_iterations or tolerance, or use method="em".',
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    return q
 
 
 def active(generalist: torch.Tensor, classes: Sequence[torch.Tensor], top_n: int = 1) -> torch.Tensor:
@@ -180,23 +174,21 @@ def _checked(generalist, specialists, classes) -> tuple[torch.Tensor, list[torch
             f"specialists holds {len(specialists)} distributions but classes {len(classes)} lists: "
             "give each specialist its list of special classes."
         )
-    p_g = _distributions(generalist, "generalist", generalist.device)
+    (p_g,) = _distributions({"generalist": generalist}, generalist.device)
     checked = [as_classes(c, p_g.shape[1], f"classes[{m}]").to(p_g.device) for m, c in enumerate(classes)]
-    p_m = []
-    for m, (given, special) in enumerate(zip(specialists, checked, strict=True)):
-        p = as_tensor(given, f"specialists[{m}]")
+    named = {f"specialists[{m}]": as_tensor(p, f"specialists[{m}]") for m, p in enumerate(specialists)}
+    for m, ((name, p), special) in enumerate(zip(named.items(), checked, strict=True)):
         if p.shape != (len(p_g), len(special) + 1):
             raise ValueError(
-                f"specialists[{m}] is {list(p.shape)} but must be {[len(p_g), len(special) + 1]}: "
+                f"{name} is {list(p.shape)} but must be {[len(p_g), len(special) + 1]}: "
                 f"the generalist's cases, by the classes of classes[{m}] and one dustbin."
             )
-        p_m.append(_distributions(p, f"specialists[{m}]", p_g.device))
-    return p_g, p_m, checked
+    return p_g, _distributions(named, p_g.device), checked
 
 
-def _distributions(p: torch.Tensor, name: str, device: torch.device) -> torch.Tensor:
-    p = as_distributions(p, name).to(device, torch.float64)
-    return p / p.sum(1, keepdim=True)
+def _distributions(named: Mapping[str, torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    given = [p.to(device, torch.float64) for p in all_distributions(named)] if named else []
+    return [p / p.sum(1, keepdim=True) for p in given]
 
 
 class Combined(nn.Module):
@@ -228,21 +220,18 @@ class Combined(nn.Module):
         check_network(generalist, "generalist")
         self.generalist = generalist
         self.specialists = nn.ModuleList(check_network(s, f"specialists[{i}]") for i, s in enumerate(specialists))
-        # On the CPU, where looking at them makes no GPU wait.
-        self.subsets = [as_tensor(s, f"subsets[{i}]").cpu() for i, s in enumerate(subsets)]
-        self.oversamplings, self.top_n = list(oversamplings), top_n
+        # Indices on the CPU, where looking at them makes no GPU wait.
+        on_cpu = (s.cpu() if isinstance(s, torch.Tensor) else s for s in subsets)
+        self.subsets, self.oversamplings, self.top_n = list(on_cpu), list(oversamplings), top_n
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Inputs [B, ...] to log q [B, C] of Eq. 5."""
         p = logits_of(self.generalist(x), self.generalist, len(x)).double().softmax(1)
-        classes = [as_classes(c, p.shape[1], f"subsets[{i}]").to(p.device) for i, c in enumerate(self.subsets)]
-        is_active = _active(p, classes, self.top_n)
+        is_active = active(p, self.subsets, self.top_n)
         # Of all specialists at once: a GPU would wait for each answer on its own.
         asked = is_active.T.nonzero()[:, 1].split(is_active.sum(0).tolist())
         opinions = [self._opinion(i, x, which, p) for i, which in enumerate(asked)]
-        with torch.no_grad():
-            q = _minimum(p, opinions, classes, is_active, "em", TOLERANCE["em"], MAX_ITERATIONS["em"])
-            return _verbatim_where_none(q, p, is_active).clamp(min=self.LEAST).log().float()
+        return combine(p, opinions, self.subsets, top_n=self.top_n).clamp(min=self.LEAST).log().float()
 
     def _opinion(self, i: int, x: torch.Tensor, which: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
         """What specialist i says of these cases, and nothing of the others: [B, S_m + 1]."""

@@ -119,6 +119,14 @@ def test_a_search_that_was_ended_is_told():
     assert "not run" not in searches.table(record)["errors"].tolist()
 
 
+def test_a_student_without_a_teacher_has_no_gap_to_one():
+    rows = [{"teacher": "t", "student": name, "seed": 0, "errors": 3, "seconds": 60.0} for name in ("hard", "soft")]
+    rows[1] |= {"gap": 0.125, "agrees": 0.5}
+    table = searches.table({"rows": rows})
+    assert table["gap"].tolist() == ["", "0.125"]
+    assert table["agrees"].tolist() == ["", "50.00%"]
+
+
 def test_what_students_save_has_one_spread():
     errors = {"a": [10, 12], "b": [8, 11], "c": [13, 14]}
     rows = [

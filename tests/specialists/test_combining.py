@@ -217,7 +217,7 @@ def test_combined_is_combine_of_what_each_network_says(generator):
     [
         (nn.Linear(4, 1), [0, 1], r"specialists\[0\] returns \[1\] a case but must return \[3\]: .* dustbin's last"),
         (nn.Linear(4, 4), [0, 1], r"specialists\[0\] returns \[4\] a case but must return \[3\]"),
-        (nn.Linear(4, 2), [9], r"subsets\[0\] holds 9"),
+        (nn.Linear(4, 2), [9], r"classes\[0\] holds 9"),
         (torch.relu, [0, 1], r"specialists\[0\] must be a torch.nn.Module"),
     ],
 )
@@ -303,3 +303,13 @@ def test_bad_input_is_named(arguments, message):
     combine(**good)
     with pytest.raises(ValueError, match=message):
         combine(**(good | arguments))
+
+
+def test_combined_takes_ranges_and_names_the_specialist_that_says_nan(generator):
+    x = torch.randn(6, 4, generator=generator)
+    networks, subsets = [nn.Linear(4, 3), nn.Linear(4, 3)], [range(2), torch.tensor([2, 3])]
+    together = Combined(nn.Linear(4, 5), networks, subsets, [1.0, 1.0], top_n=4)
+    assert together(x).isfinite().all()
+    nn.init.constant_(networks[1].bias, float("nan"))
+    with pytest.raises(ValueError, match=r"specialists\[1\] holds NaN in case 0"):
+        together(x)
