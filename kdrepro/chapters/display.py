@@ -100,7 +100,7 @@ def claim(run: Experiment, claim_id: str) -> Markdown:
     entry = run.record["claims"][claim_id]
     if run.preset.own_data:
         return _measured(described, entry, run.data.name)
-    took = f"{duration(entry['seconds'])} of training on {run.record['provenance']['device']}"
+    took = f"{duration(entry['seconds'])} of training"
     rows = [
         f"| {wording.label(name)} | {wording.written(name, described.paper.get(name))} | "
         f"{wording.written_mean(name, entry)} | {_values(name, entry['metrics'].get(name, ()))} |"
