@@ -132,8 +132,9 @@ def _as_chosen(run: SpeechExperiment) -> list[dict[str, Any]]:
     """The candidates that the run which is to be confirmed has compared."""
     for folder in (paths.runs(run.preset.name) / "results", paths.RESULTS):
         path = folder / f"{run.record_name}.json"
-        if path.exists() and (found := records.read(path).get("teachers")):
-            return found
+        record = records.read(path) if path.exists() else {}
+        if record.get("preset") == run.preset.name and "teachers" in record:
+            return record["teachers"]
     raise InputError(
         f"No record says which teacher {run.chapter} at {run.preset.name} has chosen, and fresh seeds take the same: "
         f"`kdrepro run {run.chapter} --preset {run.preset.name}` first."
