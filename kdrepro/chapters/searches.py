@@ -38,7 +38,7 @@ def search(run: ImageExperiment | SpeechExperiment, name: str) -> list[Row]:
     chapters on specialists the generalist, which has no teacher, or its specialists (`_search_specialists`). A row:
     teacher, student ("" for the teacher itself), seed, errors on the held-out images, what `_fidelity` says of it, and
     seconds of training; errors are None where the recipe diverges. Of a `SpeechExperiment`, whose students have one
-    teacher, an ensemble, or none: wrong frames of the validation speakers.
+    teacher, an ensemble whose own row comes first, or none: wrong frames of the validation speakers.
     """
     if isinstance(run, SpeechExperiment):
         return _search_speech(run, name)
@@ -142,26 +142,31 @@ def _together(run: SpecialistExperiment, committee: Committee) -> Row:
 
 
 def _search_speech(run: SpeechExperiment, name: str) -> list[Row]:
-    """The rows of a search of a chapter on speech."""
+    """The rows of a search of a chapter on speech: first that of the ensemble that teaches, where students have one."""
     wanted, rows = run.sizes.searches[name], []
-    tuned = getattr(run.sizes, wanted.of).training
-    members = [seed + max(run.seeds) + 1 for seed in range(wanted.members)]  # no student begins as one of them
+    plans = {student: getattr(run.sizes, wanted.of).training.but(**change) for student, change in wanted.students.items()}
+    seeds = [seed + max(run.seeds) + 1 for seed in range(wanted.members)]  # no student begins as one of them
 
-    def nets(student: str) -> list[Folded]:
-        plan = tuned.but(**wanted.students[student])
-        taught = () if plan.loss == "hard" else run.train(run.plans.training, members, name=f"{name}: member")
-        return run.train(plan, run.seeds, taught, name=f"{name}: {student}")
+    def members() -> list[Folded]:
+        return run.train(run.plans.training, seeds, name=f"{name}: member")
 
-    tries = [({"teacher": "", "student": one}, partial(nets, one), partial(_heard, run)) for one in wanted.students]
+    def nets(student: str) -> list[list[Folded]]:
+        taught = () if plans[student].loss == "hard" else members()
+        return [[net] for net in run.train(plans[student], run.seeds, taught, name=f"{name}: {student}")]
+
+    judge = partial(_heard, run)
+    tries = [({"teacher": "", "student": one}, partial(nets, one), judge) for one in plans]
+    if any(plan.loss != "hard" for plan in plans.values()):
+        teacher = f"mean of {wanted.members}" if wanted.members > 1 else "one net"
+        tries.insert(0, ({"teacher": teacher, "student": ""}, lambda: [members()], judge))
     _try_all(run, name, tries, rows)
     return rows
 
 
-def _heard(run: SpeechExperiment, net: Folded) -> Row:
-    """An acoustic model's row; a search has one fold."""
-    (one,) = net
-    wrong = int((~run.score(net).correct).sum())
-    return {"seed": one.seed, "errors": wrong, "seconds": round(one.seconds, 1)}
+def _heard(run: SpeechExperiment, system: Sequence[Folded]) -> Row:
+    """The row of an acoustic model, or of several together; a search has one fold."""
+    wrong, nets = int((~run.score(system).correct).sum()), [net for (net,) in system]
+    return {"seed": nets[0].seed, "errors": wrong, "seconds": round(sum(net.seconds for net in nets), 1)}
 
 
 def _fidelity(run: ImageExperiment, student: Trained, teacher: Trained) -> Row:
@@ -225,10 +230,11 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
     """A search's rows, the seeds of each student together: mean errors, and what it saves.
 
     saved: errors less than the first student of the first teacher makes, of those that learn from as large a share of
-    the cases, paired by seed, with an interval; see `savings`. What the search has not come to stands at the end.
+    the cases, paired by seed, with an interval; see `savings`. kept: on speech, what a student saves as a share of what
+    its teacher does. What the search has not come to stands at the end.
     """
     rows, found = pd.DataFrame(record["rows"]), []
-    saved = savings(record)
+    saved, possible = savings(record), _possible(record)
     for (teacher, student), group in rows.groupby(["teacher", "student"], sort=False):
         row = {"teacher": teacher, "student": student or "(the teacher itself)", "seeds": len(group)}
         diverged = bool(group["errors"].isna().any())
@@ -240,6 +246,7 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
             else:
                 ends = None if np.isnan(one["half"]) else (one["saved"] - one["half"], one["saved"] + one["half"])
                 row |= {"saved": f"{one['saved']:+.1f}", "95 % of it": wording.interval(ends)}
+                row |= {"kept": f"{one['saved'] / possible:.1%}"} if possible else {}
             filled = group.dropna(axis=1)  # a student without a teacher has no gap to one
             of_teacher = {"gap": "{:.3f}", "agrees": "{:.2%}", "conditional": "{:.2%}"}
             row |= {name: text.format(filled[name].mean()) for name, text in of_teacher.items() if name in filled}
@@ -267,6 +274,15 @@ def savings(record: Mapping[str, Any]) -> pd.DataFrame:
         halves = np.where(first, np.nan, np.nan if half is None else half)
         found.append(pd.DataFrame({"saved": less.mean(axis=1), "half": halves, "compared with": first}))
     return pd.concat(found).loc[errors.index]
+
+
+def _possible(record: Mapping[str, Any]) -> float:
+    """What the teacher of a search on speech saves over the first student; 0 where there is no such teacher."""
+    means = pd.DataFrame(record["rows"]).groupby("student", sort=False)["errors"].mean()
+    chapter = record.get("chapter")
+    if not (chapter and is_speech(chapter)) or "" not in means or len(means) < 2:
+        return 0.0
+    return float(means.drop("").iloc[0] - means[""])
 
 
 def _students(record: Mapping[str, Any]) -> pd.DataFrame:

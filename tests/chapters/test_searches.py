@@ -219,11 +219,22 @@ def test_a_search_on_speech_sees_no_test_speaker(speech_search, speech_run):
 
 
 def test_labels_and_soft_targets_are_searched_alike(speech_search):
-    rows = searches.search(speech_search, "passes")
+    teacher, *rows = searches.search(speech_search, "passes")
     assert [row["student"] for row in rows] == ["labels, 2 epochs", "soft targets, 2 epochs"]
+    assert (teacher["teacher"], teacher["student"]) == ("mean of 2", "")
     wrong = [row["errors"] for row in rows]
     assert all(0 < count < len(speech_search.data.parts[0].validation) for count in wrong)
     record = json.loads(searches.place(speech_search, "passes").read_bytes())
     assert record["held_out"] == len(speech_search.data.parts[0].validation)
     assert [ax.get_xlabel() for ax in searches.figure(record).axes] == ["errors saved on frames of validation speakers"]
-    assert searches.table(record)["saved"].tolist() == ["compared with", f"{wrong[0] - wrong[1]:+.1f}"]
+    table = searches.table(record)
+    assert table["saved"].tolist() == ["", "compared with", f"{wrong[0] - wrong[1]:+.1f}"]
+    assert table["kept"].tolist() == ["", "", f"{(wrong[0] - wrong[1]) / (wrong[0] - teacher['errors']):.1%}"]
+
+
+def test_what_a_student_keeps_is_told_of_speech_with_a_teacher_alone():
+    rows = [{"teacher": t, "student": s, "seed": 0, "errors": e, "seconds": 1} for t, s, e in
+            (("mean of 3", "", 60), ("", "labels", 100), ("", "soft", 80))]  # fmt: skip
+    assert searches.table({"chapter": "03-acoustic-ensemble", "rows": rows})["kept"].tolist() == ["", "", "50.0%"]
+    assert "kept" not in searches.table({"chapter": "02-mnist", "rows": rows})
+    assert "kept" not in searches.table({"chapter": "03-acoustic-ensemble", "rows": rows[1:]})
