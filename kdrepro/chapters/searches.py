@@ -144,7 +144,8 @@ def _together(run: SpecialistExperiment, committee: Committee) -> Row:
 def _search_speech(run: SpeechExperiment, name: str) -> list[Row]:
     """The rows of a search of a chapter on speech: first that of the ensemble that teaches, where students have one."""
     wanted, rows = run.sizes.searches[name], []
-    plans = {student: getattr(run.sizes, wanted.of).training.but(**change) for student, change in wanted.students.items()}
+    tuned = getattr(run.sizes, wanted.of).training
+    plans = {student: tuned.but(**change) for student, change in wanted.students.items()}
     seeds = [seed + max(run.seeds) + 1 for seed in range(wanted.members)]  # no student begins as one of them
 
     def members() -> list[Folded]:

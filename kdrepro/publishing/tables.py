@@ -97,7 +97,7 @@ def search_tables() -> str:
         p = record["provenance"]
         about = (
             f"**{record['search']}**, chapter {record['chapter']} at {record['preset']}: errors on "
-            f"{record['held_out']:,} {searches.judged_on(record)} ({p['date']}, {p['git']})."
+            f"{record['held_out']:,} {searches.judged_on(record)} ({p['date']}, {p['git'][:12]})."
         )
         picture = (
             f"```{{image}} results/searches/{path.stem}.svg\n:alt: What the search {record['search']} found\n"
