@@ -6,11 +6,15 @@
     {claim}`mnist.distilled paper`      the paper's figure
     {claim}`mnist.distilled recovered`  the mean of another metric; `paper recovered` is the paper's
     {claim}`tally`                      how many claims have which verdict, in a sentence
+    {search}`03-acoustic-ensemble: taught for longer: labels, 9 passes: errors`
+                                        a cell of a search's table: chapter, search, student (teacher: student, where
+                                        there are several teachers), column
 
 and the directive `{claims} partly`, a list of the claims of that verdict.
 """
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -22,7 +26,8 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from kdrepro import paths
-from kdrepro.errors import InputError
+from kdrepro.chapters import searches
+from kdrepro.errors import InputError, nearest
 from kdrepro.publishing.standing import Standing, standings
 from kdrepro.verdicts import claims, records
 from kdrepro.verdicts.claims import Claim
@@ -67,6 +72,27 @@ def _read_by(claim: Claim) -> set[str]:
     return of_rule | {one.metric for one in claim.control} | set(claim.paper)
 
 
+def searched(asked: str, results: Path) -> str:
+    """A cell of a published search's table, as above; "not measured yet" where the search has not come to it.
+
+    results: the folder of the published records. Raises InputError for a search, a row or a column that there is not.
+    """
+    chapter, name, *row, column = asked.split(": ") if asked.count(": ") in (3, 4) else [asked, "", ""]
+    path = searches.place_in(results, chapter, name)
+    if not path.exists():
+        there = [one.stem for one in sorted(path.parent.glob("*.json"))]
+        raise InputError(f"No published search is {path.stem!r}{nearest(path.stem, there)}, which {asked!r} asks for.")
+    table = searches.table(json.loads(path.read_bytes()))
+    found = table[(table[["teacher", "student"][-len(row) :]] == row).all(axis=1)]
+    if len(found) != 1 or column not in table:
+        raise InputError(
+            f"{asked!r} is {len(found)} rows of a table with the columns {', '.join(table.columns)}: it must be one, "
+            "and a column of these; name the teacher, too, where there are several."
+        )
+    (cell,) = found.to_dict("records")
+    return MISSING if cell["errors"] == "not run" else str(cell[column])
+
+
 def listed(verdict: str, these: Sequence[Standing]) -> list[str]:
     """The claims of a verdict, a Markdown line each, with the paper's figure and ours; one line where there are none.
 
@@ -88,18 +114,38 @@ def listed(verdict: str, these: Sequence[Standing]) -> list[str]:
     return lines or ["None."]
 
 
-class ClaimRole(SphinxRole):
-    """What the records say of a claim; a warning, which fails a strict build, where they say nothing of it."""
+class RecordRole(SphinxRole):
+    """What records say; a warning, which fails a strict build, where they say nothing of it."""
+
+    def say(self) -> str:
+        """The text. Raises InputError where there is none."""
+        raise NotImplementedError
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """The text, as a node; a verdict in italics."""
         try:
-            text = said(self.text, _records(self.env.srcdir))
+            text = self.say()
         except InputError as error:
             _log.warning("%s", error, location=self.get_location())
             text = "?"
         kind = nodes.emphasis if self.text.endswith(" verdict") else nodes.inline
         return [kind(self.rawtext, text, classes=["claim-figure"])], []
+
+
+class ClaimRole(RecordRole):
+    """What the records say of a claim."""
+
+    def say(self) -> str:
+        """See `said`."""
+        return said(self.text, _records(self.env.srcdir))
+
+
+class SearchRole(RecordRole):
+    """What the published searches found."""
+
+    def say(self) -> str:
+        """See `searched`."""
+        return searched(self.text, _results(self.env.srcdir))
 
 
 class ClaimsDirective(SphinxDirective):
@@ -130,7 +176,8 @@ def _results(source: str | Path) -> Path:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register both with Sphinx."""
+    """Register them with Sphinx."""
     app.add_role("claim", ClaimRole())
+    app.add_role("search", SearchRole())
     app.add_directive("claims", ClaimsDirective)
     return {"parallel_read_safe": True}

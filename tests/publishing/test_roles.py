@@ -1,5 +1,6 @@
 """Figures in sentences are those of the records."""
 
+import json
 import re
 
 import pytest
@@ -49,6 +50,54 @@ def test_what_is_no_claim_and_no_figure_of_one_is_refused(asked):
         roles.said(asked, [record(errors=[80, 84], recovered=[0.8, 0.9])])
 
 
+@pytest.fixture
+def published_searches(tmp_path):
+    """The folder of the records, with a search of two teachers and one on speech that is not at its end."""
+    (tmp_path / "searches").mkdir()
+    rows = [{"teacher": t, "student": s, "seed": 0, "errors": e, "seconds": 60} for t, s, e in
+            (("a", "", 60), ("a", "plain", 100), ("b", "", 70), ("b", "plain", 90))]  # fmt: skip
+    images = {"chapter": "02-mnist", "rows": rows}
+    heard = [
+        rows[0] | {"teacher": "mean of 3"},
+        rows[1] | {"teacher": ""},
+        rows[3] | {"teacher": "", "student": "soft"},
+    ]
+    plans = {"students": {"plain": {}, "soft": {}, "softer": {}}}
+    speech = {"chapter": "03-acoustic-ensemble", "rows": heard, "plans": plans}
+    for name, record in (("02-mnist.two-teachers", images), ("03-acoustic-ensemble.taught", speech)):
+        (tmp_path / "searches" / f"{name}.json").write_text(json.dumps(record))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("asked", "cell"),
+    [
+        ("02-mnist: two teachers: b: plain: errors", "90.0"),
+        ("02-mnist: two teachers: b: plain: saved", "+10.0"),
+        ("03-acoustic-ensemble: taught: soft: kept", "25.0%"),
+        ("03-acoustic-ensemble: taught: softer: kept", roles.MISSING),
+    ],
+)
+def test_cells_of_searches(asked, cell, published_searches):
+    assert roles.searched(asked, published_searches) == cell
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ("02-mnist: two teacher: a: plain: errors", "did you mean '02-mnist.two-teachers'"),
+        ("02-mnist: two teachers: plain: errors", "2 rows"),
+        ("02-mnist: two teachers: a: plane: errors", "0 rows"),
+        ("02-mnist: two teachers: a: plain: error", "columns teacher, student"),
+        ("two teachers", "No published search"),
+        ("", "No published search"),
+    ],
+)
+def test_what_is_no_cell_of_a_search_is_refused(asked, why, published_searches):
+    with pytest.raises(InputError, match=why):
+        roles.searched(asked, published_searches)
+
+
 def test_lists_hold_each_claim_once_under_its_verdict(tmp_path):
     found = standings(paths.RESULTS)
     lists = {
@@ -71,3 +120,6 @@ def test_every_figure_that_pages_ask_for_is_one():
     assert asked
     for what in asked:
         assert roles.said(what, found)
+    for page in pages:
+        for what in re.findall(r"\{search\}`([^`]+)`", page.read_text()):
+            assert roles.searched(what, paths.RESULTS)
