@@ -90,7 +90,9 @@ def searched(asked: str, results: Path) -> str:
             "and a column of these; name the teacher, too, where there are several."
         )
     (cell,) = found.to_dict("records")
-    return MISSING if cell["errors"] == "not run" else str(cell[column])
+    if cell["errors"] == "not run":
+        return MISSING
+    return f"{cell[column]:,.10g}" if isinstance(cell[column], float) else str(cell[column])
 
 
 def listed(verdict: str, these: Sequence[Standing]) -> list[str]:

@@ -72,7 +72,7 @@ def published_searches(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "cell"),
     [
-        ("02-mnist: two teachers: b: plain: errors", "90.0"),
+        ("02-mnist: two teachers: b: plain: errors", "90"),
         ("02-mnist: two teachers: b: plain: saved", "+10.0"),
         ("03-acoustic-ensemble: taught: soft: kept", "25.0%"),
         ("03-acoustic-ensemble: taught: softer: kept", roles.MISSING),
