@@ -88,7 +88,7 @@ FirstSeedOption = Annotated[str, typer.Option(help="The first seed.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
 DataOption = Annotated[str | None, typer.Option(help="Folder of the data sets; KDREPRO_DATA or data/ if not given.")]
 ConfirmOption = Annotated[
-    bool, typer.Option("--confirm", help="With fresh seeds, once, after rules and recipes were committed.")
+    bool, typer.Option("--confirm", help="What claims need, with fresh seeds, once, after rules were committed.")
 ]
 ExecutorOption = Annotated[
     str | None,

@@ -42,7 +42,7 @@ CONFIRMING = 10  # the first of the seeds that no choice has seen
 
 @dataclass(frozen=True)
 class Part:
-    """Of a chapter, what is run: all of it, or what one claim needs; as it is, or with fresh seeds to confirm."""
+    """Of a chapter, what is run: all of it, what one claim needs, or, with fresh seeds to confirm, all claims."""
 
     claim: str = ""
     confirm: bool = False
@@ -125,7 +125,7 @@ def _source(chapter: str, part: Part) -> Iterator[Path]:
     import nbformat
 
     whole = nbformat.read(source, 4)
-    made = slices.of_claim(whole, part.claim, part.into) if part.claim else slices.whole_into(whole, part.into)
+    made = slices.of_claim(whole, part.claim, part.into)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         nbformat.write(made, Path(folder) / source.name)
         yield Path(folder) / source.name

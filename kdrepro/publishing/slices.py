@@ -1,7 +1,8 @@
-"""What one claim needs of its chapter: a notebook of those statements alone that its `run.claim` depends on.
+"""What claims need of their chapter: a notebook of those statements alone that their `run.claim` depends on.
 
 A backward slice over the notebook's top-level statements: one is kept if it binds or changes a name that is still
-needed, and then the names that it reads are needed too. So a claim trains its own networks and no others.
+needed, and then the names that it reads are needed too. So a claim trains its own networks and no others, and a
+chapter's claims those that decide.
 """
 
 import ast
@@ -41,13 +42,13 @@ class _Statement:
 def of_claim(notebook: nbformat.NotebookNode, claim_id: str, into: str) -> nbformat.NotebookNode:
     """A copy of a chapter's source with the parameters, and of all else what the claim needs.
 
-    into: the folder of the preset's runs that the record is put into. Raises InputError when no cell of the chapter
-    makes this claim.
+    claim_id: "" for all of the chapter's. into: the folder of the preset's runs that the record is put into. Raises
+    InputError when no cell of the chapter makes this claim.
     """
     statements = [s for i, cell in enumerate(notebook.cells) if _is_code(cell) for s in _statements(i, cell.source)]
     kept = _needed(statements, claim_id)
     if not kept:
-        raise InputError(f"No cell of this chapter measures {claim_id}.")
+        raise InputError(f"No cell of this chapter measures {claim_id or 'a claim'}.")
     kept.append(next(s for s in reversed(statements) if "finish" in _called(s.node)))
     by_cell: dict[int, list[str]] = {}
     for statement in kept:
@@ -59,15 +60,6 @@ def of_claim(notebook: nbformat.NotebookNode, claim_id: str, into: str) -> nbfor
         if not _has_parameters(cell):
             cell.source = "\n".join(next(sources))
             cell.outputs, cell.execution_count = [], None
-    return found
-
-
-def whole_into(notebook: nbformat.NotebookNode, into: str) -> nbformat.NotebookNode:
-    """A copy of a chapter's source whose record is put into a folder of the preset's runs."""
-    found = copy.deepcopy(notebook)
-    for i, cell in enumerate(found.cells):
-        if _is_code(cell):
-            cell.source = "\n".join(_started_into(s, into) for s in _statements(i, cell.source))
     return found
 
 
@@ -192,11 +184,11 @@ def _root(node: ast.AST) -> Iterable[str]:
 
 
 def _makes(node: ast.stmt, claim_id: str) -> bool:
-    """Whether a statement records this claim."""
+    """Whether a statement records this claim, or with "" any."""
     for part in ast.walk(node):
         if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in CLAIMING:
             first = part.args[0] if part.args else None
-            if isinstance(first, ast.Constant) and first.value == claim_id:
+            if isinstance(first, ast.Constant) and claim_id in ("", first.value):
                 return True
     return False
 

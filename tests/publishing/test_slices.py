@@ -86,6 +86,13 @@ def test_a_claim_that_no_cell_makes():
         sliced("run.claim('c', 1)", claim="e")
 
 
+def test_all_claims_of_a_chapter_need_no_more_than_each():
+    sources = ["a = run.train(1)\nrun.claim('c', a)", "shown = run.train(2)", "run.claim('d', a)\ndraw(shown)"]
+    assert sliced(*sources, claim="") == "a = run.train(1)\nrun.claim('c', a)\nrun.claim('d', a)"
+    with pytest.raises(InputError, match="measures a claim"):
+        sliced(sources[1], claim="")
+
+
 def measured(chapter):
     """The claims that a chapter's source measures."""
     text = (paths.NOTEBOOKS / f"{chapter}.ipynb").read_text()
@@ -96,13 +103,13 @@ def measured(chapter):
 def test_every_claims_slice_is_a_small_part_that_reads_no_name_that_it_lacks(chapter):
     source = nbformat.read(paths.NOTEBOOKS / f"{chapter}.ipynb", 4)
     whole = sum(len(cell.source) for cell in source.cells if cell.cell_type == "code")
-    for claim in measured(chapter):
-        found = slices.of_claim(source, claim.id, "claims/x")
+    for claim_id in [*(claim.id for claim in measured(chapter)), ""]:
+        found = slices.of_claim(source, claim_id, "claims/x")
         code = "\n".join(cell.source for cell in found.cells)
         bound = {name for node in ast.parse(code).body for name in slices._bound(node)}
         missing = slices._reads(ast.parse(code).body, set()) - bound - set(dir(__builtins__)) - set(__builtins__)
-        assert not missing, (claim.id, missing)
-        assert len(code) < 0.6 * whole
+        assert not missing, (claim_id, missing)
+        assert len(code) < (0.6 if claim_id else 0.9) * whole
 
 
 def test_a_plain_net_is_decided_without_teachers():
@@ -145,6 +152,13 @@ def test_a_part_gives_what_the_whole_gives(chapter, tmp_path, monkeypatch):
             }
         assert follows(part) or not other  # no claim without its data, of which nothing follows
     assert follows(whole)
+    confirmed = runner.run(chapter, asked(2), Part(confirm=True)).parent.parent / "results"
+    assert confirmed.parent == tmp_path / "smoke" / "confirm"
+    found = sorted(confirmed.glob("*.json"))
+    assert found
+    for path in found:  # a confirmation has all claims, and not what else the chapter shows
+        assert records.read(path)["claims"].keys() == records.read(whole / path.name)["claims"].keys()
+    assert follows(confirmed)
 
 
 def test_fresh_seeds_confirm_in_a_folder_of_their_own(tmp_path, monkeypatch):
