@@ -180,8 +180,8 @@ def tune(
     there = list(getattr(loaded.chapters[chapter], "searches", {}))
     for name in [search] if search else there:
         run = start_search(chapter, name, preset=preset, device=device, data_root=data_root, changes=changes or ())
-        rows = _shown(chapter, loaded.name, quiet, lambda run=run, name=name: searches.search(run, name), loaded.origin)
-        table = searches.table({"chapter": chapter, "rows": rows})
+        _shown(chapter, loaded.name, quiet, lambda run=run, name=name: searches.search(run, name), loaded.origin)
+        table = searches.table(json.loads(searches.place(run, name).read_bytes()))
         _print_table(_console(), list(table.columns), table.astype(str).to_numpy().tolist())
         print(f"{name}: {searches.place(run, name)}")
     if not there:

@@ -247,7 +247,7 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
             else:
                 ends = None if np.isnan(one["half"]) else (one["saved"] - one["half"], one["saved"] + one["half"])
                 row |= {"saved": f"{one['saved']:+.1f}", "95 % of it": wording.interval(ends)}
-                row |= {"kept": f"{one['saved'] / possible:.1%}"} if possible else {}
+                row |= {"kept": f"{one['saved'] / possible:.1%}"} if possible > 0 else {}
             filled = group.dropna(axis=1)  # a student without a teacher has no gap to one
             of_teacher = {"gap": "{:.3f}", "agrees": "{:.2%}", "conditional": "{:.2%}"}
             row |= {name: text.format(filled[name].mean()) for name, text in of_teacher.items() if name in filled}
@@ -278,7 +278,7 @@ def savings(record: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _possible(record: Mapping[str, Any]) -> float:
-    """What the teacher of a search on speech saves over the first student; 0 where there is no such teacher."""
+    """What the teacher of a search on speech saves over the first student; 0 without one, NaN where either diverges."""
     means = pd.DataFrame(record["rows"]).groupby("student", sort=False)["errors"].mean()
     chapter = record.get("chapter")
     if not (chapter and is_speech(chapter)) or "" not in means or len(means) < 2:

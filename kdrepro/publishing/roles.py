@@ -92,7 +92,7 @@ def searched(asked: str, results: Path) -> str:
     (cell,) = found.to_dict("records")
     if cell["errors"] == "not run":
         return MISSING
-    return f"{cell[column]:,.10g}" if isinstance(cell[column], float) else str(cell[column])
+    return written(column, cell[column]) if isinstance(cell[column], float) else str(cell[column])
 
 
 def listed(verdict: str, these: Sequence[Standing]) -> list[str]:

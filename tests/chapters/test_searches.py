@@ -238,3 +238,5 @@ def test_what_a_student_keeps_is_told_of_speech_with_a_teacher_alone():
     assert searches.table({"chapter": "03-acoustic-ensemble", "rows": rows})["kept"].tolist() == ["", "", "50.0%"]
     assert "kept" not in searches.table({"chapter": "02-mnist", "rows": rows})
     assert "kept" not in searches.table({"chapter": "03-acoustic-ensemble", "rows": rows[1:]})
+    rows[0]["errors"] = None  # the teacher diverged
+    assert "kept" not in searches.table({"chapter": "03-acoustic-ensemble", "rows": rows})
