@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from kdrepro.chapters.committees import Committee, SpecialistExperiment, cost, work_of
-from kdrepro.chapters.experiment import Trained
 
 COLUMNS = {
     "images_seen": "images seen",
@@ -29,13 +28,6 @@ class Cost:
     training: float
     parameters: float
     case: float
-
-
-def of_network(run: SpecialistExperiment, trained: Trained, generalist: Trained) -> Cost:
-    """Of a network that was trained on the same images, without a teacher."""
-    passes = trained.plan.recipe.epochs / generalist.plan.recipe.epochs
-    work = work_of(run, trained) / work_of(run, generalist)
-    return Cost(passes, passes * work, trained.parameters / generalist.parameters, work)
 
 
 def of_ensemble(count: int) -> Cost:
