@@ -122,7 +122,7 @@ def claim(run: Experiment, claim_id: str) -> Markdown:
         ),
         "",
         *([f"By construction: {described.by_construction}.  "] if described.by_construction else []),
-        *(f"† {amendment}  " for amendment in described.amended),
+        *(["† `claims.yaml` says what was changed when a result was known.  "] if described.amended else []),
         f"Command: `kdrepro reproduce {described.id} --preset {run.preset.name}` ({took})."
         if not run.preset.is_own
         else f"At sizes of your own: {took}.",

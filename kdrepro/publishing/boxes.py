@@ -106,23 +106,25 @@ def _reason(reason: Reason, entry: dict[str, Any]) -> str:
     mark = {True: "✓", False: "✕", None: "○"}[reason.holds]
     metric = reason.condition.metric
     ours = f": {wording.written_mean(metric, entry)}" if reason.measured else ""
-    ours += f", at {100 * reason.condition.level:g} % {reason.figure}" if reason.figure else ""
-    return f"{in_words(reason.condition)} ({mark} {reason.word}{ours})"
+    level = reason.condition.level
+    ours += f", {f'at {100 * level:g} %' if level else 'more exactly'} {reason.figure}" if reason.figure else ""
+    return f"{in_words(reason.condition, reason.pooled)} ({mark} {reason.word}{ours})"
 
 
 def _where(claim: Claim) -> str:
     return "not the paper's" if claim.beyond else f"Section {claim.section}"
 
 
-def in_words(condition: Condition) -> str:
-    """A condition in a plain phrase."""
+def in_words(condition: Condition, pooled: bool = False) -> str:
+    """A condition in a plain phrase. pooled: whether its metric is one number for all seeds together."""
     name, written = wording.label(condition.metric), wording.written
     interval = f"{100 * (condition.level or 0.95):g} % interval"
     if condition.stat == "equivalence":
         return f"{name} lies within ±{written(condition.metric, condition.margin)} of 0 by two one-sided tests at 5 %"
     subject = {
-        "mean": f"the mean of {name} is",
+        "mean": f"{name} is" if pooled else f"the mean of {name} is",
         "p": f"{name} is",
+        "end": f"{name} is",
         "ci_low": f"the whole {interval} of {name} is",
         "ci_high": f"the whole {interval} of {name} is",
     }[condition.stat]

@@ -18,6 +18,7 @@ from kdrepro.verdicts import claims, recompute
 
 CLAIMED = re.compile(r"""["']([a-z0-9]+\.[a-z0-9_.]+)["']""")
 SMALL = re.compile(r"(-?\d(?:\.\d+)?)e([+-]\d+)")  # 2.7e-08
+CHANGED = re.compile(r"^† .*\n", re.MULTILINE)  # what older runs list of a claim's changes; its box has today's list
 WHOLE = re.compile(r"-?\d+\.0")
 WHITE = 'style="fill: #ffffff"'  # how matplotlib fills what lies behind figure and axes, and nothing else of ours
 
@@ -151,6 +152,8 @@ def _dress_output(cell: dict[str, Any], output: dict[str, Any]) -> None:
     data = output.get("data", {})
     if "text/html" in data and "<table" in _text(data["text/html"]):
         data["text/html"] = table(_text(data["text/html"]))
+    if "text/markdown" in data:
+        data["text/markdown"] = CHANGED.sub("", _text(data["text/markdown"]))
     if "image/svg+xml" in data:
         svg = _text(data["image/svg+xml"])
         lines = "<image" not in svg  # photographs and digits keep their white ground, and their colours in the dark

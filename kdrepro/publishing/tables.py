@@ -1,13 +1,14 @@
 """The tables that the README and the page on the making of verdicts show, from claims and records."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdrepro import paths
 from kdrepro.chapters import searches
-from kdrepro.verdicts import claims
+from kdrepro.verdicts import claims, wording
 from kdrepro.verdicts.claims import Claim
+from kdrepro.verdicts.rules import Condition
 
 
 def verdict_tables(results: Sequence[dict[str, Any]]) -> str:
@@ -49,24 +50,84 @@ def verdict_tables(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+CLOSE = 0.2  # of half the width of an interval
+CLOSE_CALLS = (
+    "A rule has to draw its line somewhere. Each of these verdicts would be another if one figure lay past its bound, "
+    f"and it lies nearer to that than {100 * CLOSE:g} % of half the width of its interval."
+)
+FIRST_AND_FRESH = (
+    "Fresh seeds decide, once. By today's rules the first seeds gave these claims another verdict, and a third set of "
+    "seeds may do so again:"
+)
+WRITTEN_AGAIN = (
+    "A verdict that differs is not the rule's doing alone where recipe, data, teacher or seeds have changed as well."
+)
+
+
+def close_calls(results: Sequence[dict[str, Any]]) -> list[str]:
+    """The verdicts that a figure a little across its bound would change: a Markdown table."""
+    described, rows = claims.load(), ["| claim | what decides | figure | verdict | across |", "|---|---|---|---|---|"]
+    for entry in claims.verdict_entries(described.values(), results):
+        rule, deciding, verdict = described[entry["claim"]].rule, entry["deciding"], entry["verdict"]
+        conditions = {str(one): one for these in rule.lists.values() for one in these} if verdict != "not run" else {}
+        for text, condition in conditions.items():
+            margin, across = condition.margin_of(deciding), rule.verdict(deciding, condition)
+            if margin is not None and margin < CLOSE and across != verdict:
+                rows.append(
+                    f"| `{entry['claim']}` | {text} | {_figure(condition, deciding)} | **{verdict}** | {across} |"
+                )
+    return rows
+
+
+def first_and_fresh(results: Sequence[dict[str, Any]]) -> list[str]:
+    """The claims of which first and fresh seeds have different verdicts by today's rule: a Markdown table."""
+    rows = [
+        "| claim | first seeds | fresh seeds | what holds of the one alone: first, then fresh |",
+        "|---|---|---|---|",
+    ]
+    described = claims.load()
+    for entry in claims.verdict_entries(described.values(), results):
+        rule, fresh = described[entry["claim"]].rule, entry["confirm"]
+        if fresh and (first := rule.verdict(entry)) != entry["verdict"]:
+            differ = {
+                str(a.condition): f"{a.condition}: {_figure(a.condition, entry)}, {_figure(a.condition, fresh)}"
+                for a, b in zip(rule.why(entry), rule.why(fresh), strict=True)
+                if (a.holds is True) != (b.holds is True)
+            }
+            rows.append(f"| `{entry['claim']}` | {first} | **{entry['verdict']}** | {'; '.join(differ.values())} |")
+    return rows
+
+
+def _figure(condition: Condition, entry: Mapping[str, Any]) -> str:
+    """What a condition compares with its bound, in as many digits as that takes."""
+    return condition.figure(entry) or wording.written(condition.metric, condition.compared(entry))
+
+
 def history(results: Sequence[dict[str, Any]]) -> str:
-    """What was changed of each claim when a result was known, in Markdown: the rules in a table, all else in a list."""
+    """What was changed of each claim when a result was known, and what hangs by little, in Markdown."""
     described = claims.load()
     now = {entry["claim"]: entry for entry in claims.verdict_entries(described.values(), results)}
-    verdicts, rules = ["| claim | verdict before | verdict now |", "|---|---|---|"], []
+    verdicts = ["| claim | verdict before | verdict now | changed as well |", "|---|---|---|---|"]
+    rules: list[str] = []
     others: dict[tuple[str, ...], list[str]] = {}  # the claims of each change that was no rewritten rule
     for claim in described.values():
+        written_again = [change for change in claim.amended if change.rule]
+        as_well = {change.changed for change in claim.amended if not change.rule} - {"rule", "statement"}
+        for change in written_again:
+            kinds = ", ".join(sorted(as_well)) or "nothing"
+            verdicts.append(f"| `{claim.id}` | {change.verdict} | **{now[claim.id]['verdict']}** | {kinds} |")
+        if written_again:
+            changes = [f"  {change.when}: {change.then}.  \n  Before: {change.rule}.  " for change in written_again]
+            rules += [f"- `{claim.id}`  ", *changes, f"  Now: {_rule(claim)}."]
         for change in claim.amended:
-            if change.rule:
-                verdicts.append(f"| `{claim.id}` | {change.verdict} | **{now[claim.id]['verdict']}** |")
-                rules.append(f"- `{claim.id}`: {change.then}.  \n  Before: {change.rule}.  \n  Now: {_rule(claim)}.")
-            else:
+            if not change.rule:
                 about = (change.changed, change.when, change.tried, change.then)
                 others.setdefault(about, []).append(f"`{claim.id}`")
     stand = [f"- `{claim.id}`, {claim.defence}." for claim in described.values() if claim.defence]
     built = [f"- `{c.id}`, {c.by_construction}." for c in described.values() if c.by_construction]
     parts = {
-        "Rules that were written again": [*verdicts, "", *rules],
+        "Close calls": [CLOSE_CALLS, "", *close_calls(results), "", FIRST_AND_FRESH, "", *first_and_fresh(results)],
+        "Rules that were written again": [WRITTEN_AGAIN, "", *verdicts, "", *rules],
         "Recipes, teachers and rules that were changed before": [_change(of, *about) for about, of in others.items()],
         "By construction": built,
         "Why a rule is as it is": stand,

@@ -66,6 +66,7 @@ class Claim(Settings):
     rule: Rule
     control: list[Control] = []
     by_construction: str = ""  # why it could not have come out otherwise: shown, not counted
+    repeats: str = ""  # the claim whose figure it shows in other units: shown, not counted
     amended: list[Amendment] = []
     figure: str = ""  # label of the figure that shows it
     note: str = ""
@@ -92,13 +93,15 @@ class Claim(Settings):
         return self.rule.verdict(entry) if data == self.data else "not run"
 
     def marked(self, verdict: str) -> str:
-        """A verdict with its marks: what holds by construction, and † where something was changed after a result."""
-        known = verdict != "not run"
-        return (
-            verdict
-            + (", by construction" if self.by_construction and known else "")
-            + (" †" if self.amended and known else "")
-        )
+        """A verdict with its marks: why it isn't counted, and † where something was changed after a result."""
+        if verdict == "not run":
+            return verdict
+        return verdict + f", {self.uncounted}" * bool(self.uncounted) + " †" * bool(self.amended)
+
+    @property
+    def uncounted(self) -> str:
+        """Why it is shown and not counted; "" for what is counted."""
+        return "by construction" if self.by_construction else f"as {self.repeats}" if self.repeats else ""
 
 
 @functools.cache
@@ -175,34 +178,34 @@ def _control(claim: Claim, deciding: Mapping[str, Any] | None) -> str:
 
 
 def tally(claims: Iterable[Claim], records: Iterable[Mapping[str, Any]]) -> str:
-    """How many claims have which verdict, in a sentence; what holds by construction is not counted among them.
+    """How many claims have which verdict, and how many of them by fresh seeds, in a sentence.
 
-    Claims that are not the paper's are counted apart.
+    Claims that are not the paper's are counted apart; what holds by construction, or repeats another claim, is not.
     """
     claims = list(claims)
-    found = {e["claim"]: e["verdict"] for e in verdict_entries(claims, records)}
+    found = {entry["claim"]: entry for entry in verdict_entries(claims, records)}
     parts = {"": [c for c in claims if not c.beyond], " beyond the paper": [c for c in claims if c.beyond]}
     sentences = []
     for which, these in parts.items():
-        counted = [claim for claim in these if not claim.by_construction]
+        counted = [claim for claim in these if not claim.uncounted]
         if these or not (which or claims):
-            rest = [claim for claim in these if claim.by_construction]
-            uncounted = f"; by construction, and not counted, {_counts(rest, found)}" if rest else ""
+            kinds = {"by construction": [c for c in these if c.by_construction]}
+            kinds["in other units of another claim"] = [c for c in these if c.repeats]
+            rest = [f"{why}, {_counts(those, found)}" for why, those in kinds.items() if those]
+            uncounted = f"; not counted: {'; '.join(rest)}" if rest else ""
             noun = "claim" if len(counted) == 1 else "claims"
             sentences.append(f"Of {len(counted)} {noun}{which}, {_counts(counted, found)}{uncounted}.")
     return " ".join(sentences)
 
 
-def _counts(these: Iterable[Claim], found: Mapping[str, str]) -> str:
-    """How many of them have which verdict."""
+def _counts(these: Iterable[Claim], found: Mapping[str, Mapping[str, Any]]) -> str:
+    """How many of them have which verdict, and how many of these by fresh seeds."""
     parts = []
     for verdict in get_args(Verdict):
-        such = [claim for claim in these if found[claim.id] == verdict]
-        daggers = sum(bool(claim.amended) for claim in such)
+        such = [found[claim.id] for claim in these if found[claim.id]["verdict"] == verdict]
+        fresh = sum(bool(entry["confirm"]) for entry in such)
         if such:
-            parts.append(
-                f"{len(such)} {verdict}" + (f" ({daggers} of them †)" if daggers and verdict != "not run" else "")
-            )
+            parts.append(f"{len(such)} {verdict}" + (f" ({fresh} by fresh seeds)" if fresh else ""))
     return ", ".join(parts)
 
 

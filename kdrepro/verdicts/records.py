@@ -75,9 +75,9 @@ def claim_entry(
     A metric with a value that is not finite (the share of a gap that is 0, say) is left out, and a rule that asks for
     it is not decided.
     """
-    values = {name: [_plain(v) for v in series] for name, series in metrics.items()}
+    values = {name: [plain(v) for v in series] for name, series in metrics.items()}
     values = {name: series for name, series in values.items() if all(math.isfinite(v) for v in series)}
-    single = {name: _plain(value) for name, value in (pooled or {}).items()}
+    single = {name: plain(value) for name, value in (pooled or {}).items()}
     single = {name: value for name, value in single.items() if math.isfinite(value)}
     summary = {name: stats.mean_ci(series) for name, series in values.items()}
     mean = {name: m for name, (m, _) in summary.items()} | single
@@ -193,7 +193,7 @@ def _seeds(path: Path) -> list[int]:
         return []
 
 
-def _plain(value: Any) -> float | int:
+def plain(value: Any) -> float | int:
     """NumPy and torch scalars as Python ones; figures are rounded to what they can mean."""
     value = value.item() if hasattr(value, "item") else value
     return value if isinstance(value, int) else float(f"{value:.8g}")

@@ -25,17 +25,19 @@ class Condition(Settings):
     values of the seeds, so that a metric without such has none, and the condition stays open.
     "equivalence": two one-sided t tests at 5 % that the mean lies within `margin` of 0, which is whether its 90 %
     interval does; refuted where all of that lies outside. "p": a p-value, at most so large; never refuted, since a test
-    that finds nothing shows nothing.
+    that finds nothing shows nothing. "end": the metric is itself an end of an interval, over voices or images, and
+    `other` the metric that is its other end; refuted where that too is on the wrong side, else open.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"level"})
+    later: ClassVar[frozenset[str]] = frozenset({"level", "other"})
 
     metric: str
-    stat: Literal["mean", "ci_low", "ci_high", "equivalence", "p"] = "mean"
+    stat: Literal["mean", "ci_low", "ci_high", "equivalence", "p", "end"] = "mean"
     at_least: float | None = None
     at_most: float | None = None
     margin: Annotated[float, Field(gt=0)] | None = None
     level: Annotated[float, Field(gt=0, lt=1)] | None = None  # .95, as records have it, unless given
+    other: str | None = None
 
     @model_validator(mode="after")
     def _has_the_bound_of_its_stat(self) -> Self:
@@ -45,6 +47,8 @@ class Condition(Settings):
             raise ValueError(f"a condition on {self.stat} of {self.metric} has {sorted(given) or 'no bound'}")
         if self.level is not None and self.stat not in ("ci_low", "ci_high"):
             raise ValueError(f"a condition on {self.stat} of {self.metric} has no interval, so leave its level out")
+        if (self.other is not None) != (self.stat == "end"):
+            raise ValueError(f'a condition on {self.stat} of {self.metric} has `other` where its stat is "end", only')
         return self
 
     def holds(self, entry: Mapping[str, Any]) -> bool | None:
@@ -59,13 +63,43 @@ class Condition(Settings):
         interval = self._interval(entry)
         return None if interval is None else self._inside(*interval)
 
-    def figure(self, entry: Mapping[str, Any]) -> str:
-        """The end that is compared with the bound, where its level is not that of the intervals that a record has."""
-        interval = self._interval(entry) if self.level and self.metric in entry["mean"] else None
-        end = interval and interval[0 if self.stat == "ci_low" else 1]
-        return "" if end is None else wording.written(self.metric, end)
+    def compared(self, entry: Mapping[str, Any]) -> float | None:
+        """What is compared with the bound; None where it is not there, and of an equivalence, which compares two."""
+        mean = entry["mean"].get(self.metric)
+        if mean is None or self.stat not in ("ci_low", "ci_high"):
+            return None if self.stat == "equivalence" else mean
+        interval = self._interval(entry)
+        return interval and interval[0 if self.stat == "ci_low" else 1]
 
-    def _interval(self, entry: Mapping[str, Any]) -> tuple[float, float] | None:
+    def margin_of(self, entry: Mapping[str, Any]) -> float | None:
+        """How far what is compared lies from the nearer bound, as a share of half the width of its interval.
+
+        None where there is no interval: of one seed, of a p-value, of one number for all seeds together.
+        """
+        value = self.compared(entry)
+        if value is None:
+            return None
+        interval = entry["ci95"].get(self.metric) if self.stat == "mean" else self._interval(entry)
+        if not interval or interval[0] == interval[1]:
+            return None
+        bounds = [bound for bound in (self.at_least, self.at_most) if bound is not None]
+        return min(abs(value - bound) for bound in bounds) / ((interval[1] - interval[0]) / 2)
+
+    def figure(self, entry: Mapping[str, Any]) -> str:
+        """What is compared with the bound, where a reader would not find it beside: an end at a level that records do
+        not have, or a figure that looks like the bound in as many digits as such figures are given."""
+        value = self.compared(entry)
+        if value is None:
+            return ""
+        alike = [bound for bound in (self.at_least, self.at_most) if wording.look_alike(self.metric, value, bound)]
+        if alike:
+            return wording.apart(self.metric, value, alike[0])
+        return wording.written(self.metric, value) if self.level else ""
+
+    def _interval(self, entry: Mapping[str, Any]) -> Sequence[float] | None:
+        if self.stat == "end":
+            ends = [entry["mean"][name] for name in (self.metric, self.other) if name in entry["mean"]]
+            return sorted(ends) if len(ends) == 2 else None
         level = 0.9 if self.stat == "equivalence" else self.level
         if level is None:
             return entry["ci95"].get(self.metric)
@@ -103,15 +137,25 @@ class Rule(Settings):
     partly: list[Condition] = []
     premise: list[Condition] = []
 
-    def verdict(self, entry: Mapping[str, Any]) -> Verdict:
-        """What it makes of a record's claim entry."""
-        if not all(condition.holds(entry) for condition in self.premise):
+    def verdict(self, entry: Mapping[str, Any], across: Condition | None = None) -> Verdict:
+        """What it makes of a record's claim entry.
+
+        across: one of its conditions, taken as if its figure lay just on the other side of its bound.
+        """
+
+        def holds(condition: Condition) -> bool | None:
+            found = condition.holds(entry)
+            if condition != across:
+                return found
+            return (False if condition.stat == "mean" else None) if found else True
+
+        if not all(map(holds, self.premise)):
             return "not decided"
-        if all(condition.holds(entry) for condition in self.reproduced):
+        if all(map(holds, self.reproduced)):
             return "reproduced"
-        if self.partly and all(condition.holds(entry) for condition in self.partly):
+        if self.partly and all(map(holds, self.partly)):
             return "partly"
-        refuted = any(condition.holds(entry) is False for condition in self.partly or self.reproduced)
+        refuted = any(holds(condition) is False for condition in self.partly or self.reproduced)
         return "not reproduced" if refuted else "not decided"
 
     @property
@@ -119,11 +163,22 @@ class Rule(Settings):
         """Its conditions, by what they are for."""
         return {"premise": self.premise, "reproduced": self.reproduced, "partly": self.partly}
 
+    @property
+    def metrics(self) -> set[str]:
+        """All that its conditions read."""
+        conditions = [condition for these in self.lists.values() for condition in these]
+        return {name for one in conditions for name in (one.metric, one.other) if name is not None}
+
     def why(self, entry: Mapping[str, Any]) -> list["Reason"]:
         """Each of its conditions, with what the entry says of it."""
         return [
             Reason(
-                verdict, condition, condition.holds(entry), condition.metric in entry["mean"], condition.figure(entry)
+                verdict,
+                condition,
+                condition.holds(entry),
+                condition.metric in entry["mean"],
+                condition.figure(entry),
+                condition.metric in entry.get("pooled", {}),
             )
             for verdict, conditions in self.lists.items()
             for condition in conditions
@@ -134,7 +189,8 @@ class Rule(Settings):
 class Reason:
     """A condition of a verdict, and whether it holds.
 
-    measured: whether the run has its metric at all. figure: see `Condition.figure`.
+    measured: whether the run has its metric at all. figure: see `Condition.figure`. pooled: whether the metric is one
+    number for all seeds together, and no mean.
     """
 
     verdict: str
@@ -142,6 +198,7 @@ class Reason:
     holds: bool | None
     measured: bool
     figure: str = ""
+    pooled: bool = False
 
     def __str__(self) -> str:
         return f"{self.condition}: {f'{self.figure}, ' if self.figure else ''}{self.word}"
@@ -151,5 +208,5 @@ class Reason:
         """Whether the condition holds, as a reader gets it: a mean that misses its bound refutes nothing by itself."""
         if self.holds is None:
             return "open" if self.measured else "not measured yet"
-        missed = "missed by the mean" if self.condition.stat == "mean" else "refuted"
-        return "holds" if self.holds else missed
+        missed = "missed" if self.pooled else "missed by the mean"
+        return "holds" if self.holds else missed if self.condition.stat == "mean" else "refuted"

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from kdrepro.files import atomic_write, writing
 from kdrepro.verdicts import claims, recompute, records, stats
 from kdrepro.verdicts.claims import Claim
+from kdrepro.verdicts.recompute import Metrics
 
 SUMS = "SHA256SUMS"
 SUMMED = (".json", ".npz", ".safetensors")
@@ -56,19 +57,35 @@ def verify(folder: Path, signed: bool = True) -> Report:
 def judge_again(folder: Path) -> None:
     """Give the records of a folder the verdicts of the present rules, and write their checksums.
 
+    A metric that a rule reads, and that a record has not since the rule came later, is computed from its predictions.
     Raises InputError as `records.read` does, and when they cannot be written.
     """
     described, digest = claims.load(), rules_digest()
     for path in sorted(folder.glob("*.json")):
         before = records.read(path)
         record = copy.deepcopy(before) | {"rules": digest}
+        again = _again(path, record)
         for claim_id, entry in record["claims"].items():
-            for part in filter(None, (entry, entry.get("confirm"))):
-                part["verdict"] = described[claim_id].verdict(part, record["data"]["name"])
+            for part, found in zip((entry, entry.get("confirm")), again, strict=True):
+                if part is not None:
+                    _complete(part, described[claim_id].rule.metrics, found.get(claim_id, {}))
+                    part["verdict"] = described[claim_id].verdict(part, record["data"]["name"])
         if record != before:
             records.write(path, record)
     with writing(f"the checksums {folder / SUMS}"):
         atomic_write(folder / SUMS, sums(folder).encode())
+
+
+def _complete(entry: dict[str, Any], wanted: Set[str], found: Mapping[str, Any]) -> None:
+    """Put metrics that are wanted, and found in the predictions, into a claim's entry where it has none of them."""
+    for metric in sorted(wanted & found.keys() - entry["mean"].keys()):
+        values = [records.plain(value) for value in np.atleast_1d(found[metric])]
+        if np.ndim(found[metric]) == 0:
+            entry.setdefault("pooled", {})[metric] = entry["mean"][metric] = values[0]
+        else:
+            mean, interval = stats.mean_ci(values)
+            entry["metrics"][metric], entry["mean"][metric] = values, mean
+            entry["ci95"][metric] = list(interval) if interval else None
 
 
 def rules_digest() -> str:
@@ -121,13 +138,18 @@ def _verdict(name: str, entry: Mapping[str, Any], claim: Claim | None, data: str
 
 def _from_predictions(report: Report, path: Path, record: Mapping[str, Any]) -> None:
     """Compare a record's figures with those that its predictions give, and note what they do not give."""
-    arrays = recompute.load(path)
-    of_confirm = {name.removeprefix(CONFIRM): a for name, a in arrays.items() if name.startswith(CONFIRM)}
-    again, confirmed = recompute.figures(record, arrays), recompute.figures(record, of_confirm)
+    again, confirmed = _again(path, record)
     for claim_id, entry in record["claims"].items():
         _compare(report, f"{path.stem}, {claim_id}", entry, again.get(claim_id, {}))
         if "confirm" in entry:
             _compare(report, f"{path.stem}, {claim_id} (confirm)", entry["confirm"], confirmed.get(claim_id, {}))
+
+
+def _again(path: Path, record: Mapping[str, Any]) -> tuple[Mapping[str, Metrics], Mapping[str, Metrics]]:
+    """What the predictions beside a record give, of its own seeds and of those that confirm."""
+    arrays = recompute.load(path)
+    of_confirm = {name.removeprefix(CONFIRM): a for name, a in arrays.items() if name.startswith(CONFIRM)}
+    return recompute.figures(record, arrays), recompute.figures(record, of_confirm)
 
 
 def _compare(report: Report, name: str, entry: Mapping[str, Any], again: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """How a metric's name and values are written for a reader."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,7 @@ NAMES = {  # of metrics whose own words say too little
     "word_errors_saved_by_half_again": "word errors saved by half as many passes again",
     "word_errors_saved_high": "word errors saved, upper end over voices",
     "word_errors_saved_low": "word errors saved, lower end over voices",
+    "word_errors_saved_over_half_again": "word errors saved beyond half as many passes again on labels",
     "word_errors_saved_past_half": "word errors saved beyond half of what the ensemble saves",
 }
 
@@ -89,17 +91,30 @@ def unit(metric: str) -> str:
     return ", points" if metric.startswith(POINTS) else ""
 
 
-def written(metric: str, value: float | None, digits: int | None = None) -> str:
-    """A metric's value for a reader."""
+def written(metric: str, value: float | None, digits: int | None = None, more: int = 0) -> str:
+    """A metric's value for a reader. digits: of a count, after the point. more: digits than such a figure has."""
     if value is None:
         return "–"
     if metric.startswith(COUNTS):
-        return f"{value:z,.{digits if digits is not None else (0 if value == int(value) else 1)}f}"
+        return f"{value:z,.{(digits if digits is not None else 0 if value == int(value) else 1) + more}f}"
     if metric.startswith(PERCENT):
-        return f"{100 * value:z.1f} %"
+        return f"{100 * value:z.{1 + more}f} %"
     if metric.startswith(POINTS):
-        return f"{100 * value:z.1f}"
-    return f"{value:z.3g}"
+        return f"{100 * value:z.{1 + more}f}"
+    return f"{value:z.{3 + more}g}"
+
+
+def look_alike(metric: str, value: float, bound: float | None) -> bool:
+    """Whether a value and a bound that it does not equal are written alike."""
+    if bound is None or math.isclose(value, bound, abs_tol=1e-9):
+        return False
+    return written(metric, value, 1) == written(metric, bound, 1)
+
+
+def apart(metric: str, value: float, bound: float) -> str:
+    """A value in as many digits as tell it from a bound."""
+    more = next((m for m in range(8) if written(metric, value, 1, m) != written(metric, bound, 1, m)), 8)
+    return written(metric, value, 1, more)
 
 
 def written_mean(metric: str, entry: Mapping[str, Any]) -> str:

@@ -67,10 +67,62 @@ def test_an_end_of_an_interval_decides_less_often_than_the_mean_and_never_agains
     assert low is None or low is mean
 
 
+END = {"stat": "end", "at_least": 5, "other": "high"}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "holds"), [(6, 8, True), (4, 8, None), (2, 4, False), (5, 5, True), (6, None, None)]
+)
+def test_an_end_that_a_run_computed_itself_is_refuted_where_the_other_end_is_wrong_too(low, high, holds):
+    """Of a bootstrap over voices, say. The same of an upper end, with all signs turned."""
+    ends = {"low": low} | ({} if high is None else {"high": high})
+    assert Condition(metric="low", **END).holds(entry(**ends)) is holds
+    turned = Condition(metric="low", stat="end", at_most=-5, other="high")
+    assert turned.holds(entry(**{name: -value for name, value in ends.items()})) is holds
+
+
+@given(VALUES, st.floats(-10, 10), st.sampled_from(["mean", "ci_low"]))
+def test_across_its_bound_a_condition_decides_otherwise(values, bound, stat):
+    """Of a rule of one condition: what holds no longer does, and what does not hold would."""
+    condition = Condition(metric="x", stat=stat, at_least=bound)
+    rule, found = Rule(reproduced=[condition]), entry(x=values)
+    here, across = rule.verdict(found), rule.verdict(found, condition)
+    assert (here == "reproduced") != (across == "reproduced")
+    assert rule.verdict(found, Condition(metric="y", at_least=0)) == here
+
+
+def test_how_close_a_figure_lies_to_its_bound_is_a_share_of_half_its_interval():
+    low, high = stats.mean_ci([1, 2, 3])[1]
+    half = (high - low) / 2
+    found = entry(x=[1, 2, 3], of_all=7.0) | {"pooled": {"of_all": 7.0}}
+    assert Condition(metric="x", at_least=2 - half / 4).margin_of(found) == pytest.approx(0.25)
+    assert Condition(metric="x", stat="ci_low", at_least=low - half / 10).margin_of(found) == pytest.approx(0.1)
+    assert Condition(metric="x", at_least=0, at_most=2.5).margin_of(found) == pytest.approx(0.5 / half)
+    assert Condition(metric="of_all", at_least=7).margin_of(found) is None
+    assert Condition(metric="y", at_least=0).margin_of(found) is None
+
+
+def test_a_figure_that_looks_like_its_bound_is_given_more_digits():
+    ratio = {
+        "mean": {"rate_ratio": 1.5034},
+        "ci95": {"rate_ratio": None},
+        "metrics": {},
+        "pooled": {"rate_ratio": 1.5034},
+    }
+    assert str(Rule(reproduced=[Condition(metric="rate_ratio", at_least=1.5)]).why(ratio)[0]) == (
+        "rate ratio ≥ 1.5: 1.503, holds"
+    )
+    assert str(Rule(reproduced=[Condition(metric="rate_ratio", at_least=1.6)]).why(ratio)[0]) == (
+        "rate ratio ≥ 1.6: missed"
+    )
+
+
 @pytest.mark.parametrize(
     "condition",
     [
         {},
+        {"stat": "end", "at_least": 1},
+        {"at_least": 1, "other": "y"},
         {"stat": "ci_low"},
         {"stat": "ci_low", "at_most": 1},
         {"stat": "ci_high", "at_least": 1},

@@ -105,6 +105,22 @@ def test_one_rule_is_noticed_and_judging_again_settles_it(folder, tmp_path, monk
     assert records.read(folder / "02-mnist.json")["claims"]["mnist.teacher"]["verdict"] == "partly"
 
 
+def test_a_metric_that_a_rule_came_to_read_is_computed_from_the_predictions(folder):
+    """Of the first seeds and of those that confirm; what the record has already stays as it is."""
+    path = folder / "03-acoustic-ensemble.synthetic.json"
+    whole = records.read(path)
+    less = json.loads(json.dumps(whole))
+    entry = less["claims"]["speech.words"]
+    for part in (entry, entry["confirm"]):
+        for of in ("metrics", "mean", "ci95"):
+            del part[of]["word_errors_saved_over_half_again"]
+        del part["pooled"]["word_errors_saved_low"], part["mean"]["word_errors_saved_low"]
+    path.write_text(json.dumps(less))
+    judge_again(folder)
+    assert wrong(folder) == []
+    assert records.read(path)["claims"]["speech.words"] == whole["claims"]["speech.words"]
+
+
 def test_what_no_prediction_supports_is_listed_by_name(folder):
     (folder / "02-mnist.npz").unlink()
     report = verify(folder)

@@ -183,10 +183,13 @@ def _dkd(arrays: Arrays) -> Metrics:
 
 
 def _standardised(arrays: Arrays) -> Metrics:
+    """Of photographs, on which nothing was tuned, the settings that were published alone."""
+    tuned = {"errors_saved": ("hinton", "standardised"), "errors_saved_30": ("hinton, narrow", "standardised, narrow")}
+    there = {name: pair for name, pair in tuned.items() if all(f"{net}.right" in arrays for net in pair)}
     return {
         "errors_saved_equal": _saved(arrays, "hinton, as standardised", "standardised, published"),
         "errors_saved_published": _saved(arrays, "hinton, published", "standardised, published"),
-    }
+    } | {name: _saved(arrays, *pair) for name, pair in there.items()}
 
 
 WAYS: dict[str, Callable[[Arrays], Metrics]] = {

@@ -100,7 +100,8 @@ def words(arrays: Arrays) -> Metrics:
     """Word errors saved, as shares of the words, a value a seed, with a bootstrap over voices of all seeds together.
 
     word_errors_saved_past_half is what the distilled nets save beyond half of what the ensemble does.
-    word_errors_saved_by_half_again is what half as many passes again save baselines, the mean over seeds.
+    word_errors_saved_by_half_again is what half as many passes again save baselines, the mean over the first seeds,
+    which have them; word_errors_saved_over_half_again what their distilled nets save beyond that, a value a seed.
     arrays: `name.errors by speaker` of baseline, ensemble and distilled, see `_errors`, and of the longer baselines.
     """
     one, ten, student = (_error_rate(arrays, name) for name in ("baseline", "ensemble", "distilled"))
@@ -115,8 +116,9 @@ def words(arrays: Arrays) -> Metrics:
     if ends := saved_by_voices(arrays, "distilled", "baseline"):
         found |= dict(zip(("word_errors_saved_low", "word_errors_saved_high"), ends, strict=True))
     if f"{AS_LONG}.errors by speaker" in arrays:
-        saved = _error_rate(arrays, AS_LONG) - _error_rate(arrays, LONGER)
+        saved = (_error_rate(arrays, AS_LONG) - _error_rate(arrays, LONGER)).mean(1)
         found["word_errors_saved_by_half_again"] = float(saved.mean())
+        found["word_errors_saved_over_half_again"] = by_student[: len(saved)] - saved
     return found | half_again(arrays)
 
 
