@@ -178,7 +178,7 @@ class Rule(Settings):
                 condition.holds(entry),
                 condition.metric in entry["mean"],
                 condition.figure(entry),
-                condition.metric in entry.get("pooled", {}),
+                condition.metric in (entry.get("pooled") or {}),
             )
             for verdict, conditions in self.lists.items()
             for condition in conditions
