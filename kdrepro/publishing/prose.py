@@ -7,6 +7,8 @@ the source's present words where
 - the code beside them is the page's too, in all but comments and layout; or the page's old words once stood beside the
   source's present code, so that the author let the same words speak of both; or the cell bears the tag `of-no-code`.
 
+A figure takes the source's caption where its own code is the page's.
+
 What cannot be refreshed stays as it was and is named, with the reason.
 """
 
@@ -97,8 +99,16 @@ def _replaced(page: NotebookNode, source: NotebookNode, kept: Mapping[str, str])
                 made.cells.insert(place, copy.deepcopy(cell))
             else:
                 made.cells[place].source = cell.source
+        elif place is not None and _same_figure(made.cells[place], cell):
+            made.cells[place].metadata["mystnb"] = copy.deepcopy(cell.metadata["mystnb"])
         after = after if place is None else place
     return made
+
+
+def _same_figure(one: NotebookNode, other: NotebookNode) -> bool:
+    """Whether two code cells draw one figure, by its label, with the same code."""
+    labels = _defined(one) if one.cell_type == other.cell_type == "code" else []
+    return labels == _defined(other) != [] and _meaning(one.source) == _meaning(other.source)
 
 
 def _untrue(

@@ -132,7 +132,8 @@ def history(results: Sequence[dict[str, Any]]) -> str:
         "By construction": built,
         "Why a rule is as it is": stand,
     }
-    return "\n\n".join(f"## {title}\n\n" + "\n".join(lines) for title, lines in parts.items())
+    text = "\n\n".join(f"## {title}\n\n" + "\n".join(lines) for title, lines in parts.items())
+    return f"(close-calls)=\n{text}"
 
 
 def _change(of: Sequence[str], changed: str, when: str, tried: str, then: str) -> str:
@@ -147,6 +148,11 @@ def _rule(claim: Claim) -> str:
     return "; ".join(f"*{name}*: {', '.join(map(str, conditions))}" for name, conditions in lists if conditions)
 
 
+def _machine(origin: Mapping[str, Any]) -> str:
+    """What a search ran on: the GPU, or the kind of processor."""
+    return origin["cpu"] if origin["device"] == "cpu" else origin["device"]
+
+
 def search_tables() -> str:
     """What the published searches found, a table each, in Markdown."""
     parts = []
@@ -158,7 +164,7 @@ def search_tables() -> str:
         p = record["provenance"]
         about = (
             f"**{record['search']}**, chapter {record['chapter']} at {record['preset']}: errors on "
-            f"{record['held_out']:,} {searches.judged_on(record)} ({p['date']}, {p['git'][:12]})."
+            f"{record['held_out']:,} {searches.judged_on(record)} ({p['date']}, {_machine(p)}, {p['git'][:12]})."
         )
         picture = (
             f"```{{image}} results/searches/{path.stem}.svg\n:alt: What the search {record['search']} found\n"

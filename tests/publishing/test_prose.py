@@ -57,6 +57,17 @@ def test_better_words_replace_old_ones_and_nothing_else_changes():
     assert text(page) == {**text(source()), "older": "Older."}, "what was handed in is as it was"
 
 
+@pytest.mark.parametrize(("code", "taken"), [(f"{CODE}  # five", True), ("errors = train(seeds=3)", False)])
+def test_a_figure_takes_its_sources_caption_where_its_code_is_the_pages(code, taken):
+    new = source()
+    new.cells[3].metadata["mystnb"]["figure"]["caption"] = "Better."
+    made, _ = prose.with_prose_of(page := published(code=code), new)
+    (figure,) = [c for c in made.cells if c.id == "train"]
+    assert (figure.metadata["mystnb"]["figure"].get("caption") == "Better.") == taken
+    assert figure.source == code
+    assert figure.outputs == page.cells[5].outputs
+
+
 def test_a_paragraph_that_uses_a_value_that_the_page_lacks_stays_and_is_named():
     new = source(result="It makes {glue:text}`errors` errors, {glue:text}`saved` fewer.", before="Five nets.")
     made, kept = prose.with_prose_of(published(), new)
