@@ -265,6 +265,11 @@ def check_not_negative(value: Any, name: str) -> float:
     return number
 
 
+def with_float64(t: torch.Tensor) -> torch.Tensor:
+    """The tensor where it can become float64: on the CPU, if it is on one of Apple's GPUs, which have none."""
+    return t.cpu() if t.device.type == "mps" else t
+
+
 def check_whole(value: Any, name: str, least: int | None = None) -> int:
     """A whole number of any kind, NumPy's or PyTorch's too, of at least `least` if given. Raises ValueError."""
     with contextlib.suppress(TypeError):

@@ -301,7 +301,13 @@ def reproduce(
         print(_expected(described, preset, seeds and int(seeds)), file=sys.stderr)
     _run_shown(described.chapter, asked, quiet, part)
     folder = runner.place(described.chapter, asked, part) / "results"
-    _print_reproduced(described, theirs, records.claim_by_data(claim, described.chapter, folder), preset)
+    ours = records.claim_by_data(claim, described.chapter, folder)
+    if not ours:
+        raise InputError(
+            f"This run has no figure of {claim}: the data that it needs ({described.data}), or a library, is not "
+            "there; its chapter and the book's page on data say which."
+        )
+    _print_reproduced(described, theirs, ours, preset)
     if own:
         from kdrepro.chapters import display
 

@@ -17,6 +17,10 @@ class InputError(ValueError):
         super().__init__(*(_on_one_line(part) if isinstance(part, str) else part for part in said))
 
 
+class NotInstalledError(InputError):
+    """A library is missing that not every use of the package needs."""
+
+
 class DivergedError(InputError):
     """A training's numbers are no longer numbers: its recipe, or its data, is wrong."""
 
@@ -44,10 +48,12 @@ def nearest(word: object, known: Collection[str]) -> str:
 def needed(module: str, extra: str, what: str) -> Any:
     """A module of a library that not every use of the package needs. what: is being done with it.
 
-    Raises InputError, with the command that installs it, where it is not there.
+    Raises NotInstalledError, with the command that installs it, where it is not there.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = (error.name or module).partition(".")[0]
-        raise InputError(f"{what} needs {missing}, which is not installed: pip install 'kdrepro[{extra}]'.") from None
+        raise NotInstalledError(
+            f"{what} needs {missing}, which is not installed: pip install 'kdrepro[{extra}]'."
+        ) from None

@@ -245,6 +245,14 @@ def test_reproduce_trains_what_the_claim_needs_and_prints_its_row(tmp_path):
     assert "loaded" in after
 
 
+def test_a_run_without_what_a_claim_needs_says_so(monkeypatch, tmp_path):
+    """The chapter ran, without the recordings or the aligner that this claim is of."""
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
+    monkeypatch.setattr(runner, "run", lambda chapter, asked, part: tmp_path / "03.ipynb")
+    with pytest.raises(InputError, match=r"This run has no figure of speech.aligned: the data that it needs \(timit"):
+        cli.reproduce("speech.aligned", quiet=True)
+
+
 def test_reproduce_shows_the_run_that_it_made(monkeypatch, capsys, tmp_path):
     """In a folder of the claim's own; on other data neither the paper's value nor a verdict stands beside it."""
     monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))

@@ -29,7 +29,7 @@ from kdrepro.chapters.sizes import (
     SpeechSizes,
 )
 from kdrepro.errors import InputError, nearest
-from kdrepro.verdicts.claims import NOT_YAML
+from kdrepro.settings import NOT_YAML
 
 CHAPTERS: dict[str, type[Sizes]] = {
     "01-dark-knowledge": DarkKnowledge,

@@ -257,6 +257,13 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(found).fillna("")
 
 
+# What `savings` gives of a search of which no student is judged yet, or all diverged.
+NO_SAVINGS = pd.DataFrame(
+    {"saved": pd.Series(dtype=float), "half": pd.Series(dtype=float), "compared with": pd.Series(dtype=bool)},
+    index=pd.MultiIndex.from_arrays([[], []], names=["teacher", "student"]),
+)
+
+
 def savings(record: Mapping[str, Any]) -> pd.DataFrame:
     """What each student saves, a row a teacher and student.
 
@@ -274,7 +281,7 @@ def savings(record: Mapping[str, Any]) -> pd.DataFrame:
         first = np.arange(len(of)) == 0
         halves = np.where(first, np.nan, np.nan if half is None else half)
         found.append(pd.DataFrame({"saved": less.mean(axis=1), "half": halves, "compared with": first}))
-    return pd.concat(found).loc[errors.index]
+    return pd.concat(found).loc[errors.index] if found else NO_SAVINGS
 
 
 def _possible(record: Mapping[str, Any]) -> float:

@@ -170,7 +170,7 @@ def _storing_and_training(chapter: str, preset: Preset) -> dict[str, Any]:
     store = Store(paths.store(preset.origin), warn=_on_stderr, folders=run / "store", checkpoints=paths.checkpoints())
     if isinstance(store.root, Path):
         store.folders = None
-        remove_stale(store.root, ".*")  # what killed runs left half written
+        remove_stale(store.root, f".{'[0-9a-f]' * 16}.*")  # what killed runs left half written
     options = executors.from_environment()
     if options.executor == "local":
         return {"store": store, "precision": options.precision}
@@ -351,6 +351,8 @@ def _why_no_gpu() -> str:
     """What may keep a GPU that is there from PyTorch."""
     if torch.cuda.is_available():
         return ""
+    if torch.backends.mps.is_available():
+        return " (chapters run on processors and on NVIDIA's GPUs; Apple's have no float64)"
     if torch.version.cuda is None:
         return " (this PyTorch is built for the processor alone; a GPU needs another build)"
     return f" (a GPU that is there needs a driver for CUDA {torch.version.cuda}, or a PyTorch for the driver it has)"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from kdrepro.checks import with_float64
 from kdrepro.diagnosis.finding import (
     ALPHA,
     CLASS_MEAN,
@@ -136,6 +137,7 @@ class Tried:
             return None
         if not bool(found.isfinite().all()):
             raise _NotFiniteError(f"{classes} classes, T = {t:g}")
+        found, z, v, labels = (with_float64(one) for one in (found, z, v, labels))
         return least_squares(
             found.double(), directions(z.double(), v.double(), t), labels_directions(z.double(), labels)
         )

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import threading
+import traceback
 from collections import deque
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
@@ -12,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from kdrepro.errors import InputError
 from kdrepro.executors.options import Options
 from kdrepro.executors.tasks import DiedError, Packed, Shared, carry_out, end_with, this_worker
 from kdrepro.files import writing
@@ -117,6 +119,8 @@ def serve(pipe: Connection, folder: str, driver: int) -> None:
                 lambda line: pipe.send((LINE, f"[{name}] {line}")),
             )
         except Exception as error:
+            if not isinstance(error, InputError):
+                error.add_note(f"In a worker:\n{traceback.format_exc()}")  # which pickling keeps, unlike a traceback
             outcome = _that_travels(error)
         pipe.send((OUTCOME, outcome))
 

@@ -71,7 +71,11 @@ class RayCluster:
         try:
             return self.ray.get(handle)
         except errors.RayTaskError as error:
-            return error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error))
+            if not isinstance(error.cause, Exception):
+                return RuntimeError(str(error))
+            if not isinstance(error.cause, InputError):
+                error.cause.add_note(f"In a worker:\n{error}")
+            return error.cause
         except errors.RayError as error:  # the worker, its node, or what it was sent is gone
             return DiedError(type(error).__name__)
 

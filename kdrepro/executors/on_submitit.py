@@ -51,11 +51,13 @@ class Jobs:
         self.jobs: dict[str, Any] = {}
         self.read: dict[str, int] = {}  # of each job's lines, how much
         self.last: list[str] = []
+        self.shared: list[Path] = []  # files that jobs read, a run's images among them
         self.count = 0
 
     def share(self, shared: Shared) -> None:
         """See `Cluster`: a file in the folder, which the jobs must see too."""
         path = self._part(shared.token)
+        self.shared.append(path)
         if not path.exists():
             with writing(f"what jobs need to {path}"):
                 atomic_write(path, shared.content)
@@ -119,6 +121,8 @@ class Jobs:
         """See `Cluster`."""
         for job in self.jobs.values():
             job.cancel(check=False)
+        for path in self.shared if self.local else ():  # Slurm may still put a job into its queue again
+            path.unlink(missing_ok=True)
 
 
 class Job:

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from kdrepro import paths
 from kdrepro.errors import InputError, nearest
-from kdrepro.settings import Settings
+from kdrepro.settings import NOT_YAML, Settings
 
 Name = Literal["local", "processes", "ray", "slurm", "submitit-local"]
 NAMES = get_args(Name)
@@ -60,7 +60,7 @@ def read(name: str | None = None, file: str | None = None, address: str | None =
 def _loaded(file: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(paths.expanded(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, *NOT_YAML) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise InputError(f"Executor options {file} cannot be read ({reason}): name a YAML file of them.") from None
     if not isinstance(content, dict):

@@ -102,8 +102,10 @@ class Workers:
     def add(self, tasks: Sequence[Task]) -> None:
         """Have tasks carried out, each after those among them, and among earlier ones, that give what it needs.
 
-        Raises InputError where the cluster does not start or a task cannot be sent.
+        Raises InputError where the cluster does not start or a task cannot be sent, and after `close`.
         """
+        if tasks and self._closed:
+            raise self._broken
         cluster = self._started() if tasks else None
         packed = [pack(task, f"run {self._run}, task {next(self._numbers)}", self.options.threads) for task in tasks]
         with self._changed:
@@ -125,7 +127,7 @@ class Workers:
             with self._changed:
                 while key in self._open and self._broken is None:
                     self._changed.wait(PAUSE)  # with an end, so that Ctrl-C comes through everywhere
-                error = self._failed.get(key) or self._broken
+                error = self._failed.get(key) or (self._broken if key in self._open else None)
             if error is not None:
                 raise error
         except DivergedError:
@@ -140,6 +142,10 @@ class Workers:
             if self._closed:
                 return
             self._closed = True
+            self._broken = self._broken or InputError(
+                "The workers were ended, by an error or by Ctrl-C: start the chapter again; what was trained is kept."
+            )
+            self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
         elif self._cluster is not None:

@@ -61,7 +61,7 @@ def paragraphs(html: str) -> list[str]:
 
 
 def spoken(text: str) -> str:
-    """Text as espeak-ng takes it: ASCII, on one line, a heading's number with a stop after it."""
+    """Text as espeak-ng takes it: ASCII, on one line."""
     for sign, word in SPOKEN.items():
         text = text.replace(sign, word)
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdrepro.checks import as_classes, as_distributions, as_tensor
+from kdrepro.checks import as_classes, as_distributions, as_tensor, with_float64
 from kdrepro.errors import needed
 
 METHODS = ("kmeans", "ward")
@@ -33,7 +33,7 @@ def covariance(probabilities: torch.Tensor | Iterator[torch.Tensor]) -> torch.Te
             raise ValueError(f"probabilities must be [cases, classes] with two cases, not {list(part.shape)}.")
         if cases and part.shape[1] != len(mean):
             raise ValueError(f"probabilities have {len(mean)} classes in one part and {part.shape[1]} in another.")
-        part, before = part.double(), cases
+        part, before = with_float64(part).double(), cases
         cases += len(part)
         own_mean, own = part.mean(0), torch.cov(part.T, correction=len(part) - 1)  # a sum, not divided by anything
         if not before:

@@ -43,7 +43,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from kdrepro.checks import all_distributions, as_classes, as_logits, as_tensor, check_network, logits_of
+from kdrepro.checks import all_distributions, as_classes, as_logits, as_tensor, check_network, logits_of, with_float64
 from kdrepro.specialists.solvers import MAX_ITERATIONS, TOLERANCE, in_dustbin, solve
 from kdrepro.specialists.specialist import correct_dustbin
 
@@ -77,7 +77,8 @@ def combine(
     max_iterations = MAX_ITERATIONS[method] if max_iterations is None else max_iterations
     if not (tolerance > 0 and max_iterations >= 1):
         raise ValueError(f"tolerance must be positive and max_iterations at least 1: {tolerance}, {max_iterations}.")
-    generalist = as_tensor(generalist, "generalist")
+    given = as_tensor(generalist, "generalist")
+    generalist = with_float64(given)
     with torch.no_grad():
         p_g, p_m, classes = _checked(generalist, specialists, classes)
         is_active = _active(p_g, classes, top_n)
@@ -90,7 +91,7 @@ def combine(
                 RuntimeWarning,
                 stacklevel=2,
             )
-        return _verbatim_where_none(q.to(generalist.dtype), generalist, is_active)
+        return _verbatim_where_none(q.to(generalist.dtype), generalist, is_active).to(given.device)
 
 
 def active(generalist: torch.Tensor, classes: Sequence[torch.Tensor], top_n: int = 1) -> torch.Tensor:
@@ -226,12 +227,12 @@ class Combined(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Inputs [B, ...] to log q [B, C] of Eq. 5."""
-        p = logits_of(self.generalist(x), self.generalist, len(x)).double().softmax(1)
+        p = with_float64(logits_of(self.generalist(x), self.generalist, len(x))).double().softmax(1)
         is_active = active(p, self.subsets, self.top_n)
         # Of all specialists at once: a GPU would wait for each answer on its own.
         asked = is_active.T.nonzero()[:, 1].split(is_active.sum(0).tolist())
         opinions = [self._opinion(i, x, which, p) for i, which in enumerate(asked)]
-        return combine(p, opinions, self.subsets, top_n=self.top_n).clamp(min=self.LEAST).log().float()
+        return combine(p, opinions, self.subsets, top_n=self.top_n).clamp(min=self.LEAST).log().float().to(x.device)
 
     def _opinion(self, i: int, x: torch.Tensor, which: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
         """What specialist i says of these cases, and nothing of the others: [B, S_m + 1]."""
@@ -244,5 +245,5 @@ class Combined(nn.Module):
                     f"specialists[{i}] returns {list(asked.shape[1:])} a case but must return "
                     f"{list(logits.shape[1:])}: a logit for each class of subsets[{i}], and the dustbin's last."
                 )
-            logits[which] = correct_dustbin(asked.double(), self.oversamplings[i])
+            logits[which] = correct_dustbin(with_float64(asked).double(), self.oversamplings[i])
         return logits.softmax(1)

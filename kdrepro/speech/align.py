@@ -28,6 +28,7 @@ OFFSET = (
 SILENCE = "sil"
 SILENCES = ("SIL", "+SPN+", "+NSN+", "+BREATH+", "+COUGH+", "+SMACK+", "+UH+", "+UM+", "+NOISE+")
 WIDE = {"bestpath": False, "beam": 1e-200, "wbeam": 1e-200, "pbeam": 1e-200, "cmn": "batch"}
+NEEDED_FOR = "To align recordings with what is said in them"
 # What to try, one after the other; the last allows no pauses between words.
 PASSES: tuple[dict[str, Any], ...] = (
     {},
@@ -67,7 +68,7 @@ def align(waveform: np.ndarray, words: Sequence[str]) -> Aligned:
     Phones are those of CMU's dictionary in lower case ("ah", "hh"), and "sil". Raises InputError for no words, for
     words that are not in the dictionary, for pocketsphinx that is absent, and where every pass loses the utterance.
     """
-    pocketsphinx = needed("pocketsphinx", "align", "To align recordings with what is said in them")
+    pocketsphinx = needed("pocketsphinx", "align", NEEDED_FOR)
     if not words:
         raise InputError("There are no words to align: give what is said in the recording.")
     samples = (np.clip(waveform, -1, 1) * 32767).astype("<i2").tobytes()
@@ -99,9 +100,10 @@ def align_folder(
     without its ending ("anna/one"); None takes it from the text <name>.lab beside the recording.
     Writes <name>.csv with phones and <name>.words.csv with words, in seconds; recordings that have a csv already are
     left as they are, so that what was interrupted goes on. progress: called after each recording.
-    Raises InputError for a folder, or all transcripts, that are not there.
+    Raises InputError for a folder, or all transcripts, that are not there, and where pocketsphinx is not installed.
     """
     root = existing(root)
+    needed("pocketsphinx", "align", NEEDED_FOR)
     failed, said = [], 0
     for name in sorted(visible_files(root)):
         recording = root / name

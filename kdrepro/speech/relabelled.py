@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kdrepro.errors import InputError
+from kdrepro.errors import InputError, NotInstalledError
 from kdrepro.speech import timit
 from kdrepro.speech.align import PASSES, SILENCE, align
 from kdrepro.speech.corpus import Segment, Utterance
@@ -68,9 +68,9 @@ def _aligned(utterance: Utterance) -> Utterance | None:
     words = [word.label for word in utterance.words]
     try:
         found = align(utterance.waveform, words)
-    except InputError as error:
-        if "pip install" in str(error):  # pocketsphinx is not there
-            raise
+    except NotInstalledError:
+        raise
+    except InputError:
         return None
     return replace(utterance, phones=folded(found.phones, {"zh": "sh", "ao": "aa"}), words=found.words)
 

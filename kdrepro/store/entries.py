@@ -225,7 +225,7 @@ class Store:
         if found is not None:  # another run was faster
             return found
         with self.writing():
-            self._put(self.key(config), "arrays.npz", content.getvalue(), "arrays.json", about)
+            self.put(self.key(config), "arrays.npz", content.getvalue(), "arrays.json", about)
         found = self._read_arrays(config)
         return arrays if found is None else found
 
@@ -324,14 +324,14 @@ class Store:
                 "made": dict(made),
             }
             with self.writing():
-                mine = self._put(key, "network.safetensors", content, "entry.json", entry)
+                mine = self.put(key, "network.safetensors", content, "entry.json", entry)
             if not mine:
                 self._load_into(network, config)
         with self.writing():
             checkpoint.remove()
         self.place.tidy(key)
 
-    def _put(self, key: str, name: str, content: bytes, about_name: str, about: Mapping[str, Any]) -> bool:
+    def put(self, key: str, name: str, content: bytes, about_name: str, about: Mapping[str, Any]) -> bool:
         """Put a file, and last what describes it, if nobody else has; whether what is there now is this file.
 
         The description decides: of two runs that put theirs at one moment, the file of the one whose description was

@@ -142,7 +142,7 @@ class Folder:
         return found
 
     def tidy(self, key: str) -> None:
-        """See `Place`; a folder that nothing is left in goes too."""
+        """See `Place`."""
         remove_stale(self.root / key, ".*.part")
 
     def check(self, key: str) -> None:
@@ -192,19 +192,29 @@ class Bucket:
     def read(self, name: str) -> bytes | None:
         """See `Place`."""
         try:
-            with _as_os_errors():
+            with self._readable(f"/{name}"):
                 return self.files.cat_file(self._path(name))
         except FileNotFoundError:
             return None
+
+    @contextmanager
+    def _readable(self, name: str = "") -> Iterator[None]:
+        """Raises FileNotFoundError for what is not there, and InputError for what cannot be read or listed."""
+        try:
+            with _as_os_errors():
+                yield
+        except FileNotFoundError:
+            raise
         except OSError as error:
-            raise InputError(f"{self.address}/{name} cannot be read ({error}): see to who may read it.") from error
+            raise InputError(f"{self.address}{name} cannot be read ({error}): see to who may read it.") from error
 
     def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
         """See `Place`."""
         if not names:
             return {}
         by_path = {self._path(name).lstrip("/"): name for name in names}
-        found = self.files.cat([self._path(name) for name in names], on_error="omit")
+        with self._readable():
+            found = self.files.cat([self._path(name) for name in names], on_error="omit")
         return {by_path[path.lstrip("/")]: content for path, content in found.items()}
 
     def write(self, name: str, content: bytes) -> None:
@@ -238,7 +248,7 @@ class Bucket:
 
     def _listed(self, path: str) -> list[dict[str, Any]]:
         try:
-            with _as_os_errors():
+            with self._readable():
                 self.files.invalidate_cache()
                 return self.files.ls(path, detail=True)
         except FileNotFoundError:

@@ -12,7 +12,7 @@ from kdrepro.store.leases import LEASE, Leases
 from kdrepro.store.places import Folder
 
 BATCH = 200  # entries read at once
-COPIED = ("network.safetensors", "entry.json", "arrays.npz", "arrays.json")  # what describes a file after that file
+PAIRS = (("network.safetensors", "entry.json"), ("arrays.npz", "arrays.json"))  # a file, and what describes it
 
 
 @dataclass(frozen=True)
@@ -156,28 +156,27 @@ def export(store: Store, item: Item, target: Store) -> bool:
     Only what is whole: of a network its file and its entry, of arrays theirs. Raises InputError for a damaged file and
     when it cannot be written.
     """
-    names = [name for name in COPIED if name in item.sizes]
-    contents = store.place.read_all([f"{item.key}/{name}" for name in names])
-    if len(contents) < len(names) or not names:
-        return False
-    for about, file in (("entry.json", "network.safetensors"), ("arrays.json", "arrays.npz")):
-        if f"{item.key}/{about}" in contents:
-            _check_whole(store, item.key, contents, about, file)
     copied = False
-    with target.writing():
-        for name in names:
-            copied = target.place.create(f"{item.key}/{name}", contents[f"{item.key}/{name}"]) or copied
+    for file, about in PAIRS:
+        contents = store.place.read_all([f"{item.key}/{name}" for name in (file, about)])
+        if f"{item.key}/{about}" not in contents:
+            continue
+        described = _whole(store, item.key, contents, file, about)
+        if target.place.read(f"{item.key}/{about}") is None or target.place.read(f"{item.key}/{file}") is None:
+            with target.writing():
+                copied = target.put(item.key, file, contents[f"{item.key}/{file}"], about, described) or copied
     return copied
 
 
-def _check_whole(store: Store, key: str, contents: Mapping[str, bytes], about: str, file: str) -> None:
+def _whole(store: Store, key: str, contents: Mapping[str, bytes], file: str, about: str) -> Any:
+    """What describes a file, if the file is what it says. Raises InputError."""
     try:
-        expected = json.loads(contents[f"{key}/{about}"])["sha256"]
-        whole = sha(contents[f"{key}/{file}"]) == expected
+        described = json.loads(contents[f"{key}/{about}"])
+        if sha(contents[f"{key}/{file}"]) == described["sha256"]:
+            return described
     except (KeyError, TypeError, ValueError):
-        whole = False
-    if not whole:
-        raise InputError(
-            f"{key}/{file} in the store {store.root} is damaged: remove it by `kdrepro store rm {key}`, and its "
-            "chapter makes it again."
-        )
+        pass
+    raise InputError(
+        f"{key}/{file} in the store {store.root} is damaged: remove it by `kdrepro store rm {key}`, and its chapter "
+        "makes it again."
+    )

@@ -19,6 +19,7 @@ from kdrepro.checks import (
     check_device,
     check_network,
     check_numbers,
+    check_whole,
 )
 from kdrepro.training.datasets import as_cases
 from kdrepro.training.identity import digest
@@ -150,9 +151,7 @@ class Batches:
             if bool((labels == NO_LABEL).all()):
                 raise ValueError(f"labels holds nothing but {NO_LABEL}: pass labels=None where no case has a label.")
         teacher_logits = None if teacher_logits is None else _checked_logits(teacher_logits, inputs)
-        batch_size = batch_size or given.batch_size or BATCH_SIZE
-        if batch_size < 1 or int(batch_size) != batch_size:
-            raise ValueError(f"batch_size must be a whole number of at least 1, not {batch_size}.")
+        batch_size = given.batch_size or BATCH_SIZE if batch_size is None else check_whole(batch_size, "batch_size", 1)
         if not 0 <= mix <= 1:
             raise ValueError(f"mix must lie between 0 and 1, a share of the images, not {mix}.")
         if jitter or flip or cutout or mix:

@@ -62,6 +62,15 @@ def as_cases(source: Any, name: str, ordered: bool = False) -> Cases:
                 f"{name} is a loader with an order of its own, of which labels, soft targets and whoever reads the "
                 "answers know nothing: pass its dataset, or shuffle=False."
             )
+        if (
+            source.drop_last
+            and hasattr(source.dataset, "__len__")
+            and len(source) * (source.batch_size or 1) != len(source.dataset)
+        ):
+            raise ValueError(
+                f"{name} is a loader with drop_last=True, whose {len(source)} batches leave out some of its dataset's "
+                f"{len(source.dataset)} cases, the same ones in each epoch: pass its dataset, or drop_last=False."
+            )
         return _read(iter(source), name, torch.cat, None)._replace(batch_size=source.batch_size)
     if isinstance(source, IterableDataset):
         return _read(iter(source), name, torch.stack, None)

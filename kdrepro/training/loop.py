@@ -53,7 +53,8 @@ def fit(
     checkpoint: a file, resumed from if it holds a state; saved after every epoch and every 60 s within one.
         On a CPU the resumed training ends bit for bit where an uninterrupted one does. A state of another training
         (network, objective, labels, teacher, recipe, seed, cases) is refused and left as it is.
-    evaluate: gives figures to add to a row, every `evaluate_every` epochs and after the last.
+    evaluate: gives figures of the network, which is in eval mode and has no gradients there, to add to a row, every
+        `evaluate_every` epochs and after the last.
     keep_best: early stopping after the fact: the network ends with the weights of the row in which this figure of
         `evaluate` was highest (the first such row), not with the last ones; the history keeps all rows.
     progress: called with each finished row.
@@ -229,13 +230,14 @@ def _denormals_flushed() -> Iterator[None]:
 
     Adam's averages of gradients that have become 0 (an image's border, a dead unit) decay into that range, the
     faster the smaller its betas; there a processor is many times slower. Such numbers are far too small to
-    change a weight.
+    change a weight. Afterwards it does what it did before.
     """
+    flushed = not (torch.tensor(1e-38) * 0.1).item()
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(False)
+        torch.set_flush_denormal(flushed)
 
 
 @contextmanager

@@ -12,11 +12,11 @@ from torch import nn
 from kdrepro.checks import check_device, check_network, check_whole, network_dtype, unwrapped
 from kdrepro.errors import DivergedError, InputError
 from kdrepro.networks import MLP, clip_max_norm, parameter_count, use_generator
-from kdrepro.training.batches import BATCH_SIZE, CaseSource, check_source
+from kdrepro.training.batches import BATCH_SIZE, Asked, CaseSource, check_source
 from kdrepro.training.checkpoint import Checkpoint
 from kdrepro.training.identity import digest, form
 from kdrepro.training.inference import logits
-from kdrepro.training.modes import frozen_layers, to_train
+from kdrepro.training.modes import evaluating, frozen_layers, to_train
 from kdrepro.training.objectives import Distillation, Objective, of_labels_alone
 from kdrepro.training.recipe import Recipe, gains_from_bf16
 from kdrepro.training.stack import shape_of
@@ -197,7 +197,7 @@ class TrainingState:
             "seconds": round(self.seconds, 3),
         }
         if self.evaluate and ((epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.recipe.epochs):
-            with self._averaged():
+            with self._averaged(), evaluating(self.network), torch.no_grad():
                 row.update(self._figures(row))
                 self._note_best(row)
         self.history.append(row)
@@ -325,7 +325,7 @@ class TrainingState:
             "network": f"#{digest(shapes, form(self.network))}",
             "objective": f"{_name(self.objective)} #{digest(self.objective)}",
             # Of a function, by its code: as a module it holds nothing.
-            "teacher": f"#{digest(getattr(self.teacher, 'function', self.teacher))}",
+            "teacher": f"#{digest(self.teacher.function if isinstance(self.teacher, Asked) else self.teacher)}",
             "cases, labels or soft targets": f"#{cases}",
             "steps of an epoch": len(self.batches),
             "seed": self.seed,

@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 
 from kdrepro.checks import logits_of, wide
 from kdrepro.networks import Dropout
+from kdrepro.training.batches import Batches
 from kdrepro.training.inference import as_inputs, input_dtype
 from kdrepro.training.stack import SideBySide
 from kdrepro.training.state import TrainingState
@@ -49,7 +50,7 @@ class Vmapped(SideBySide):
 def check(training: TrainingState) -> None:
     """Raises ValueError, with what to do, for a network that would not train among others as it does alone."""
     name = type(training.network).__name__
-    if getattr(training.batches, "kind", None) is None:
+    if not isinstance(training.batches, Batches):  # whose inputs a step is tried on
         raise ValueError(f"stack=True needs training.Batches, not a {type(training.batches).__name__}.")
     if training.recipe.averaging:
         raise ValueError("A recipe with averaging trains networks one at a time: set it to 0, or leave stack=True out.")

@@ -12,13 +12,9 @@ from pydantic import ValidationError, field_validator, model_validator
 
 from kdrepro import paths
 from kdrepro.errors import InputError, nearest
-from kdrepro.settings import Settings
+from kdrepro.settings import NOT_YAML, Settings
 from kdrepro.verdicts.rules import Rule, Verdict
 from kdrepro.verdicts.wording import label, unit, written, written_mean
-
-# What PyYAML raises for text that it cannot load: its own error, and for bad scalars such as `0b_` or `!!bool x` nearly
-# anything that Python's conversions raise.
-NOT_YAML = (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError, OverflowError)
 
 BEYOND = "beyond"  # in the place of a section's number: a claim that is not the paper's
 

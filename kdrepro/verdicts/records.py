@@ -255,6 +255,17 @@ def kept_confirmed(record: Mapping[str, Any], before: Mapping[str, Any]) -> dict
 
 def git(*arguments: str) -> str:
     """What git says of the book's repository; "" where it fails, or there is none."""
+    return _git(*arguments) if _is_repository(paths.ROOT) else ""
+
+
+@functools.cache
+def _is_repository(folder: Path) -> bool:
+    """Whether a folder is the top of a repository: an unpacked archive may lie in somebody else's."""
+    top = _git("rev-parse", "--show-toplevel")
+    return bool(top) and Path(top).resolve() == folder.resolve()
+
+
+def _git(*arguments: str) -> str:
     try:
         done = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -106,6 +106,19 @@ def test_a_search_of_specialists_judges_them_with_their_generalist(tmp_path, mon
     assert searches.table(record)["conditional"].str.endswith("%").tolist() == [False, True, True]
 
 
+@pytest.mark.parametrize("rows", [[], [("as published", "first", None), ("as published", "second", None)]])
+def test_a_search_without_a_student_that_learned_has_a_table_and_a_picture(rows, tmp_path):
+    """It was ended before the first, or all of them diverged."""
+    teacher = {"teacher": "as published", "student": "", "seed": 0, "errors": 7, "seconds": 1.0}
+    students = {"first": {}, "second": {}}
+    found = [{"teacher": t, "student": s, "seed": 0, "errors": e, "seconds": 1.0} for t, s, e in rows]
+    record = {"rows": [teacher, *found], "plans": {"teachers": {"as published": {}}, "students": students}}
+    assert searches.table(record)["errors"].tolist() == [7.0, *["diverges" if rows else "not run"] * 2]
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(record))
+    searches.draw(path, tmp_path / "drawn.svg")
+
+
 def test_a_search_that_was_ended_is_told():
     record = {"plans": {"teachers": {"a": {}, "b": {}}, "students": {"x": {}, "y": {}}}, "rows": []}
     of = {"seed": 0, "errors": 3, "seconds": 60.0}

@@ -27,6 +27,7 @@ def test_notebooks_inherit_what_the_command_line_was_given(tmp_path):
         ("threads: 0", "threads"),
         ("- a list", "must hold keys and values"),
         ("a: [", "cannot be read"),
+        ("threads: 0b_", "cannot be read"),
         ("address: [1]", "address"),
     ],
 )

@@ -92,6 +92,26 @@ def test_a_cluster_that_breaks_reaches_whoever_waits(workers, here):
         team.wait("t")
 
 
+def test_workers_that_were_ended_say_so_and_keep_nobody_waiting(workers, here):
+    """As after Ctrl-C in a notebook, whose next cell asks for another network."""
+    cluster = here()
+    cluster.ended = lambda seconds: []  # it works, and works
+    team = workers(cluster)
+    team.add([noting("teacher", ["t"])])
+    team.close()
+    for ask in (lambda: team.wait("t"), lambda: team.add([noting("student", ["s"])])):
+        with pytest.raises(InputError, match="The workers were ended"):
+            ask()
+
+
+def test_what_was_done_before_the_workers_were_ended_is_there(workers, here):
+    team = workers(here())
+    team.add([noting("teacher", ["t"])])
+    team.wait("t")
+    team.close()
+    team.wait("t")
+
+
 def test_what_is_shared_is_sent_once(workers, here):
     from kdrepro.executors.tasks import Shared
 

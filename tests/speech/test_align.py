@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from kdrepro.errors import InputError
+from kdrepro.errors import InputError, NotInstalledError
 from kdrepro.speech import espeak
 from kdrepro.speech.align import align, align_folder, words_of
 from kdrepro.speech.audio import _resample, read_audio
@@ -66,10 +66,13 @@ def test_what_cannot_be_aligned_is_said(spoken):
         align(np.zeros(RATE // 20, np.float32), words_of(TEXT))
 
 
-def test_without_the_library_one_sentence_says_so(monkeypatch, spoken):
+def test_without_the_library_one_sentence_says_so(monkeypatch, spoken, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "pocketsphinx", None)
-    with pytest.raises(InputError, match=r"kdrepro\[align\]"):
+    with pytest.raises(NotInstalledError, match=r"kdrepro\[align\]"):
         align(spoken[0], ["year"])
+    (tmp_path / "anna").mkdir()
+    with pytest.raises(NotInstalledError):  # once, and not of each recording
+        align_folder(tmp_path)
 
 
 def test_a_folder_is_aligned_and_read_and_gone_on_with(spoken, tmp_path):

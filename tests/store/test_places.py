@@ -113,6 +113,24 @@ def test_addresses_that_are_none_are_one_sentence(tmp_path):
     assert Store("memory://somewhere", folders=tmp_path).folder({"a": 1}).parent == tmp_path
 
 
+@pytest.mark.parametrize("ask", ["keys", "sizes", "read_all"])
+def test_storage_that_does_not_answer_is_one_sentence(monkeypatch, ask):
+    pytest.importorskip("fsspec")
+    bucket = places.place("memory://nobody/store")
+
+    def refuse(*_, **__):
+        raise RuntimeError("Access Denied")
+
+    for name in ("ls", "cat"):
+        monkeypatch.setattr(bucket.files, name, refuse)
+    with pytest.raises(InputError, match=r"memory://nobody/store cannot be read \(RuntimeError: Access Denied\)"):
+        list(
+            {"keys": bucket.keys, "sizes": lambda: bucket.sizes("a"), "read_all": lambda: bucket.read_all(["a/b"])}[
+                ask
+            ]()
+        )
+
+
 def test_a_store_goes_to_another_process_as_its_address(address):
     store = pickle.loads(pickle.dumps(Store(address, owner="somebody")))
     assert (store.root, store.owner) == (address, "somebody")

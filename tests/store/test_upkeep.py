@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from kdrepro.cli import app
 from kdrepro.errors import InputError
-from kdrepro.store import Store, upkeep
+from kdrepro.store import Store, entries, upkeep
 from kdrepro.store.leases import Leases
 
 CONFIG = {"network": {"widths": [3, 2]}, "loss": "hard", "seed": 1, "data": {"name": "digits"}}
@@ -83,6 +83,15 @@ def test_what_is_exported_is_checked_and_replaces_nothing(store, tmp_path):
     store.place.write(f"{item.key}/network.safetensors", b"damaged")
     with pytest.raises(InputError, match=r"is damaged: remove it by `kdrepro store rm"):
         upkeep.export(store, item, Store(tmp_path / "other"))
+
+
+def test_what_is_exported_beside_a_run_is_not_described_by_it(store, tmp_path, monkeypatch):
+    """The target holds the file of a run that was killed before its description: the pair is then the exported one."""
+    monkeypatch.setattr(entries, "PATIENCE", 0.05)
+    target, item = Store(tmp_path / "copy"), upkeep.one(store, store.key(CONFIG))
+    target.place.write(f"{item.key}/network.safetensors", b"another run's")
+    assert upkeep.export(store, item, target)
+    target.train_or_load(CONFIG, pytest.fail)
 
 
 def said(*arguments):

@@ -85,6 +85,18 @@ def test_a_loader_keeps_its_batch_size_unless_another_is_given():
     assert Batches(X, Y).batch_size == 256
 
 
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5])
+def test_a_batch_has_at_least_one_case(batch_size):
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1"):
+        Batches(X, Y, batch_size=batch_size)
+
+
+def test_a_loader_that_leaves_cases_out_is_refused():
+    with pytest.raises(ValueError, match="whose 5 batches leave out some of its dataset's 40 cases"):
+        Batches(DataLoader(TensorDataset(X, Y), batch_size=7, drop_last=True))
+    assert Batches(DataLoader(TensorDataset(X, Y), batch_size=8, drop_last=True)).cases == 40
+
+
 def test_a_tensors_memory_is_shared_not_copied():
     assert Batches(TensorDataset(X, Y)).inputs.data_ptr() == X.data_ptr()
     array = X.numpy()

@@ -46,6 +46,38 @@ def test_flushing_denormals_changes_no_weight_and_is_undone(digits, monkeypatch)
     assert torch.equal(weights(fast), weights(slow))
 
 
+def test_whoever_flushed_denormals_before_goes_on_doing_so(digits):
+    torch.set_flush_denormal(True)
+    try:
+        fit(network(), digits, recipe=RECIPE)
+        assert (torch.tensor([1e-40]) * 1.0).item() == 0
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_an_evaluation_teaches_the_network_nothing(digits):
+    """It is in eval mode there, so that batch normalisation does not take in what it is evaluated on."""
+
+    def net():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return torch.nn.Sequential(
+                torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 10)
+            )
+
+    seen, recipe = [], Recipe(epochs=2, precision="fp32")
+
+    def evaluate(network):
+        seen.append((network.training, torch.is_grad_enabled()))
+        return {"mean": network(here(1e3 * torch.ones(4, 8, 8))).mean()}
+
+    evaluated, plain = net(), net()
+    fit(evaluated, digits, recipe=recipe, jitter=0, evaluate=evaluate)
+    fit(plain, digits, recipe=recipe, jitter=0)
+    assert seen == [(False, False)] * recipe.epochs
+    torch.testing.assert_close(evaluated.state_dict(), plain.state_dict(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_equals_a_plain_loop(digits, optimizer):
     """The loop against the few lines that anybody would write: same order, no jitter, no dropout."""

@@ -223,6 +223,17 @@ def test_an_online_teacher_is_part_of_the_training(digits, tmp_path):
         train(network(8))
 
 
+def test_a_teacher_is_known_by_its_weights_whatever_it_calls_its_parts(digits, tmp_path):
+    def train(teacher):
+        teacher.function = torch.relu
+        of = (cases(digits, jitter=1, teacher=teacher), training.matched_logits, RECIPE)
+        training.fit(network(), *of, checkpoint=Checkpoint(tmp_path / "c.safetensors"))
+
+    train(network(7))
+    with pytest.raises(InputError, match="another teacher"):
+        train(network(8))
+
+
 def test_what_an_objective_of_ones_own_holds_is_part_of_it(tmp_path):
     """Its numbers in a closure, the names that it reads, and its code."""
     train_one(tmp_path / "c.safetensors", **ONE | {"objective": weighted(2.0)})

@@ -37,6 +37,23 @@ class Small(nn.Module):
         return {"logits": self.scale * self.output(x.flatten(1))}
 
 
+class Own:
+    """Cases of a source of one's own, which says that they are of one kind."""
+
+    kind, bytes_a_case, device, cases = "own", 64, X.device, 48
+
+    def __len__(self):
+        return 2
+
+    def views(self, generator):
+        yield from (training.Batch(X[i : i + 24] / 255, Y[i : i + 24]) for i in (0, 24))
+
+
+def test_cases_of_a_source_of_ones_own_are_refused():
+    with pytest.raises(ValueError, match=r"stack=True needs training.Batches, not a Own"):
+        training.fit_many([Small(0)], [Own()], [training.hard_targets], [RECIPE], seeds=[0], stack=True)
+
+
 @pytest.fixture
 def always(monkeypatch):
     """Stacked whatever it takes: how long a step takes is luck."""
