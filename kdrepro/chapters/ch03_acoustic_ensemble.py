@@ -259,14 +259,14 @@ def decoders_table(run: SpeechExperiment, systems: Mapping[str, Any], chosen: in
     return pd.DataFrame(lines).set_index(["system", "language model"])
 
 
-def chosen_order(run: SpeechExperiment, baseline: Folded, orders: Sequence[int] = (2, 3)) -> int:
+def chosen_order(run: SpeechExperiment, baseline: Folded) -> int:
     """The language model with which a baseline makes the fewest errors on validation speakers; the shorter of equals.
 
     A loop over phones has a bigram only.
     """
     if not run.decoder(baseline)[0].words:
         return 2
-    return min(orders, key=lambda order: (run.validation_rate(baseline, order=order), order))
+    return min((2, 3), key=lambda order: (run.validation_rate(baseline, order=order), order))
 
 
 def calibration(run: SpeechExperiment, systems: Mapping[str, Sequence[Folded]], bins: int = 20) -> pd.DataFrame:

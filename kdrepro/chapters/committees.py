@@ -303,13 +303,13 @@ class SpecialistExperiment(ImageExperiment):
         return combining.em_step(start / start.sum(1, keepdim=True), generalist, p, subsets, active)
 
     def opinions(
-        self, committee: Committee, *, top_n: int, correction: str = "prior", split: str = "test"
+        self, committee: Committee, *, top_n: int
     ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
-        """What Eq. 5 combines, float64: the generalist's p [N, C], the specialists' p, and their classes.
+        """What Eq. 5 combines on test cases, float64: the generalist's p [N, C], the specialists' p, and their classes.
 
         Of a specialist's p, shaped as in `specialist_logits`, only the rows where it is active mean something.
         """
-        return self._opinions(committee, self._asked(committee, split, top_n), correction, split, slice(None))
+        return self._opinions(committee, self._asked(committee, "test", top_n), "prior", "test", slice(None))
 
     def _asked(self, committee: Committee, split: str, top_n: int) -> list[torch.Tensor]:
         """Each specialist's logits of all cases that any n which this chapter looks at asks it about."""

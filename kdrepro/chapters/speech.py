@@ -370,21 +370,21 @@ class SpeechExperiment(Experiment):
 
         return self.store.compute_or_load(config, compute)
 
-    def decoder(self, system: Folded | Sequence[Folded], how: str = "arithmetic", order: int = 2) -> Decoder:
+    def decoder(self, system: Folded | Sequence[Folded], order: int = 2) -> Decoder:
         """A decoder of each fold, its scale and penalty chosen for this system on validation speakers.
 
         Every system gets the same trials: `Recognizer.grid`. order: 2 for a bigram, 3 for a trigram.
         """
         folds = range(len(self.data.parts))
-        return tuple(self._tuned([m[f] for m in _members(system)], how, order, f)[0] for f in folds)
+        return tuple(self._tuned([m[f] for m in _members(system)], order, f)[0] for f in folds)
 
-    def validation_rate(self, system: Folded | Sequence[Folded], how: str = "arithmetic", order: int = 2) -> float:
+    def validation_rate(self, system: Folded | Sequence[Folded], order: int = 2) -> float:
         """The error rate that a system's `decoder` has on the utterances that tuned it; the mean over folds."""
         ensemble, folds = _members(system), range(len(self.data.parts))
-        return float(np.mean([self._tuned([m[f] for m in ensemble], how, order, f)[1] for f in folds]))
+        return float(np.mean([self._tuned([m[f] for m in ensemble], order, f)[1] for f in folds]))
 
-    def _tuned(self, ensemble: Sequence[Trained], how: str, order: int, fold: int) -> tuple[Recognizer, float]:
-        recognizer = self._recognizer(fold, order)
+    def _tuned(self, ensemble: Sequence[Trained], order: int, fold: int) -> tuple[Recognizer, float]:
+        recognizer, how = self._recognizer(fold, order), "arithmetic"
         config = {"recognizer": [net.key for net in ensemble], "how": how if len(ensemble) > 1 else ""}
         config |= {"grid": recognizer.grid, "order": order, **self._data_config(fold)}
 

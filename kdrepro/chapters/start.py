@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,7 +42,8 @@ class SpeechChapter:
         for name, folds in corpora.items():
             cache = paths.runs(preset.origin) / "corpora"
             states = sizes.synthetic.states if name == "synthetic" else None
-            parts = tuple(frames.load_speech(corpus, cache, states) for corpus in folds)
+            made = _told(partial(experiment.write_log, chapter, preset.name), name)
+            parts = tuple(frames.load_speech(corpus, cache, states, made) for corpus in folds)
             sets[name] = SpeechExperiment(
                 data=Folds(parts),
                 record_name=f"{chapter}.{name}",
@@ -157,6 +158,16 @@ def start_search(
         raise InputError(f"The search {name} holds out {searches[name].held_out:,} images, all that there are.")
     kind = _on_images(loaded.chapters[chapter])
     return kind(data=found.with_validation(searches[name].held_out).to(where), **common)
+
+
+def _told(tell: Callable[[str], None], name: str) -> Callable[[int, int], None]:
+    """A progress of hours of speech that are made, or read, for the first time: a line for each tenth of them."""
+
+    def progress(done: int, count: int) -> None:
+        if 10 * done // count > 10 * (done - 1) // count:
+            tell(f"{name}: {done} of {count} parts of the speech are there")
+
+    return progress
 
 
 def _on_images(sizes: Any) -> type[ImageExperiment]:
@@ -277,7 +288,7 @@ def _say_what_confirms(run: Any, root: Path) -> str:
         of_usual = _images(wanted, root, paths.runs(run.preset.origin) / "images").fingerprint
         fresh = run.data.fingerprint != of_usual
         run.record["data"]["fingerprint"] = of_usual  # what it confirms is of the same training images
-        usual = f"training images numbered from {below} on" if fresh else f"{usual}: this copy has none from {below} on"
+        usual = f"training images numbered from {below} on" if fresh else f"{usual}, for want of unused ones"
     run.log(f"fresh seeds on {usual}")
     return usual
 

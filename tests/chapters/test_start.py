@@ -88,7 +88,7 @@ def test_only_a_confirmation_sees_fresh_images(tmp_path, monkeypatch, there, int
     run = start.start("05-specialists", preset="full", seeds=1, into=into)
     confirms = into.startswith("confirm")
     assert run.data.test_images.max() == (7 if confirms and there else 0)
-    said = "training images numbered from 400 on" if there else "the usual test images: this copy has none from 400 on"
+    said = "training images numbered from 400 on" if there else "the usual test images, for want of unused ones"
     assert run.record["data"].get("test") == (said if confirms else None)
     assert run.record["data"]["fingerprint"] == images(0).fingerprint  # the record's that it confirms
 
@@ -110,3 +110,11 @@ def test_what_confirms_is_tested_on_fresh_speech(into, fresh, monkeypatch, tmp_p
     if fresh:  # so that it is taken for a confirmation of the record of the same training speech
         assert chapter.decides.record["data"]["fingerprint"] == shards.fingerprint(usual) != shards.fingerprint(corpus)
     assert replace(corpus, test_seed=None) == data.synthetic_speech(**sizes.arguments())
+
+
+@pytest.mark.parametrize(("count", "told"), [(40, [4, 8, 12, 16, 20, 24, 28, 32, 36, 40]), (3, [1, 2, 3])])
+def test_hours_of_speech_are_not_made_without_a_word(count, told):
+    lines = []
+    for done in range(1, count + 1):
+        start._told(lines.append, "synthetic")(done, count)
+    assert lines == [f"synthetic: {done} of {count} parts of the speech are there" for done in told]
