@@ -38,6 +38,7 @@ def _box(one: Standing, index: dict[str, Any], repository: str) -> str:
         *([f"**Control.** {one.row['control']}."] if one.row["control"] else []),
         *_rules(one),
         *([f"**By construction:** {claim.by_construction}."] if claim.by_construction else []),
+        *([f"**In other units** it is `{claim.repeats}`, and not counted beside that."] if claim.repeats else []),
         *([f"**What is measured.** {claim.note}"] if claim.note else []),
         *([f"**Why the rule is as it is:** {claim.defence}."] if claim.defence else []),
         *_history(one),

@@ -97,7 +97,7 @@ class Claim(Settings):
     @property
     def uncounted(self) -> str:
         """Why it is shown and not counted; "" for what is counted."""
-        return "by construction" if self.by_construction else f"as {self.repeats}" if self.repeats else ""
+        return "by construction" if self.by_construction else "in other units" if self.repeats else ""
 
 
 @functools.cache

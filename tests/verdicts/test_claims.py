@@ -200,7 +200,7 @@ def test_the_tally_leaves_out_what_holds_by_construction_or_repeats_and_counts_f
         "reproduced, by construction",
         "not reproduced",
         "not run",
-        "reproduced, as a",
+        "reproduced, in other units",
     ]
 
 
