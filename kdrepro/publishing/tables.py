@@ -39,7 +39,7 @@ def verdict_tables(results: Sequence[dict[str, Any]]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     if any(described[row["claim"]].amended for row in decided):
         page = "[how the verdicts were made](book/how-verdicts.md)"
-        lines += ["", f"† Rule, recipe, data, teacher or statement was changed when a result was known: {page}."]
+        lines += ["", f"† Rule, recipe, data, teacher, seeds or statement was changed when a result was known: {page}."]
     if decided and waiting:
         lines += ["", "No published run measures these yet:", ""]
     if waiting:
