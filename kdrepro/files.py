@@ -103,6 +103,14 @@ def read_array(path: Path, mmap_mode: str | None = None) -> np.ndarray:
         raise ValueError(f"{path.name} is no whole array ({type(error).__name__})") from error
 
 
+def not_yaml() -> tuple[type[Exception], ...]:
+    """What PyYAML raises for text that it cannot load: its own error, and for bad scalars such as `0b_` or `!!bool x`
+    nearly anything that Python's conversions raise."""
+    import yaml  # here: most who write and read files have no need of it
+
+    return yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError, OverflowError
+
+
 def set_aside(path: Path) -> Path | None:
     """Rename a damaged file so that it is kept for inspection and never read again; returns its new name.
 

@@ -2,12 +2,7 @@
 
 from typing import Any, ClassVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, model_serializer
-
-# What PyYAML raises for text that it cannot load: its own error, and for bad scalars such as `0b_` or `!!bool x` nearly
-# anything that Python's conversions raise.
-NOT_YAML = (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError, OverflowError)
 
 
 class Settings(BaseModel):

@@ -29,7 +29,7 @@ from kdrepro.chapters.sizes import (
     SpeechSizes,
 )
 from kdrepro.errors import InputError, nearest
-from kdrepro.settings import NOT_YAML
+from kdrepro.files import not_yaml
 
 CHAPTERS: dict[str, type[Sizes]] = {
     "01-dark-knowledge": DarkKnowledge,
@@ -182,7 +182,7 @@ def _change(text: str) -> tuple[list[str], Any]:
         raise InputError(f"{text!r} changes no size: write CHAPTER.KEY=VALUE, 02-mnist.distilled.temperature=10 say.")
     try:
         read = yaml.safe_load(value)
-    except (TypeError, *NOT_YAML) as error:
+    except (TypeError, *not_yaml()) as error:
         raise InputError(f"The value of {text!r} is not valid YAML: {' '.join(str(error).split())}.") from None
     return [first] if first == "data" else ["chapters", check_chapter(first), *rest], read
 
@@ -225,7 +225,7 @@ def _own_name(name: str, own: Mapping[str, Any]) -> str:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, TypeError, *NOT_YAML) as error:
+    except (OSError, TypeError, *not_yaml()) as error:
         raise InputError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path.name} must hold keys and values, not {type(content).__name__}.")

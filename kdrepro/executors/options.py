@@ -9,7 +9,8 @@ from pydantic import Field, ValidationError
 
 from kdrepro import paths
 from kdrepro.errors import InputError, nearest
-from kdrepro.settings import NOT_YAML, Settings
+from kdrepro.files import not_yaml
+from kdrepro.settings import Settings
 
 Name = Literal["local", "processes", "ray", "slurm", "submitit-local"]
 NAMES = get_args(Name)
@@ -60,7 +61,7 @@ def read(name: str | None = None, file: str | None = None, address: str | None =
 def _loaded(file: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(paths.expanded(file).read_text(encoding="utf-8"))
-    except (OSError, *NOT_YAML) as error:
+    except (OSError, *not_yaml()) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise InputError(f"Executor options {file} cannot be read ({reason}): name a YAML file of them.") from None
     if not isinstance(content, dict):

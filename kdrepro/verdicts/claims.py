@@ -12,7 +12,8 @@ from pydantic import ValidationError, field_validator, model_validator
 
 from kdrepro import paths
 from kdrepro.errors import InputError, nearest
-from kdrepro.settings import NOT_YAML, Settings
+from kdrepro.files import not_yaml
+from kdrepro.settings import Settings
 from kdrepro.verdicts.rules import Rule, Verdict
 from kdrepro.verdicts.wording import label, unit, written, written_mean
 
@@ -111,7 +112,7 @@ def load() -> dict[str, Claim]:
         paths.need_book()
     try:
         return _parsed(paths.CLAIMS.read_bytes())
-    except (OSError, TypeError, ValidationError, *NOT_YAML) as error:
+    except (OSError, TypeError, ValidationError, *not_yaml()) as error:
         raise InputError(f"{paths.CLAIMS.name} is not valid: {' '.join(str(error).split())}.") from error
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from kdrepro.errors import InputError
+from kdrepro.errors import InputError, NotInstalledError
 from kdrepro.speech import relabelled
 from kdrepro.speech.align import SILENCE, Aligned
 from kdrepro.speech.corpus import Segment, Utterance
@@ -88,11 +88,11 @@ def test_what_the_aligner_loses_is_left_out(monkeypatch):
         raise InputError("None of 4 passes could align 'tea'")
 
     def absent(waveform, words):
-        raise InputError("To align needs pocketsphinx, which is not installed: pip install 'kdrepro[align]'.")
+        raise NotInstalledError("To align needs pocketsphinx, which is not installed: pip install 'kdrepro[align]'.")
 
     corpus = relabelled.Relabelled(Spoken(), aligned=True)
     monkeypatch.setattr(relabelled, "align", lose)
     assert corpus.utterances("ann") == []
     monkeypatch.setattr(relabelled, "align", absent)
-    with pytest.raises(InputError, match="pip install"):
+    with pytest.raises(NotInstalledError, match="pip install"):
         corpus.utterances("ann")
