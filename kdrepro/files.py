@@ -104,8 +104,11 @@ def read_array(path: Path, mmap_mode: str | None = None) -> np.ndarray:
 
 
 def not_yaml() -> tuple[type[Exception], ...]:
-    """What PyYAML raises for text that it cannot load: its own error, and for bad scalars such as `0b_` or `!!bool x`
-    nearly anything that Python's conversions raise."""
+    """What PyYAML raises for text that it cannot load.
+
+    That is its own error, and for bad scalars such as `0b_` or `!!bool x` nearly anything that Python's conversions
+    raise.
+    """
     import yaml  # here: most who write and read files have no need of it
 
     return yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError, OverflowError

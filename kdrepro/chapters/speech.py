@@ -292,7 +292,6 @@ class SpeechExperiment(Experiment):
         def evaluate(network: nn.Module) -> dict[str, float]:
             if not looked_at:  # not before: a worker has the frames, and needs not be sent them
                 looked_at.update(self._looked_at(plan, seed, fold))
-            network.eval()
             return {
                 name: round(posteriors.accuracy(network, split, some, self.device), 6)
                 for name, (split, some) in looked_at.items()

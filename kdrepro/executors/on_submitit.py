@@ -63,7 +63,8 @@ class Jobs:
                 atomic_write(path, shared.content)
 
     def _part(self, token: str) -> Path:
-        return self.folder / "shared" / f"{token or 'nothing'}.pickle"
+        of_driver = f".{os.getpid()}" if self.local else ""  # whose end is that of its jobs, and of what they read
+        return self.folder / "shared" / f"{token or 'nothing'}{of_driver}.pickle"
 
     def submit(self, tasks: Sequence[Packed]) -> Sequence[Hashable]:
         """See `Cluster`: what comes together is one array of jobs."""

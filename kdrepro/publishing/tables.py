@@ -87,14 +87,15 @@ def first_and_fresh(results: Sequence[dict[str, Any]]) -> list[str]:
     ]
     described = claims.load()
     for entry in claims.verdict_entries(described.values(), results):
-        rule, fresh = described[entry["claim"]].rule, entry["confirm"]
-        if fresh and (first := rule.verdict(entry)) != entry["verdict"]:
-            differ = {
-                str(a.condition): f"{a.condition}: {_figure(a.condition, entry)}, {_figure(a.condition, fresh)}"
-                for a, b in zip(rule.why(entry), rule.why(fresh), strict=True)
-                if (a.holds is True) != (b.holds is True)
-            }
-            rows.append(f"| `{entry['claim']}` | {first} | **{entry['verdict']}** | {'; '.join(differ.values())} |")
+        claim, fresh = described[entry["claim"]], entry["confirm"]
+        if not fresh or (first := claim.verdict(entry, entry["data"])) == entry["verdict"]:
+            continue
+        differ = {  # by its words: a condition may stand in two lists
+            str(a.condition): f"{a.condition}: {_figure(a.condition, entry)}, {_figure(a.condition, fresh)}"
+            for a, b in zip(claim.rule.why(entry), claim.rule.why(fresh), strict=True)
+            if (a.holds is True) != (b.holds is True)
+        }
+        rows.append(f"| `{claim.id}` | {first} | **{entry['verdict']}** | {'; '.join(differ.values())} |")
     return rows
 
 

@@ -156,13 +156,13 @@ def export(store: Store, item: Item, target: Store) -> bool:
     Only what is whole: of a network its file and its entry, of arrays theirs. Raises InputError for a damaged file and
     when it cannot be written.
     """
-    copied = False
+    copied, there = False, target.place.sizes(item.key).keys()
     for file, about in PAIRS:
         contents = store.place.read_all([f"{item.key}/{name}" for name in (file, about)])
         if f"{item.key}/{about}" not in contents:
             continue
         described = _whole(store, item.key, contents, file, about)
-        if target.place.read(f"{item.key}/{about}") is None or target.place.read(f"{item.key}/{file}") is None:
+        if not {file, about} <= there:
             with target.writing():
                 copied = target.put(item.key, file, contents[f"{item.key}/{file}"], about, described) or copied
     return copied

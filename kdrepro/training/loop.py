@@ -232,7 +232,7 @@ def _denormals_flushed() -> Iterator[None]:
     faster the smaller its betas; there a processor is many times slower. Such numbers are far too small to
     change a weight. Afterwards it does what it did before.
     """
-    flushed = not (torch.tensor(1e-38) * 0.1).item()
+    flushed = not (torch.tensor(1e-38, dtype=torch.float32, device="cpu") * 0.1).item()
     torch.set_flush_denormal(True)
     try:
         yield

@@ -72,18 +72,25 @@ def claim_entry(
 
     metrics: name -> one value per seed. seconds: training time behind it, on this run's device.
     pooled: name -> one value for all seeds together, without an interval.
+    """
+    entry = summarised(metrics, pooled or {})
+    return entry | {"verdict": get(claim_id).verdict(entry, data), "seconds": round(seconds, 1)}
+
+
+def summarised(metrics: Mapping[str, Sequence[float]], pooled: Mapping[str, float]) -> dict[str, Any]:
+    """The figures of a claim's entry: `metrics`, their `mean` and `ci95`, and `pooled` where there is any.
+
     A metric with a value that is not finite (the share of a gap that is 0, say) is left out, and a rule that asks for
     it is not decided.
     """
-    values = {name: [plain(v) for v in series] for name, series in metrics.items()}
+    values = {name: [_plain(v) for v in series] for name, series in metrics.items()}
     values = {name: series for name, series in values.items() if all(math.isfinite(v) for v in series)}
-    single = {name: plain(value) for name, value in (pooled or {}).items()}
+    single = {name: _plain(value) for name, value in pooled.items()}
     single = {name: value for name, value in single.items() if math.isfinite(value)}
     summary = {name: stats.mean_ci(series) for name, series in values.items()}
     mean = {name: m for name, (m, _) in summary.items()} | single
     ci95 = {name: list(interval) if interval else None for name, (_, interval) in summary.items()}
-    entry = {"metrics": values, "mean": mean, "ci95": ci95} | ({"pooled": single} if single else {})
-    return entry | {"verdict": get(claim_id).verdict(entry, data), "seconds": round(seconds, 1)}
+    return {"metrics": values, "mean": mean, "ci95": ci95} | ({"pooled": single} if single else {})
 
 
 def provenance(device: "torch.device", config: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,7 +200,7 @@ def _seeds(path: Path) -> list[int]:
         return []
 
 
-def plain(value: Any) -> float | int:
+def _plain(value: Any) -> float | int:
     """NumPy and torch scalars as Python ones; figures are rounded to what they can mean."""
     value = value.item() if hasattr(value, "item") else value
     return value if isinstance(value, int) else float(f"{value:.8g}")

@@ -86,8 +86,10 @@ class Condition(Settings):
         return min(abs(value - bound) for bound in bounds) / ((interval[1] - interval[0]) / 2)
 
     def figure(self, entry: Mapping[str, Any]) -> str:
-        """What is compared with the bound, where a reader would not find it beside: an end at a level that records do
-        not have, or a figure that looks like the bound in as many digits as such figures are given."""
+        """What is compared with the bound, where a reader would not find it beside; "" elsewhere.
+
+        So of an end at a level that records do not have, and of a figure that is written like its bound.
+        """
         value = self.compared(entry)
         if value is None:
             return ""
@@ -208,5 +210,8 @@ class Reason:
         """Whether the condition holds, as a reader gets it: a mean that misses its bound refutes nothing by itself."""
         if self.holds is None:
             return "open" if self.measured else "not measured yet"
-        missed = "missed" if self.pooled else "missed by the mean"
-        return "holds" if self.holds else missed if self.condition.stat == "mean" else "refuted"
+        if self.holds:
+            return "holds"
+        if self.condition.stat != "mean":
+            return "refuted"
+        return "missed" if self.pooled else "missed by the mean"

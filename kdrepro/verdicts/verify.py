@@ -78,14 +78,10 @@ def judge_again(folder: Path) -> None:
 
 def _complete(entry: dict[str, Any], wanted: Set[str], found: Mapping[str, Any]) -> None:
     """Put metrics that are wanted, and found in the predictions, into a claim's entry where it has none of them."""
-    for metric in sorted(wanted & found.keys() - entry["mean"].keys()):
-        values = [records.plain(value) for value in np.atleast_1d(found[metric])]
-        if np.ndim(found[metric]) == 0:
-            entry.setdefault("pooled", {})[metric] = entry["mean"][metric] = values[0]
-        else:
-            mean, interval = stats.mean_ci(values)
-            entry["metrics"][metric], entry["mean"][metric] = values, mean
-            entry["ci95"][metric] = list(interval) if interval else None
+    new = {name: found[name] for name in sorted(wanted & found.keys() - entry["mean"].keys())}
+    pooled = {name: value for name, value in new.items() if np.ndim(value) == 0}
+    for part, figures in records.summarised({n: v for n, v in new.items() if n not in pooled}, pooled).items():
+        entry.setdefault(part, {}).update(figures)
 
 
 def rules_digest() -> str:
