@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Hashable, Sequence
@@ -31,6 +33,11 @@ class Jobs:
         logging.getLogger("submitit").setLevel(logging.ERROR)
         self.local = options.executor == "submitit-local"
         self.folder = paths.expanded(options.folder) if options.folder else run / "jobs"
+        self.queue: list[tuple[str, Packed]] = []  # of processes of this machine, which has no queue of its own
+        self.jobs: dict[str, Any] = {}
+        self.read: dict[str, int] = {}  # of each job's lines, how much
+        self.last: list[str] = []
+        self.count = 0
         self.workers = options.workers or ((os.cpu_count() or 1) if self.local else JOBS)
         given = {"timeout_min": 24 * 60} | options.submitit
         if not self.local:
@@ -38,33 +45,29 @@ class Jobs:
             given |= {"gpus_per_node": int(options.gpus)} if options.gpus else {}
         try:
             with writing(f"jobs to {self.folder}"):
-                (self.folder / "shared").mkdir(parents=True, exist_ok=True)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if self.local:  # whose jobs bear their processes' numbers, which come back: old files would answer
+                    self.folder = Path(tempfile.mkdtemp(prefix="here-", dir=self.folder))
+                (self.folder / "shared").mkdir(exist_ok=True)
             cluster = "local" if self.local else "slurm"
             self.executor = submitit.AutoExecutor(self.folder, cluster=cluster)
             self.executor.update_parameters(**given)
         except (RuntimeError, TypeError, NameError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
+            self.close()
             raise InputError(f"--executor {options.executor} cannot start ({error}): correct its options.") from None
         self.submitit = submitit
-        self.queue: list[tuple[str, Packed]] = []  # of processes of this machine, which has no queue of its own
-        self.jobs: dict[str, Any] = {}
-        self.read: dict[str, int] = {}  # of each job's lines, how much
-        self.last: list[str] = []
-        self.shared: list[Path] = []  # files that jobs read, a run's images among them
-        self.count = 0
 
     def share(self, shared: Shared) -> None:
         """See `Cluster`: a file in the folder, which the jobs must see too."""
         path = self._part(shared.token)
-        self.shared.append(path)
         if not path.exists():
             with writing(f"what jobs need to {path}"):
                 atomic_write(path, shared.content)
 
     def _part(self, token: str) -> Path:
-        of_driver = f".{os.getpid()}" if self.local else ""  # whose end is that of its jobs, and of what they read
-        return self.folder / "shared" / f"{token or 'nothing'}{of_driver}.pickle"
+        return self.folder / "shared" / f"{token or 'nothing'}.pickle"
 
     def submit(self, tasks: Sequence[Packed]) -> Sequence[Hashable]:
         """See `Cluster`: what comes together is one array of jobs."""
@@ -122,8 +125,8 @@ class Jobs:
         """See `Cluster`."""
         for job in self.jobs.values():
             job.cancel(check=False)
-        for path in self.shared if self.local else ():  # Slurm may still put a job into its queue again
-            path.unlink(missing_ok=True)
+        if self.local:  # Slurm may still put a job into its queue again, and its log is nowhere else
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Job:

@@ -3,6 +3,7 @@
 import functools
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -69,6 +70,25 @@ def test_what_a_process_says_and_how_it_fails(jobs):
     team.add([Task("gone", lambda desk: os.kill(os.getpid(), signal.SIGKILL), ("b",))])
     with pytest.raises(InputError, match="its worker has died 2 times"):
         team.wait("b")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["submitit-local"], indirect=True)
+def test_a_job_is_not_answered_by_an_older_one_of_the_same_number(jobs, tmp_path):
+    """submitit names a job of this machine by its process's number, which comes back: after a restart, soon."""
+    answer = pickle.dumps(("success", None))
+    (tmp_path / "jobs").mkdir()
+    for number in range(os.getpid(), os.getpid() + 3000):
+        (tmp_path / "jobs" / f"{number}_0_result.pkl").write_bytes(answer)
+        (tmp_path / "jobs" / f"{number}_0_log.out").write_text("kdrepro| [older] done\n")
+    before, said = sorted((tmp_path / "jobs").iterdir()), []
+    team = jobs(said.append, workers=1)
+    team.add([Task("t", lambda desk: (tmp_path / "done").touch(), ("k",))])
+    team.wait("k")
+    team.close()
+    assert (tmp_path / "done").exists()
+    assert not said
+    assert sorted((tmp_path / "jobs").iterdir()) == before  # what this run's jobs needed is gone
 
 
 @pytest.mark.slow
