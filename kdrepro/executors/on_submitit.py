@@ -2,13 +2,12 @@
 
 import logging
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Hashable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from kdrepro import paths
@@ -33,11 +32,7 @@ class Jobs:
         logging.getLogger("submitit").setLevel(logging.ERROR)
         self.local = options.executor == "submitit-local"
         self.folder = paths.expanded(options.folder) if options.folder else run / "jobs"
-        self.queue: list[tuple[str, Packed]] = []  # of processes of this machine, which has no queue of its own
-        self.jobs: dict[str, Any] = {}
-        self.read: dict[str, int] = {}  # of each job's lines, how much
-        self.last: list[str] = []
-        self.count = 0
+        self.own: TemporaryDirectory | None = None
         self.workers = options.workers or ((os.cpu_count() or 1) if self.local else JOBS)
         given = {"timeout_min": 24 * 60} | options.submitit
         if not self.local:
@@ -47,7 +42,8 @@ class Jobs:
             with writing(f"jobs to {self.folder}"):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 if self.local:  # whose jobs bear their processes' numbers, which come back: old files would answer
-                    self.folder = Path(tempfile.mkdtemp(prefix="here-", dir=self.folder))
+                    self.own = TemporaryDirectory(prefix="here-", dir=self.folder, ignore_cleanup_errors=True)
+                    self.folder = Path(self.own.name)
                 (self.folder / "shared").mkdir(exist_ok=True)
             cluster = "local" if self.local else "slurm"
             self.executor = submitit.AutoExecutor(self.folder, cluster=cluster)
@@ -55,9 +51,15 @@ class Jobs:
         except (RuntimeError, TypeError, NameError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            self.close()
+            if self.own:
+                self.own.cleanup()
             raise InputError(f"--executor {options.executor} cannot start ({error}): correct its options.") from None
         self.submitit = submitit
+        self.queue: list[tuple[str, Packed]] = []  # of processes of this machine, which has no queue of its own
+        self.jobs: dict[str, Any] = {}
+        self.read: dict[str, int] = {}  # of each job's lines, how much
+        self.last: list[str] = []
+        self.count = 0
 
     def share(self, shared: Shared) -> None:
         """See `Cluster`: a file in the folder, which the jobs must see too."""
@@ -125,8 +127,8 @@ class Jobs:
         """See `Cluster`."""
         for job in self.jobs.values():
             job.cancel(check=False)
-        if self.local:  # Slurm may still put a job into its queue again, and its log is nowhere else
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.own:  # Slurm may still put a job into its queue again, and its log is nowhere else
+            self.own.cleanup()
 
 
 class Job:
