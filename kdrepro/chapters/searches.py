@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,18 @@ def search(run: ImageExperiment | SpeechExperiment, name: str) -> list[Row]:
     """Train every student of every teacher of a search, teacher by teacher; a row a network.
 
     run: of `start.start_search`. What is changed are the chapter's own teacher and student, or chapter 2's; of the
-    chapters on specialists the generalist, which has no teacher, or its specialists (`_search_specialists`). A row:
-    teacher, student ("" for the teacher itself), seed, errors on the held-out images, what `_fidelity` says of it, and
-    seconds of training; errors are None where the recipe diverges. Of a `SpeechExperiment`, whose students have one
-    teacher, an ensemble whose own row comes first, or none: wrong frames of the validation speakers.
+    chapters on specialists the generalist, which has no teacher, its specialists (`_search_specialists`), or the
+    student that begins as it (`_search_students`). A row: teacher, student ("" for the teacher itself), seed, errors on
+    the held-out images, what `_fidelity` says of it, and seconds of training; errors are None where the recipe
+    diverges. Of a `SpeechExperiment`, whose students have one teacher, an ensemble whose own row comes first, or none:
+    wrong frames of the validation speakers.
     """
     if isinstance(run, SpeechExperiment):
         return _search_speech(run, name)
     plans, rows = run.sizes.searches[name], []
-    if getattr(plans, "of", "") == "specialist":
-        return _search_specialists(run, name)
+    of_committees = {"specialist": _search_specialists, "student": _search_students}
+    if (of := getattr(plans, "of", "")) in of_committees:
+        return of_committees[of](run, name)
     changed = run.sizes if hasattr(run.sizes, "distilled") else run.preset.chapters["02-mnist"]
     tuned, teachers = _tuned(run, changed).but(curve=0), plans.teachers or {"": {}}
 
@@ -126,6 +129,32 @@ def _search_specialists(run: SpecialistExperiment, name: str) -> list[Row]:
 
     judge = partial(_together, run)
     tries = [({"teacher": "", "student": one}, partial(committees, one), judge) for one in wanted.students]
+    _try_all(run, name, tries, rows)
+    return rows
+
+
+def _search_students(run: SpecialistExperiment, name: str) -> list[Row]:
+    """The rows of a search of students that begin as a generalist; the teacher is the mean of it and another one.
+
+    Not a committee, whose gain may be too small to be kept by anybody: with a teacher that is surely better, a recipe
+    shows what it hands down. The generalists' own rows come first, then the teachers'.
+    """
+    wanted, seeds = run.sizes.searches[name], run.seeds
+    both = run.train_seeds(run.sizes.generalist, seeds=[*seeds, seeds[-1] + 1], name="generalist")
+    teachers = [run.average_as_teacher(pair) for pair in pairwise(both)]
+    rows = [{"teacher": "generalist", "student": ""} | _row(run, net) for net in both]
+    rows += [{"teacher": "two generalists", "student": ""} | _row(run, net) for net in teachers]
+
+    def students(student: str) -> list[Trained]:
+        plan = run.sizes.student.but(**wanted.students[student])
+        taught_by = None if plan.loss == "hard" else teachers
+        return run.train_seeds(plan, taught_by, name=f"{name}: {student}", starts=both)
+
+    teacher_of = dict(zip(seeds, teachers, strict=True))
+    tries = [
+        ({"teacher": "", "student": one}, partial(students, one), lambda net: _judged(run, teacher_of[net.seed], net))
+        for one in wanted.students
+    ]
     _try_all(run, name, tries, rows)
     return rows
 

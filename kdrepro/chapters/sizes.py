@@ -352,8 +352,11 @@ class Specialised(Sizes):
         for search in self.searches.values():
             if search.teachers:
                 raise ValueError(f"a search of a {search.of} has no teachers")
+            plan = getattr(self, search.of, None)
+            if plan is None:
+                raise ValueError(f"a search of a {search.of} needs one, and this chapter has none")
             for change in search.students.values():
-                getattr(self, search.of).but(**change)
+                plan.but(**change)
         return self
 
 
@@ -457,9 +460,12 @@ class Search(Sizes):
 
 
 class CommitteeSearch(Search):
-    """A search of the generalist, or of its specialists, whose generalists are those of the search's seeds."""
+    """A search of the generalist, of its specialists, or of chapter 7's student.
 
-    of: Literal["generalist", "specialist"] = "generalist"
+    The generalists of the last two are those of the search's seeds.
+    """
+
+    of: Literal["generalist", "specialist", "student"] = "generalist"
 
 
 class Mnist(Sizes):

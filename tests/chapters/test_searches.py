@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 
 from kdrepro import data, paths
-from kdrepro.chapters import presets, searches
+from kdrepro.chapters import committees, presets, searches
 from kdrepro.chapters.start import start_search
 from kdrepro.errors import InputError
 
@@ -104,6 +104,24 @@ def test_a_search_of_specialists_judges_them_with_their_generalist(tmp_path, mon
     record = json.loads(searches.place(run, "specialist").read_bytes())
     assert searches.missing(record) == []
     assert searches.table(record)["conditional"].str.endswith("%").tolist() == [False, True, True]
+
+
+def test_a_search_of_students_has_a_teacher_of_two_generalists(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
+    run = start_search("07-distil-back", "student", preset="smoke")
+    rows = searches.search(run, "student")
+    assert [(row["teacher"], row["student"], row["seed"]) for row in rows] == [
+        *(("generalist", "", seed) for seed in (0, 1, 2)),
+        *(("two generalists", "", seed) for seed in (0, 1)),
+        *(("", name, seed) for name in ("as published", "labels, rate 1e-3") for seed in (0, 1)),
+    ]
+    both = run.train_seeds(run.sizes.generalist, seeds=[1, 2], name="generalist")
+    assert rows[4]["errors"] == (~committees.ensemble_right(run, both)).sum()
+    student = run.train_seeds(run.sizes.student, [run.average_as_teacher(both)], [1], "student", both)[0]
+    assert rows[6]["errors"] == run.errors(student)
+    assert 0 < rows[6]["gap"] < rows[8]["gap"], "nearer to its teacher than a net that never saw it"
+    with pytest.raises(ValueError, match="a search of a student needs one, and this chapter has none"):
+        presets.load("smoke").chapters["05-specialists"].but(searches={"x": run.sizes.searches["student"].model_dump()})
 
 
 @pytest.mark.parametrize("rows", [[], [("as published", "first", None), ("as published", "second", None)]])
