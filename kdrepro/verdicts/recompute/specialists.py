@@ -187,13 +187,12 @@ def _distilled_back(arrays: Arrays) -> Metrics:
     alone, committee = accuracy(arrays, "generalist"), accuracy(arrays, "generalist + specialists")
     both, itself, labels = (accuracy(arrays, name) for name in students)
     gain = committee - alone
-    few = slice(len(itself))  # that student had fewer seeds once
     return {
         "recovered": share(both - alone, gain),
-        "recovered_by_self_distillation": share(itself - alone[few], gain[few]),
+        "recovered_by_self_distillation": share(itself - alone, gain),
         "recovered_by_labels": share(labels - alone, gain),
         "gain_over_labels": both - labels,
-        "gain_over_self_distillation": both[few] - itself,
+        "gain_over_self_distillation": both - itself,
         "gain_of_committee_over_labels": committee - labels,
         "accuracy": both,
     }
