@@ -6,6 +6,7 @@ be built from their configuration alone, are left out and named; of a claim the 
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import nn
 
 from kdrepro import paths
 from kdrepro.errors import InputError, nearest
-from kdrepro.files import atomic_write, writing
+from kdrepro.files import atomic_write, counted, writing
 from kdrepro.store import build
 from kdrepro.store.places import Place, place
 from kdrepro.verdicts import claims, records
@@ -205,6 +206,7 @@ def _card(index: Mapping) -> str:
             where = f"{of['chapter']}, {of['preset']}, {of['seed']}"
             lines.append(f"| `{claim_id}` | `{key}` | {layers} | {where} | {shown} | {last} |")
     if index["left_out"]:
-        lines += ["", "Left out, since they would not fit or need more than their configuration:", ""]
-        lines += [f"- {name}" for name in index["left_out"]]
+        of_each = Counter(name.partition(":")[0] for name in index["left_out"])
+        lines += ["", "Left out, since they would not fit or need more than their configuration (all in `index.json`):"]
+        lines += ["", *(f"- `{claim_id}`: {counted(number, 'network')}" for claim_id, number in of_each.items())]
     return "\n".join(lines)

@@ -24,7 +24,7 @@ POINTS = (
     "gain_of_t2",
     "gain_over_annealed",
     "gain_of_half_again",
-    "gain_of_committee_over_labels",
+    "gain_of_committee",
     "gain_of_longer",
     "word_errors_saved",
     "word_errors_above_ensemble",

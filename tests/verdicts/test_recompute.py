@@ -394,6 +394,7 @@ def test_what_is_distilled_back_is_a_share_of_what_the_committee_gains():
     arrays = {f"{name}.right": bits(*rows) for name, rows in kinds.items()} | {"cases": np.array(4)}
     found = recompute.claimed("beyond.distil_back", arrays)
     assert found["recovered"].tolist() == [0.5, 0.5]
+    assert found["gain_of_committee"].tolist() == [0.5, 0.5]
     assert found["recovered_by_self_distillation"].tolist() == [0.5, 0.0]
     assert found["gain_over_labels"].tolist() == [0.25, 0.25]
     assert found["gain_over_self_distillation"].tolist() == [0.0, 0.25]

@@ -193,6 +193,7 @@ def _distilled_back(arrays: Arrays) -> Metrics:
         "recovered_by_labels": share(labels - alone, gain),
         "gain_over_labels": both - labels,
         "gain_over_self_distillation": both - itself,
+        "gain_of_committee": gain,
         "gain_of_committee_over_labels": committee - labels,
         "accuracy": both,
     }
