@@ -139,22 +139,22 @@ def _search_students(run: SpecialistExperiment, name: str) -> list[Row]:
     Not a committee, whose gain may be too small to be kept by anybody: with a teacher that is surely better, a recipe
     shows what it hands down. The generalists' own rows come first, then the teachers'.
     """
-    wanted, seeds = run.sizes.searches[name], run.seeds
-    both = run.train_seeds(run.sizes.generalist, seeds=[*seeds, seeds[-1] + 1], name="generalist")
-    teachers = [run.average_as_teacher(pair) for pair in pairwise(both)]
-    rows = [{"teacher": "generalist", "student": ""} | _row(run, net) for net in both]
+    wanted, one_more = run.sizes.searches[name], run.seeds[-1] + 1
+    generalists = run.train_seeds(run.sizes.generalist, seeds=[*run.seeds, one_more], name="generalist")
+    teachers = [run.average_as_teacher(pair) for pair in pairwise(generalists)]
+    rows = [{"teacher": "generalist", "student": ""} | _row(run, net) for net in generalists]
     rows += [{"teacher": "two generalists", "student": ""} | _row(run, net) for net in teachers]
+    teacher_of = dict(zip(run.seeds, teachers, strict=True))
 
     def students(student: str) -> list[Trained]:
         plan = run.sizes.student.but(**wanted.students[student])
         taught_by = None if plan.loss == "hard" else teachers
-        return run.train_seeds(plan, taught_by, name=f"{name}: {student}", starts=both)
+        return run.train_seeds(plan, taught_by, name=f"{name}: {student}", starts=generalists)
 
-    teacher_of = dict(zip(seeds, teachers, strict=True))
-    tries = [
-        ({"teacher": "", "student": one}, partial(students, one), lambda net: _judged(run, teacher_of[net.seed], net))
-        for one in wanted.students
-    ]
+    def judge(net: Trained) -> Row:
+        return _judged(run, teacher_of[net.seed], net)
+
+    tries = [({"teacher": "", "student": one}, partial(students, one), judge) for one in wanted.students]
     _try_all(run, name, tries, rows)
     return rows
 
