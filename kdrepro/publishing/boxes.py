@@ -151,16 +151,25 @@ def _links(one: Standing, index: dict[str, Any], repository: str) -> str:
         if one.record.with_suffix(".npz").exists():
             npz = one.record.with_suffix(".npz").name
             links.append(_link(f"{FILES}/results/{npz}", "predictions (npz)", f"the predictions {npz}"))
-        for key in index.get("claims", {}).get(one.claim.id, []):
-            for i in range(index["networks"][key]["parts"]):
-                file = f"{key}.{i}.safetensors"
-                links.append(_link(f"{FILES}/results/weights/{file}", f"weights, part {i + 1}", file))
+        links += _weights(index, one.claim.id)
         links.append(_link(f"{chapter}#at-{slug(one.claim.id)}", "where the chapter measures it"))
         if one.claim.figure:
             links.append(_link(f"{chapter}#{one.claim.figure}", "its figure"))
     links.append(_link(f"{FILES}/claims.yaml", "claims.yaml"))
     commits = _commits(one, repository)
     return f'<p class="claim-links">{" · ".join(links)}{commits}</p>'
+
+
+def _weights(index: dict[str, Any], claim_id: str) -> list[str]:
+    """A link to every published file of the claim's networks: large ones have several."""
+    links, keys = [], index.get("claims", {}).get(claim_id, [])
+    for number, key in enumerate(keys, start=1):
+        name, parts = f"weights {number}" if len(keys) > 1 else "weights", index["networks"][key]["parts"]
+        for part in range(parts):
+            file = f"{key}.{part}.safetensors"
+            text = f"{name}, part {part + 1}" if parts > 1 else name
+            links.append(_link(f"{FILES}/results/weights/{file}", text, file))
+    return links
 
 
 def _link(address: str, text: str, title: str = "") -> str:

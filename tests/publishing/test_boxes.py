@@ -1,6 +1,7 @@
 """A claim's box has all that a reader needs to check the claim."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -45,6 +46,8 @@ def test_weights_are_linked_where_they_are_published(these, text):
     published = json.loads((paths.WEIGHTS / "index.json").read_bytes())["claims"]
     for claim_id, keys in published.items():
         assert all(f"weights/{key}.0.safetensors" in box_of(text, claim_id) for key in keys)
+        names = re.findall(r">(weights[^<]*)</a>", box_of(text, claim_id))
+        assert len(set(names)) == len(names) >= len(keys)
     for claim_id in {one.claim.id for one in these} - published.keys():
         assert "safetensors" not in box_of(text, claim_id)
 
