@@ -8,6 +8,7 @@ from torch import nn
 
 from kdrepro.checks import as_logits, as_tensor, check_network, logits_of, wide
 from kdrepro.losses import soften
+from kdrepro.networks import Composed
 
 
 def average(logits: torch.Tensor, how: str = "arithmetic", temperature: float = 1.0) -> torch.Tensor:
@@ -43,7 +44,7 @@ def _of_members(logits: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-class Average(nn.Module):
+class Average(Composed):
     """An ensemble as one network: inputs to the log of its members' arithmetic mean [B, C], to be used as logits.
 
     Raises ValueError for no members, for what is no network, and where they return different shapes.

@@ -265,6 +265,18 @@ class MixtureOfExperts(nn.Module):
         return self.gate(x).softmax(1)
 
 
+class Composed(nn.Module):
+    """A network that is made of others: an ensemble, or a generalist with its specialists.
+
+    members: where all are this package's, it is given its inputs in the precision of their hidden layers, as each of
+        them would be. What it makes of their logits it makes in float32 or float64.
+    cases_at_once: about how many it is best asked together: as a teacher, about those of several steps.
+    """
+
+    members: Sequence[nn.Module]
+    cases_at_once: int = 1
+
+
 def use_generator(network: nn.Module, generator: torch.Generator | None) -> None:
     """Give every Dropout of the network the generator that its masks come from."""
     for module in network.modules():

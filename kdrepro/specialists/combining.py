@@ -44,6 +44,7 @@ import torch
 from torch import nn
 
 from kdrepro.checks import all_distributions, as_classes, as_logits, as_tensor, check_network, logits_of, with_float64
+from kdrepro.networks import Composed
 from kdrepro.specialists.solvers import MAX_ITERATIONS, TOLERANCE, in_dustbin, solve
 from kdrepro.specialists.specialist import correct_dustbin
 
@@ -192,7 +193,7 @@ def _distributions(named: Mapping[str, torch.Tensor], device: torch.device) -> l
     return [p / p.sum(1, keepdim=True) for p in given]
 
 
-class Combined(nn.Module):
+class Combined(Composed):
     """A generalist with its specialists as one network: inputs to log q of Eq. 5 [B, C], to be used as logits.
 
     specialists: with a dustbin each; subsets: their special classes; oversamplings: of their dustbins (see
@@ -202,6 +203,7 @@ class Combined(nn.Module):
     """
 
     LEAST = 1e-12  # a class's q: its logarithm must be finite
+    cases_at_once = 2048  # each specialist looks at few of them
 
     def __init__(
         self,
@@ -224,6 +226,11 @@ class Combined(nn.Module):
         # Indices on the CPU, where looking at them makes no GPU wait.
         on_cpu = (s.cpu() if isinstance(s, torch.Tensor) else s for s in subsets)
         self.subsets, self.oversamplings, self.top_n = list(on_cpu), list(oversamplings), top_n
+
+    @property
+    def members(self) -> list[nn.Module]:
+        """The generalist, then its specialists."""
+        return [self.generalist, *self.specialists]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Inputs [B, ...] to log q [B, C] of Eq. 5."""

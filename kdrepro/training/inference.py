@@ -16,7 +16,7 @@ from kdrepro.checks import (
     warn_of_probabilities,
     wide,
 )
-from kdrepro.networks import MLP, ConvNet, MixtureOfExperts
+from kdrepro.networks import MLP, Composed, ConvNet, MixtureOfExperts
 from kdrepro.training.datasets import as_cases
 from kdrepro.training.modes import evaluating
 
@@ -37,8 +37,14 @@ def input_dtype(network: nn.Module, dtype: torch.dtype) -> torch.dtype:
     This package's networks take that itself; all others their own, and autocast does the rest.
     """
     own = network_dtype(network)
-    ours = isinstance(unwrapped(network), MLP | ConvNet | MixtureOfExperts)
-    return dtype if ours and own == torch.float32 else own
+    return dtype if _is_ours(network) and own == torch.float32 else own
+
+
+def _is_ours(network: nn.Module) -> bool:
+    network = unwrapped(network)
+    if isinstance(network, Composed):
+        return all(_is_ours(member) for member in network.members)
+    return isinstance(network, MLP | ConvNet | MixtureOfExperts)
 
 
 @torch.no_grad()

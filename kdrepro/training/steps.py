@@ -1,6 +1,7 @@
 """The steps of a training: of one network, or of many of one kind as batched matrix products."""
 
 import copy
+import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -75,14 +76,19 @@ def _taught(
         ]
         if not students:
             continue
-        asked, check = [batches[m].inputs for m in students], batches[students[0]].check
-        if trainings[0].device.type == "cpu":
-            found = [teacher(inputs, check) for inputs in asked]
-        else:
-            found = teacher(torch.cat(asked), check).split(len(asked[0]))
+        asked = [batches[m] for m in students]
+        on_cpu = trainings[0].device.type == "cpu"
+        found = [answer for one in asked for answer in _answers(teacher, [one])] if on_cpu else _answers(teacher, asked)
         for m, v in zip(students, found, strict=True):
             taught[m] = replace(batches[m], teacher_logits=v)
     return taught
+
+
+def _answers(teacher: _Teacher, batches: Sequence[Batch]) -> Sequence[torch.Tensor]:
+    """A teacher's logits of each batch, asked about all of them together."""
+    inputs = [batch.inputs for batch in batches]
+    together = teacher(inputs[0] if len(inputs) == 1 else torch.cat(inputs), batches[0].check)
+    return together.split([len(x) for x in inputs])
 
 
 def _looks(device: torch.device, taken: int) -> bool:
@@ -125,13 +131,29 @@ class Alone:
         parameters = [p for p in training.network.parameters() if p.requires_grad]
         self.optimizer = _optimizer([{"params": parameters}], training.recipe, training.moments)
         self.optimizer.zero_grad(set_to_none=True)  # of what the network was used for before
-        self.teachers = _teachers([training])
+        self.teacher = _Teacher(training.teacher, training.dtype) if training.teacher is not None else None
+        a_step = math.ceil(training.batches.cases / len(training.batches))
+        self.asked_at_once = max(1, getattr(training.teacher, "cases_at_once", 1) // a_step)  # steps
 
     def epoch(self, first: int) -> Iterator[list[Batch]]:
         """The batches of an epoch from step `first` on."""
         training = self.training
-        for i, batch in enumerate(islice(training.batches.views(training.order), first, None)):
-            yield _taught([training], [_seen(batch, training, i)], self.teachers)
+        # A teacher that is asked about several steps together is asked about the same ones wherever a training goes on:
+        # of other rows, another kernel may compute the last digit differently.
+        start = first - first % self.asked_at_once
+        views = enumerate(islice(training.batches.views(training.order), start, None), start)
+        while steps := list(islice(views, self.asked_at_once)):
+            batches = [_seen(batch, training, i - first) for i, batch in steps]
+            for (i, _), batch in zip(steps, self._taught(batches), strict=True):
+                if i >= first:
+                    yield [batch]
+
+    def _taught(self, batches: list[Batch]) -> list[Batch]:
+        """These batches with the logits of an online teacher."""
+        if self.teacher is None or batches[0].teacher_logits is not None:
+            return batches
+        found = _answers(self.teacher, batches)
+        return [replace(batch, teacher_logits=v) for batch, v in zip(batches, found, strict=True)]
 
     def take(self, batches: Sequence[Batch], step: int) -> torch.Tensor:
         """One step, counted from the first epoch's first; returns the loss."""

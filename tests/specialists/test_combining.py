@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from kdrepro import training
+from kdrepro.networks import MLP
 from kdrepro.specialists import correct_dustbin
 from kdrepro.specialists.combining import Combined, active, combine, em_step, objective
 
@@ -210,6 +212,17 @@ def test_combined_is_combine_of_what_each_network_says(generator):
     found = Combined(generalist, [specialist], [[2, 0]], [3.0], top_n=2)(x)
     p_g, p_m = generalist(x).double().softmax(1), correct_dustbin(specialist(x).double(), 3.0).softmax(1)
     torch.testing.assert_close(found.exp().double(), combine(p_g, [p_m], [[2, 0]], top_n=2), rtol=1e-5, atol=1e-7)
+
+
+def test_combined_asks_this_packages_networks_in_bfloat16_where_that_is_wanted(generator):
+    x = torch.randn(50, 4, generator=generator)
+    generalist, specialist = (MLP([4, 16, count], generator=generator) for count in (5, 3))
+    together = Combined(generalist, [specialist], [[2, 0]], [3.0], top_n=2)
+    exact, cast = (training.logits(together, x, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert exact.dtype == cast.dtype == torch.float32
+    assert not torch.equal(exact, cast)
+    torch.testing.assert_close(exact.exp(), cast.exp(), rtol=0.05, atol=0.01)
+    torch.testing.assert_close(cast.exp().sum(1), torch.ones(50))  # Eq. 5 itself is not rounded
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch import nn
 from training_cases import DEVICE, here, network, weights
 
 from kdrepro import training
+from kdrepro.ensembles import Average
 from kdrepro.errors import InputError
 from kdrepro.networks import MLP
 from kdrepro.store import Store
@@ -120,9 +121,10 @@ def test_the_loss_is_never_computed_below_float32():
     assert loss.item() == pytest.approx(torch.logsumexp(torch.tensor([0, -7.0, -7.0]), 0).item())
 
 
-def test_a_foreign_teachers_soft_targets_are_not_rounded_to_bfloat16():
+@pytest.mark.parametrize("make", [linear, lambda: Average([mlp(8, 4), linear()])], ids=["alone", "a member"])
+def test_a_foreign_teachers_soft_targets_are_not_rounded_to_bfloat16(make):
     """Under autocast its last layer would be, and at T = 20 three digits are too few."""
-    teacher, seen = linear(), []
+    teacher, seen = make(), []
 
     def noting(z, batch):
         seen.append(batch)

@@ -19,6 +19,7 @@ from training_cases import (
 )
 
 from kdrepro import training
+from kdrepro.ensembles import Average
 from kdrepro.errors import InputError
 from kdrepro.networks import ConvNet
 from kdrepro.training import Batches, Recipe, loop
@@ -95,6 +96,32 @@ def test_an_online_teacher_is_not_asked_again_for_steps_that_are_done(digits, tm
     asked.clear()
     training.fit(network(), batches, training.matched_logits, recipe, checkpoint=Checkpoint(stopped.path))
     assert len(asked) == 10 - 7
+
+
+class Telling(Average):
+    """An ensemble whose answers tell which cases it is asked about together."""
+
+    cases_at_once = 200
+
+    def forward(self, x):
+        return super().forward(x) * (1 + x.mean())
+
+
+@pytest.mark.on_cpu
+def test_a_teacher_of_several_steps_is_asked_about_the_same_ones_wherever_a_training_goes_on(
+    digits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    batches = cases(digits, jitter=1, teacher=Telling([network(10), network(11)]))  # three steps of ten at a time
+    of = (batches, training.matched_logits, RECIPE)
+    training.fit(expected := network(), *of)
+    for stop in (6, 7, 8):
+        (stopped,) = stopping(tmp_path, 1, stop)
+        with pytest.raises(InterruptedError):
+            training.fit(network(), *of, checkpoint=stopped)
+        training.fit(resumed := network(4), *of, checkpoint=Checkpoint(stopped.path))
+        assert torch.equal(weights(resumed), weights(expected))
+        stopped.path.unlink()
 
 
 class TurningBad:

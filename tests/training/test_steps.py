@@ -7,6 +7,7 @@ import torch
 from training_cases import RECIPE, cases, network, stacked_sizes, weights
 
 from kdrepro import training
+from kdrepro.ensembles import Average
 from kdrepro.errors import InputError
 from kdrepro.training import Batches, loop, steps
 
@@ -153,10 +154,15 @@ def test_no_member_feels_who_shares_its_online_teacher(digits):
 # --- teachers and losses ----------------------------------------------------------------------------
 
 
+def ensemble():
+    return Average([network(10, (64, 20, 10)), network(11, (64, 20, 10))])
+
+
 @pytest.mark.parametrize("at_once", [False, True])
-def test_an_online_teacher_multiplies_in_the_students_precision(digits, at_once):
+@pytest.mark.parametrize("make", [lambda: network(10, (64, 20, 10)), ensemble], ids=["one", "ensemble"])
+def test_an_online_teacher_multiplies_in_the_students_precision(digits, make, at_once):
     """Its last layer too comes out in float32, and its own weights and mode stay as they are."""
-    teacher = network(10, (64, 20, 10)).train()
+    teacher = make().train()
     before = weights(teacher)
     seen = []
 
@@ -178,6 +184,19 @@ def test_an_online_teacher_multiplies_in_the_students_precision(digits, at_once)
     torch.testing.assert_close(found, exact, rtol=0.05, atol=0.05)
     assert teacher.training
     assert torch.equal(weights(teacher), before)
+
+
+def test_a_teacher_that_wants_many_cases_is_asked_about_several_steps_together(digits):
+    found, asked = [], []
+    for at_once in (1, 200):
+        teacher, student = ensemble(), network()
+        teacher.cases_at_once = at_once
+        teacher.register_forward_hook(lambda _, inputs, output: asked.append(len(output)))
+        recipe = RECIPE.model_copy(update={"epochs": 1})
+        training.fit(student, cases(digits, jitter=1, teacher=teacher), training.soft_targets(4.0, 0.5), recipe)
+        found.append(weights(student))
+    assert asked == [60] * 10 + [180, 180, 180, 60]
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("at_once", [False, True])
