@@ -141,20 +141,24 @@ def _search_students(run: SpecialistExperiment, name: str) -> list[Row]:
     """
     wanted, one_more = run.sizes.searches[name], run.seeds[-1] + 1
     generalists = run.train_seeds(run.sizes.generalist, seeds=[*run.seeds, one_more], name="generalist")
+    plans = {student: run.sizes.student.but(**change) for student, change in wanted.students.items()}
+    alone = [student for student, plan in plans.items() if plan.loss == "hard"]
+
+    def students(student: str, taught_by: Sequence[Trained] | None) -> list[Trained]:
+        return run.train_seeds(plans[student], taught_by, name=f"{name}: {student}", starts=generalists)
+
+    for student in alone if run.workers is not None else ():
+        students(student, None)  # beside the generalist that the teachers wait for
     teachers = [run.average_as_teacher(pair) for pair in pairwise(generalists)]
     rows = [{"teacher": "generalist", "student": ""} | _row(run, net) for net in generalists]
     rows += [{"teacher": "two generalists", "student": ""} | _row(run, net) for net in teachers]
     teacher_of = dict(zip(run.seeds, teachers, strict=True))
 
-    def students(student: str) -> list[Trained]:
-        plan = run.sizes.student.but(**wanted.students[student])
-        taught_by = None if plan.loss == "hard" else teachers
-        return run.train_seeds(plan, taught_by, name=f"{name}: {student}", starts=generalists)
-
     def judge(net: Trained) -> Row:
         return _judged(run, teacher_of[net.seed], net)
 
-    tries = [({"teacher": "", "student": one}, partial(students, one), judge) for one in wanted.students]
+    asks = {one: partial(students, one, None if one in alone else teachers) for one in plans}
+    tries = [({"teacher": "", "student": one}, ask, judge) for one, ask in asks.items()]
     _try_all(run, name, tries, rows)
     return rows
 
