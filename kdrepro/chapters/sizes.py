@@ -396,22 +396,13 @@ class DistilBack(Specialised):
     """Chapter 7."""
 
     student: ConvTraining  # of the generalist's size; soft targets
-    labels: Changes = {}  # what differs from it in the same net trained on with labels alone, tuned for itself
     longer_epochs: int = Field(ge=1)  # that the generalist goes on for instead, as in chapter 5
 
     @model_validator(mode="after")
     def _student_is_a_student(self) -> Self:
         if self.student.loss != "soft":
             raise ValueError("the student needs soft targets: its loss must be soft")
-        if self.labels_only.loss != "hard":
-            raise ValueError("the control of chapter 7 has labels alone: its loss must be hard")
         return self
-
-    @property
-    def labels_only(self) -> ConvTraining:
-        """The student's plan without a teacher, and without the mixed images, which have no label."""
-        alone = {"loss": "hard", "temperature": 1.0, "soft_weight": 1.0, "mix": 0.0}
-        return self.student.but(**alone | self.labels)
 
 
 class DarkKnowledge(Sizes):

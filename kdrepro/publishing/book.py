@@ -21,7 +21,7 @@ from kdrepro.files import atomic_write, try_folder
 from kdrepro.publishing import aloud, weights
 from kdrepro.publishing.runner import strip_metadata
 from kdrepro.publishing.tables import history, search_tables, verdict_tables
-from kdrepro.verdicts import recompute, records
+from kdrepro.verdicts import records
 from kdrepro.verdicts import verify as verdicts_verify
 from kdrepro.verdicts.verify import Report
 from kdrepro.verdicts.wording import duration, threads, trained_elsewhere
@@ -90,16 +90,18 @@ def publish(preset: str) -> list[Path]:
 
 
 def _confirm(fresh: Path, results: Path) -> Path | None:
-    """Put the claims of a run of fresh seeds, and its predictions, into the published record of its chapter.
+    """Put the claims of a run of fresh seeds into the published record of its chapter, its predictions beside it.
 
     Returns the record; None where that chapter is not published on this data.
     """
     record = results / fresh.name
     if not record.exists():
         return None
-    arrays = {**recompute.load(record)}
-    arrays |= {f"{verdicts_verify.CONFIRM}{name}": array for name, array in recompute.load(fresh).items()}
-    records.write(record, records.merge_confirmed(records.read(record), records.read(fresh)), arrays)
+    run = records.read(fresh)
+    merged, commit = records.merge_confirmed(records.read(record), run), run["provenance"]["git"]
+    if commit in records.commits_of_fresh(merged).values() and fresh.with_suffix(".npz").exists():
+        shutil.copy(fresh.with_suffix(".npz"), records.of_fresh(record, commit).with_suffix(".npz"))
+    records.write(record, merged)
     return record
 
 
@@ -187,7 +189,7 @@ def _collect(preset: str, wanted: Sequence[str], chapters: Path, results: Path) 
         page = page_of(read_notebook(run / "notebooks" / f"{chapter}.ipynb"))
         nbformat.write(page, chapters / f"{chapter}.ipynb")
         copied.append(chapters / f"{chapter}.ipynb")
-        before = {old.name: (records.read(old), recompute.load(old)) for old in records.files(chapter, results)}
+        before = {old.name: records.read(old) for old in records.files(chapter, results)}
         for old in records.files(chapter, results):
             old.unlink()
             old.with_suffix(".npz").unlink(missing_ok=True)
@@ -195,17 +197,19 @@ def _collect(preset: str, wanted: Sequence[str], chapters: Path, results: Path) 
             for path in (record, record.with_suffix(".npz")):
                 if path.exists():
                     copied.append(Path(shutil.copy(path, results / path.name)))
-            if record.name in before:
-                _keep_confirmed(results / record.name, *before[record.name])
+        for name, old in before.items():
+            _keep_confirmed(results / name, old)
     return copied
 
 
-def _keep_confirmed(path: Path, before: dict[str, Any], arrays: dict[str, Any]) -> None:
-    """Keep what fresh seeds have confirmed of the record that this one replaces, and their predictions."""
-    record = records.read(path)
-    if (kept := records.kept_confirmed(record, before)) != record:
-        of_confirm = {name: of for name, of in arrays.items() if name.startswith(verdicts_verify.CONFIRM)}
-        records.write(path, kept, {**recompute.load(path), **of_confirm})
+def _keep_confirmed(path: Path, before: dict[str, Any]) -> None:
+    """Keep what fresh seeds have confirmed of the record that this one replaces; of the rest, no predictions."""
+    kept = records.kept_confirmed(records.read(path), before) if path.exists() else {"claims": {}}
+    if path.exists():
+        records.write(path, kept)
+    commits = (set(records.commits_of_fresh(one).values()) for one in (before, kept))
+    for commit in set.difference(*commits):
+        records.of_fresh(path, commit).with_suffix(".npz").unlink(missing_ok=True)
 
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:

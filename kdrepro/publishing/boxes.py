@@ -9,7 +9,7 @@ import yaml
 
 from kdrepro.publishing import weights
 from kdrepro.publishing.standing import TITLES, Standing, by_section, slug
-from kdrepro.verdicts import wording
+from kdrepro.verdicts import records, wording
 from kdrepro.verdicts.claims import BEYOND, Claim
 from kdrepro.verdicts.rules import Condition, Reason
 
@@ -151,6 +151,9 @@ def _links(one: Standing, index: dict[str, Any], repository: str) -> str:
         if one.record.with_suffix(".npz").exists():
             npz = one.record.with_suffix(".npz").name
             links.append(_link(f"{FILES}/results/{npz}", "predictions (npz)", f"the predictions {npz}"))
+        if one.entry["confirm"]:
+            npz = records.of_fresh(one.record, one.entry["confirm"]["git"]).with_suffix(".npz").name
+            links.append(_link(f"{FILES}/results/{npz}", "those of the fresh seeds", f"the predictions {npz}"))
         links += _weights(index, one.claim.id)
         links.append(_link(f"{chapter}#at-{slug(one.claim.id)}", "where the chapter measures it"))
         if one.claim.figure:

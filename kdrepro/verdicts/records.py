@@ -233,6 +233,16 @@ def merge_confirmed(record: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict
     return {**record, "claims": claims}
 
 
+def commits_of_fresh(record: Mapping[str, Any]) -> dict[str, str]:
+    """Of each claim that fresh seeds have confirmed, the commit of the code that ran them."""
+    return {claim_id: one["confirm"]["git"] for claim_id, one in record["claims"].items() if "confirm" in one}
+
+
+def of_fresh(path: Path, commit: str) -> Path:
+    """The name that a published record's fresh seeds of a commit would have as a record: theirs is its .npz alone."""
+    return path.with_name(f"{path.stem}.{commit}.json")
+
+
 def _not_confirming(record: Mapping, entry: Mapping, fresh: Mapping, of_fresh: Mapping) -> str:
     """Why a claim's fresh seeds do not confirm what the record has of it; "" where they do."""
     if len(seeds_of(fresh)) < len(seeds_of(record)):

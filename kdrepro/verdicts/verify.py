@@ -18,7 +18,6 @@ from kdrepro.verdicts.recompute import Metrics
 
 SUMS = "SHA256SUMS"
 SUMMED = (".json", ".npz", ".safetensors")
-CONFIRM = "confirm: "  # before the names of the arrays of the seeds that confirm
 ROUNDING = 1e-6  # of a figure: records hold eight digits
 
 
@@ -143,9 +142,11 @@ def _from_predictions(report: Report, path: Path, record: Mapping[str, Any]) -> 
 
 def _again(path: Path, record: Mapping[str, Any]) -> tuple[Mapping[str, Metrics], Mapping[str, Metrics]]:
     """What the predictions beside a record give, of its own seeds and of those that confirm."""
-    arrays = recompute.load(path)
-    of_confirm = {name.removeprefix(CONFIRM): a for name, a in arrays.items() if name.startswith(CONFIRM)}
-    return recompute.figures(record, arrays), recompute.figures(record, of_confirm)
+    commits = records.commits_of_fresh(record)
+    arrays = {commit: recompute.load(records.of_fresh(path, commit)) for commit in set(commits.values())}
+    fresh = {commit: recompute.figures(record, found) for commit, found in arrays.items()}
+    confirmed = {claim_id: fresh[commit].get(claim_id, {}) for claim_id, commit in commits.items()}
+    return recompute.figures(record, recompute.load(path)), confirmed
 
 
 def _compare(report: Report, name: str, entry: Mapping[str, Any], again: Mapping[str, Any]) -> None:

@@ -203,17 +203,6 @@ def test_students_of_chapter_7_need_soft_targets():
         sizes.but(student=sizes.generalist.model_dump())
 
 
-def test_labels_alone_have_a_recipe_of_their_own_in_chapter_7():
-    sizes = presets.load("smoke").chapters["07-distil-back"]
-    alone = sizes.but(labels={"epochs": 1, "learning_rate": 1e-4}).labels_only
-    assert (alone.loss, alone.mix, alone.recipe.epochs, alone.recipe.learning_rate) == ("hard", 0, 1, 1e-4)
-    assert sizes.labels_only.recipe == sizes.student.recipe
-    with pytest.raises(ValidationError, match="its loss must be hard"):
-        sizes.but(labels={"loss": "soft"})
-    with pytest.raises(ValidationError, match="no_such_field"):
-        sizes.but(labels={"no_such_field": 1})
-
-
 # --- presets and changes of one's own -----------------------------------------------------------------------------
 
 

@@ -4,12 +4,13 @@ import ast
 import json
 
 import nbformat
+import numpy as np
 import pytest
 
 from kdrepro import paths
 from kdrepro.chapters import presets
 from kdrepro.errors import InputError
-from kdrepro.publishing import runner, slices
+from kdrepro.publishing import book, runner, slices
 from kdrepro.publishing.runner import Part
 from kdrepro.verdicts import claims, records, verify
 
@@ -176,10 +177,16 @@ def test_fresh_seeds_confirm_in_a_folder_of_their_own(tmp_path, monkeypatch):
     assert recipes[0] == recipes[1]  # told by plans, whatever the seeds
 
 
+def unconfirmed():
+    """The published record of Section 3 as it was before any fresh seeds."""
+    record = records.read(paths.RESULTS / "02-mnist.json")
+    claims = {name: {k: v for k, v in one.items() if k != "confirm"} for name, one in record["claims"].items()}
+    return {**record, "claims": claims}
+
+
 def fresh_of(published, **provenance):
     """A run of seeds 10 to 14 of the teacher's claim, as far as a confirmation reads it."""
-    entry = {k: v for k, v in published["claims"]["mnist.teacher"].items() if k != "confirm"}
-    fresh = {**published, "claims": {"mnist.teacher": entry}}
+    fresh = {**published, "claims": {"mnist.teacher": dict(published["claims"]["mnist.teacher"])}}
     fresh["provenance"] = json.loads(json.dumps(published["provenance"])) | provenance
     fresh["provenance"]["config"]["seeds"] = [10, 11, 12, 13, 14]
     return fresh
@@ -189,7 +196,10 @@ def test_a_confirmation_needs_what_was_frozen_and_happens_once(monkeypatch, tmp_
     monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
     monkeypatch.setattr(records, "uncommitted", lambda *files: [])
     runner.check_frozen("full", "01-dark-knowledge", "theory.means")
-    published = records.read(paths.RESULTS / "02-mnist.json")
+    published = unconfirmed()
+    monkeypatch.setattr(paths, "RESULTS", tmp_path / "published")
+    paths.RESULTS.mkdir()
+    records.write(paths.RESULTS / "02-mnist.json", published)
     fresh = fresh_of(published)
     merged = records.merge_confirmed(published, fresh)
     assert merged["claims"]["mnist.teacher"]["confirm"]["seeds"] == [10, 11, 12, 13, 14]
@@ -204,7 +214,7 @@ def test_a_confirmation_needs_what_was_frozen_and_happens_once(monkeypatch, tmp_
             runner.check_frozen("full", "02-mnist", claim)
     runner.check_frozen("full", "02-mnist", "mnist.distilled")
     run.unlink()
-    monkeypatch.setattr(records, "read", lambda path: merged)
+    records.write(paths.RESULTS / "02-mnist.json", merged)
     with pytest.raises(InputError, match=r"mnist\.teacher was confirmed with seeds \[10, 11, 12, 13, 14\] already"):
         runner.check_frozen("full", "02-mnist", "mnist.teacher")
     monkeypatch.setattr(records, "uncommitted", lambda *files: ["book/claims.yaml"])
@@ -223,7 +233,7 @@ def test_a_confirmation_needs_what_was_frozen_and_happens_once(monkeypatch, tmp_
     ],
 )
 def test_fresh_seeds_of_another_experiment_confirm_nothing(change, said):
-    published = records.read(paths.RESULTS / "02-mnist.json")
+    published = unconfirmed()
     fresh = fresh_of(published)
     change(fresh)
     with pytest.raises(InputError, match=said):
@@ -231,9 +241,32 @@ def test_fresh_seeds_of_another_experiment_confirm_nothing(change, said):
 
 
 def test_a_confirmation_outlives_a_run_of_the_same_recipes():
-    published = records.read(paths.RESULTS / "02-mnist.json")
+    published = unconfirmed()
     confirmed = records.merge_confirmed(published, fresh_of(published))
     assert records.kept_confirmed(published, confirmed) == confirmed
     other = json.loads(json.dumps(published))
     other["claims"]["mnist.teacher"]["recipes"] = "another"
     assert "confirm" not in records.kept_confirmed(other, confirmed)["claims"]["mnist.teacher"]
+
+
+def test_predictions_of_fresh_seeds_lie_beside_the_first_ones_as_long_as_they_confirm(tmp_path):
+    published, results = unconfirmed(), tmp_path / "results"
+    results.mkdir()
+    records.write(results / "02-mnist.json", published, {"plain": np.zeros(3)})
+    fresh = fresh_of(published, git="0123456789ab")
+    records.write(tmp_path / "02-mnist.json", fresh, {"plain": np.ones(3)})
+    assert book._confirm(tmp_path / "02-mnist.json", results) == results / "02-mnist.json"
+    confirmed = records.read(results / "02-mnist.json")
+    assert records.commits_of_fresh(confirmed) == {"mnist.teacher": "0123456789ab"}
+    beside = results / "02-mnist.0123456789ab.npz"
+    assert [np.load(path)["plain"].sum() for path in (results / "02-mnist.npz", beside)] == [0, 3]
+
+    records.write(results / "02-mnist.json", published)  # run again by the same recipes, then by another
+    book._keep_confirmed(results / "02-mnist.json", confirmed)
+    assert records.read(results / "02-mnist.json") == confirmed
+    assert beside.exists()
+    other = json.loads(json.dumps(published))
+    other["claims"]["mnist.teacher"]["recipes"] = "another"
+    records.write(results / "02-mnist.json", other)
+    book._keep_confirmed(results / "02-mnist.json", confirmed)
+    assert not beside.exists()
