@@ -197,9 +197,9 @@ def test_a_confirmation_needs_what_was_frozen_and_happens_once(monkeypatch, tmp_
     monkeypatch.setattr(records, "uncommitted", lambda *files: [])
     runner.check_frozen("full", "01-dark-knowledge", "theory.means")
     published = unconfirmed()
-    monkeypatch.setattr(paths, "RESULTS", tmp_path / "published")
-    paths.RESULTS.mkdir()
-    records.write(paths.RESULTS / "02-mnist.json", published)
+    record = tmp_path / "02-mnist.json"
+    monkeypatch.setattr(records, "files", lambda chapter: [record])
+    records.write(record, published)
     fresh = fresh_of(published)
     merged = records.merge_confirmed(published, fresh)
     assert merged["claims"]["mnist.teacher"]["confirm"]["seeds"] == [10, 11, 12, 13, 14]
@@ -214,7 +214,7 @@ def test_a_confirmation_needs_what_was_frozen_and_happens_once(monkeypatch, tmp_
             runner.check_frozen("full", "02-mnist", claim)
     runner.check_frozen("full", "02-mnist", "mnist.distilled")
     run.unlink()
-    records.write(paths.RESULTS / "02-mnist.json", merged)
+    records.write(record, merged)
     with pytest.raises(InputError, match=r"mnist\.teacher was confirmed with seeds \[10, 11, 12, 13, 14\] already"):
         runner.check_frozen("full", "02-mnist", "mnist.teacher")
     monkeypatch.setattr(records, "uncommitted", lambda *files: ["book/claims.yaml"])
