@@ -63,9 +63,17 @@ def quantised(network: Any) -> list[Layer]:
         matrix, bias = (t.detach().double().cpu().numpy() for t in (linear.weight, linear.bias))
         scales = np.maximum(np.abs(matrix).max(1), 1e-12) / MOST
         scaled = matrix / scales[:, None]
-        rounded = np.rint(scaled) if layers else diffused(scaled)
+        rounded = in_turn(scaled) if layers else diffused(scaled)
         layers.append(Layer(rounded.astype(np.int8), scales, bias))
     return layers
+
+
+def in_turn(rows: np.ndarray) -> np.ndarray:
+    """Weights of hidden units [outputs, units], rounded; what is lost of one is passed on to the next.
+
+    No output of a unit is below zero, so that the errors of neighbours cancel in part.
+    """
+    return np.diff(np.rint(rows.cumsum(1)), axis=1, prepend=0).clip(-MOST, MOST)
 
 
 def diffused(rows: np.ndarray) -> np.ndarray:
