@@ -124,6 +124,13 @@ def _whole(name: str, merged: Mapping[str, Any], origin: str) -> Preset:
     return Preset(name=name, data=preset.data, chapters=chapters, origin=origin)
 
 
+def for_search(preset: Preset, chapter: str, name: str) -> Preset:
+    """The preset with what one of a chapter's searches changes in the chapter's sizes, if anything."""
+    sizes = preset.chapters[chapter]
+    changed = getattr(sizes.searches[name], "sizes", {})
+    return preset.model_copy(update={"chapters": {**preset.chapters, chapter: sizes.but(**changed)}})
+
+
 def with_seeds(preset: Preset, chapter: str, count: int) -> Preset:
     """The preset for a run of that many seeds: no sweep or control of the chapter on specialists has more of them."""
     sizes = preset.chapters[chapter]

@@ -134,33 +134,51 @@ def _search_specialists(run: SpecialistExperiment, name: str) -> list[Row]:
 
 
 def _search_students(run: SpecialistExperiment, name: str) -> list[Row]:
-    """The rows of a search of students that begin as a generalist; the teacher is the mean of it and another one.
+    """The rows of a search of students that begin as a generalist, taught by each of the teachers that it names.
 
-    Not a committee, whose gain may be too small to be kept by anybody: with a teacher that is surely better, a recipe
-    shows what it hands down. The generalists' own rows come first, then the teachers'.
+    If it names none, by the mean of that generalist and another one, and not by a committee, whose gain may be too
+    small to be kept by anybody: with a teacher that is surely better, a recipe shows what it hands down. The
+    generalists' own rows come first, then those of other teachers. Labels alone have rows beside each teacher.
     """
     wanted, one_more = run.sizes.searches[name], run.seeds[-1] + 1
-    generalists = run.train_seeds(run.sizes.generalist, seeds=[*run.seeds, one_more], name="generalist")
+    several = list(wanted.teachers) or ["two generalists"]
+    seeds = [*run.seeds, one_more] if "two generalists" in several else run.seeds
+    generalists = run.train_seeds(run.sizes.generalist, seeds=seeds, name="generalist")
     plans = {student: run.sizes.student.but(**change) for student, change in wanted.students.items()}
     alone = [student for student, plan in plans.items() if plan.loss == "hard"]
 
-    def students(student: str, taught_by: Sequence[Trained] | None) -> list[Trained]:
-        return run.train_seeds(plans[student], taught_by, name=f"{name}: {student}", starts=generalists)
+    def students(student: str, taught_by: Sequence[Trained] | None, of: str = "") -> list[Trained]:
+        said = f"{name}: {of + ', ' if of else ''}{student}"
+        return run.train_seeds(plans[student], taught_by, name=said, starts=generalists)
 
     for student in alone if run.workers is not None else ():
-        students(student, None)  # beside the generalist that the teachers wait for
-    teachers = [run.average_as_teacher(pair) for pair in pairwise(generalists)]
+        students(student, None)  # beside the networks that the teachers wait for
     rows = [{"teacher": "generalist", "student": ""} | _row(run, net) for net in generalists]
-    rows += [{"teacher": "two generalists", "student": ""} | _row(run, net) for net in teachers]
-    teacher_of = dict(zip(run.seeds, teachers, strict=True))
-
-    def judge(net: Trained) -> Row:
-        return _judged(run, teacher_of[net.seed], net)
-
-    asks = {one: partial(students, one, None if one in alone else teachers) for one in plans}
-    tries = [({"teacher": "", "student": one}, ask, judge) for one, ask in asks.items()]
+    tries = []
+    for system in several:
+        teachers, of = _teachers(run, system, generalists), system if wanted.teachers else ""
+        if system != "generalist":
+            rows += [{"teacher": system, "student": ""} | _row(run, net) for net in teachers]
+        judge = partial(_judged_by_seed, run, dict(zip(run.seeds, teachers, strict=True)))
+        for one in plans:
+            ask = partial(students, one) if one in alone else partial(students, one, of=of)
+            tries.append(({"teacher": of, "student": one}, partial(ask, None if one in alone else teachers), judge))
     _try_all(run, name, tries, rows)
     return rows
+
+
+def _teachers(run: SpecialistExperiment, system: str, generalists: Sequence[Trained]) -> list[Trained]:
+    """The teachers of students that begin as these generalists, one a seed; of "two generalists" the next is one."""
+    if system == "two generalists":
+        return [run.average_as_teacher(pair) for pair in pairwise(generalists)]
+    starts = list(generalists[: len(run.seeds)])
+    if system == "generalist":
+        return starts
+    return [run.as_teacher(run.committee(run.sizes.specialist, net, run.clusters(net))) for net in starts]
+
+
+def _judged_by_seed(run: ImageExperiment, teachers: Mapping[int, Trained], net: Trained) -> Row:
+    return _judged(run, teachers[net.seed], net)
 
 
 def _together(run: SpecialistExperiment, committee: Committee) -> Row:

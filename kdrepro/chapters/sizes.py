@@ -333,6 +333,10 @@ class TinyImagenet(Sizes):
     numbered_below: int | None = Field(None, ge=1)
 
 
+# Of chapter 7's students, in a search.
+TEACHERS = ("generalist", "generalist + specialists", "two generalists")
+
+
 class Specialised(Sizes):
     """What the chapters on specialists share."""
 
@@ -351,9 +355,11 @@ class Specialised(Sizes):
     @model_validator(mode="after")
     def _searches_name_fields_of_plans(self) -> Self:
         for search in self.searches.values():
-            if search.teachers:
+            if search.teachers and search.of != "student":
                 raise ValueError(f"a search of a {search.of} has no teachers")
-            plan = getattr(self, search.of, None)
+            if unknown := set(search.teachers) - set(TEACHERS):
+                raise ValueError(f"a student has one of the teachers {', '.join(TEACHERS)}, not {unknown.pop()!r}")
+            plan = getattr(self.but(**search.sizes, searches={}), search.of, None)
             if plan is None:
                 raise ValueError(f"a search of a {search.of} needs one, and this chapter has none")
             for change in search.students.values():
@@ -460,10 +466,12 @@ class Search(Sizes):
 class CommitteeSearch(Search):
     """A search of the generalist, of its specialists, or of chapter 7's student.
 
-    The generalists of the last two are those of the search's seeds.
+    The generalists of the last two are those of the search's seeds. teachers: of the student, among `TEACHERS`, without
+    changes; two generalists if none is named.
     """
 
     of: Literal["generalist", "specialist", "student"] = "generalist"
+    sizes: Changes = {}  # what else is not the chapter's: other images, and what learns from them
 
 
 class Mnist(Sizes):

@@ -148,7 +148,8 @@ def start_search(
     if name not in searches:
         there = f"{nearest(name, searches)}: it has {', '.join(searches)}" if searches else ": it has none"
         raise InputError(f"{chapter} at {preset} has no search {name!r}{there}.")
-    chapter, loaded, seeds, where, found = check(chapter, preset, searches[name].seeds, 0, device, data_root, changes)
+    asked = (chapter, preset, searches[name].seeds, 0, device, data_root, changes)
+    chapter, loaded, seeds, where, found = check(*asked, search=name)
     common = {"chapter": chapter, "preset": loaded, "seeds": seeds, "device": where}
     common |= _storing_and_training(chapter, loaded)
     if presets.is_speech(chapter):
@@ -203,16 +204,18 @@ def check(
     changes: str | Sequence[str] | None = (),
     own_data: str | None = None,
     confirm: bool = False,
+    search: str = "",
 ) -> tuple[str, Preset, list[int], torch.device, Any]:
     """What `start` was asked for, looked up and validated; the images on the CPU, or the corpora of speech.
 
     confirm: whether test images that nothing has used take the place of the others, where there are such; of synthetic
-    speech, other speakers with other sentences.
+    speech, other speakers with other sentences. search: one of the chapter's, whose sizes these are to be.
 
     Raises InputError for whatever is wrong with it.
     """
     chapter = presets.check_chapter(chapter)
     loaded = presets.load(preset, changes, own_data)
+    loaded = presets.for_search(loaded, chapter, search) if search else loaded
     count = check_count("seeds", loaded.chapters[chapter].seeds if seeds is None else seeds, least=1)
     first = check_count("first_seed", first_seed, least=0)
     where = check_device(device)
