@@ -125,10 +125,11 @@ def _whole(name: str, merged: Mapping[str, Any], origin: str) -> Preset:
 
 
 def for_search(preset: Preset, chapter: str, name: str) -> Preset:
-    """The preset with what one of a chapter's searches changes in the chapter's sizes, if anything."""
+    """The preset for one of a chapter's searches: with what it changes in the chapter's sizes, and no other search."""
     sizes = preset.chapters[chapter]
-    changed = getattr(sizes.searches[name], "sizes", {})
-    return preset.model_copy(update={"chapters": {**preset.chapters, chapter: sizes.but(**changed)}})
+    search = sizes.searches[name]
+    sizes = sizes.but(**getattr(search, "sizes", {}), searches={name: search})
+    return preset.model_copy(update={"chapters": {**preset.chapters, chapter: sizes}})
 
 
 def with_seeds(preset: Preset, chapter: str, count: int) -> Preset:
