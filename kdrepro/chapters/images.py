@@ -17,6 +17,10 @@ from kdrepro.chapters.sizes import ConvTraining, Training
 from kdrepro.checks import NO_LABEL
 from kdrepro.store import build
 
+# How many numbers of soft targets are kept for all training images, 1 GB: the largest data set of one of the book's
+# other chapters has 17 million.
+MOST_STORED = 2**28
+
 OBJECTIVES: dict[str, Callable[[Training], training.Objective]] = {
     "hard": lambda plan: training.hard_targets,
     "soft": lambda plan: training.soft_targets(plan.temperature, plan.soft_weight),
@@ -137,7 +141,8 @@ class ImageExperiment(Experiment):
     def _batches(self, plan: Training, seed: int, teachers: list[Trained]) -> training.Batches:
         """What a network is trained on."""
         moved = moves(plan)
-        teacher = teachers[0].network if any(moved.values()) and len(teachers) == 1 else None
+        asked = any(moved.values()) or (self._many_soft_targets and not plan.label_in_targets)
+        teacher = teachers[0].network if asked and len(teachers) == 1 else None
         soft = self._soft_logits(plan, teachers) if teachers and teacher is None else None
         images, labels = self.data.train_images, self.data.train_labels
         if plan.label_in_targets:
@@ -153,6 +158,11 @@ class ImageExperiment(Experiment):
         return training.Batches(
             images, labels, batch_size=plan.recipe.batch_size, **moved, teacher_logits=soft, teacher=teacher
         )
+
+    @property
+    def _many_soft_targets(self) -> bool:
+        """Whether a teacher is rather asked for every batch, since all that it says would fill the memory."""
+        return len(self.data.train_images) * self.data.classes > MOST_STORED
 
     def _chosen(self, plan: Training, seed: int, which: torch.Tensor) -> torch.Tensor:
         """The images of a transfer set: one copy, however many networks train on it at a time."""

@@ -321,11 +321,14 @@ def test_only_input_errors_come_out_of_any_change(keys, value):
 @pytest.mark.parametrize("name", ["smoke", "full", "paper"])
 @pytest.mark.parametrize("chapter", ["05-specialists", "06-mixtures", "07-distil-back"])
 def test_the_networks_of_the_presets_can_be_built(name, chapter):
-    sizes = presets.load(name).chapters[chapter]
+    preset = presets.load(name)
+    sizes = preset.chapters[chapter]
     parts = [getattr(sizes, part, None) for part in ("generalist", "mixture", "student", "second")]
-    tried = [(s.of, change) for s in sizes.searches.values() for change in s.students.values()]
-    # A specialist is its generalist, cut down.
-    searched = [getattr(sizes, "student" if of == "student" else "generalist").but(**change) for of, change in tried]
+    searched = []
+    for one, search in sizes.searches.items():
+        own = presets.for_search(preset, chapter, one).chapters[chapter]
+        tuned = own.student if search.of == "student" else own.generalist  # a specialist is its generalist, cut down
+        searched += [tuned.but(**change) for change in search.students.values()]
     for part in filter(None, (*parts, *searched)):
         plan = getattr(part, "generalist", part)  # of a second data set
         with torch.device("meta"):

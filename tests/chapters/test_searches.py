@@ -124,6 +124,35 @@ def test_a_search_of_students_has_a_teacher_of_two_generalists(tmp_path, monkeyp
         presets.load("smoke").chapters["05-specialists"].but(searches={"x": run.sizes.searches["student"].model_dump()})
 
 
+def test_a_search_of_students_may_have_several_teachers_and_sizes_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
+    run = start_search("07-distil-back", "specialists", preset="smoke")
+    assert run.sizes.special_classes == 4 != presets.load("smoke").chapters["07-distil-back"].special_classes
+    rows = searches.search(run, "specialists")
+    teachers, students = ("generalist", "generalist + specialists"), ("as published", "labels")
+    assert [(row["teacher"], row["student"], row["seed"]) for row in rows] == [
+        *((teacher, "", seed) for teacher in teachers for seed in (0, 1)),
+        *((teacher, student, seed) for teacher in teachers for student in students for seed in (0, 1)),
+    ]
+    generalists = run.generalists()
+    committees = [run.committee(run.sizes.specialist, net, run.clusters(net)) for net in generalists]
+    assert {len(subset) for committee in committees for subset in committee.subsets} == {4}
+    assert rows[2]["errors"] == (~run.right(run.combined(committees[0]))).sum()
+    itself, both = (
+        run.train_seeds(run.sizes.student, taught_by, starts=generalists)
+        for taught_by in (generalists, [run.as_teacher(committee) for committee in committees])
+    )
+    assert [row["errors"] for row in (*rows[4:6], *rows[8:10])] == [run.errors(net) for net in (*itself, *both)]
+    assert [row["errors"] for row in rows[6:8]] == [row["errors"] for row in rows[10:12]], "labels have no teacher"
+    record = json.loads(searches.place(run, "specialists").read_bytes())
+    assert searches.missing(record) == []
+    assert searches.table(record)["saved"].tolist().count("compared with") == 1
+    whole = presets.load("smoke").chapters["07-distil-back"]
+    wrong = whole.searches["specialists"].model_dump() | {"teachers": {"specialists": {}}}
+    with pytest.raises(ValueError, match=r"a student has one of the teachers generalist, .*, not 'specialists'"):
+        whole.but(searches={"x": wrong})
+
+
 @pytest.mark.parametrize("rows", [[], [("as published", "first", None), ("as published", "second", None)]])
 def test_a_search_without_a_student_that_learned_has_a_table_and_a_picture(rows, tmp_path):
     """It was ended before the first, or all of them diverged."""
