@@ -17,8 +17,7 @@ from kdrepro.chapters.sizes import ConvTraining, Training
 from kdrepro.checks import NO_LABEL
 from kdrepro.store import build
 
-# How many numbers of soft targets are kept for all training images, 1 GB: the largest data set of one of the book's
-# other chapters has 17 million.
+# How many numbers of soft targets are kept for all training images: 1 GB of them.
 MOST_STORED = 2**28
 
 OBJECTIVES: dict[str, Callable[[Training], training.Objective]] = {

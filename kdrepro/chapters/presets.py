@@ -128,7 +128,7 @@ def for_search(preset: Preset, chapter: str, name: str) -> Preset:
     """The preset for one of a chapter's searches: with what it changes in the chapter's sizes, and no other search."""
     sizes = preset.chapters[chapter]
     search = sizes.searches[name]
-    sizes = sizes.but(**getattr(search, "sizes", {}), searches={name: search})
+    sizes = sizes.but(**{**getattr(search, "sizes", {}), "searches": {name: search}})
     return preset.model_copy(update={"chapters": {**preset.chapters, chapter: sizes}})
 
 

@@ -148,8 +148,8 @@ def _search_students(run: SpecialistExperiment, name: str) -> list[Row]:
     alone = [student for student, plan in plans.items() if plan.loss == "hard"]
 
     def students(student: str, taught_by: Sequence[Trained] | None, of: str = "") -> list[Trained]:
-        said = f"{name}: {of + ', ' if of else ''}{student}"
-        return run.train_seeds(plans[student], taught_by, name=said, starts=generalists)
+        said = ", ".join(filter(None, (of, student)))
+        return run.train_seeds(plans[student], taught_by, name=f"{name}: {said}", starts=generalists)
 
     for student in alone if run.workers is not None else ():
         students(student, None)  # beside the networks that the teachers wait for
@@ -161,8 +161,8 @@ def _search_students(run: SpecialistExperiment, name: str) -> list[Row]:
             rows += [{"teacher": system, "student": ""} | _row(run, net) for net in teachers]
         judge = partial(_judged_by_seed, run, dict(zip(run.seeds, teachers, strict=True)))
         for one in plans:
-            ask = partial(students, one) if one in alone else partial(students, one, of=of)
-            tries.append(({"teacher": of, "student": one}, partial(ask, None if one in alone else teachers), judge))
+            ask = partial(students, one, None) if one in alone else partial(students, one, teachers, of)
+            tries.append(({"teacher": of, "student": one}, ask, judge))
     _try_all(run, name, tries, rows)
     return rows
 

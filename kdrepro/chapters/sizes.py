@@ -359,7 +359,7 @@ class Specialised(Sizes):
                 raise ValueError(f"a search of a {search.of} has no teachers")
             if unknown := set(search.teachers) - set(TEACHERS):
                 raise ValueError(f"a student has one of the teachers {', '.join(TEACHERS)}, not {unknown.pop()!r}")
-            plan = getattr(self.but(**search.sizes, searches={}), search.of, None)
+            plan = getattr(self.but(**{**search.sizes, "searches": {}}), search.of, None)
             if plan is None:
                 raise ValueError(f"a search of a {search.of} needs one, and this chapter has none")
             for change in search.students.values():

@@ -141,7 +141,7 @@ def test_students_of_different_teachers_differ(run):
 
 
 def test_soft_targets_that_would_fill_the_memory_are_asked_for_in_every_batch(run, tmp_path, monkeypatch):
-    """Those of 400,000 images of 4,200 classes ended a worker; a student learns the same of both ways."""
+    """Those of 400,000 images of 4,200 classes ended a worker; a student learns the same either way."""
     soft = PLAN.but(loss="soft", temperature=2.0, soft_weight=1.0)
     teacher = run.train(PLAN, 0)
     stored = run.request(soft, 1, teacher).batches()
