@@ -282,11 +282,11 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
     """A search's rows, the seeds of each student together: mean errors, and what it saves.
 
     saved: errors less than the first student of the first teacher makes, of those that learn from as large a share of
-    the cases, paired by seed, with an interval; see `savings`. kept: on speech, what a student saves as a share of what
-    its teacher does. What the search has not come to stands at the end.
+    the cases, paired by seed, with an interval; see `savings`. kept: what a student saves as a share of what its
+    teacher does; see `_kept`. What the search has not come to stands at the end.
     """
     rows, found = pd.DataFrame(record["rows"]), []
-    saved, possible = savings(record), _possible(record)
+    saved, kept = savings(record), _kept(record)
     for (teacher, student), group in rows.groupby(["teacher", "student"], sort=False):
         row = {"teacher": teacher, "student": student or "(the teacher itself)", "seeds": len(group)}
         diverged = bool(group["errors"].isna().any())
@@ -298,7 +298,7 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
             else:
                 ends = None if np.isnan(one["half"]) else (one["saved"] - one["half"], one["saved"] + one["half"])
                 row |= {"saved": f"{one['saved']:+.1f}", "95 % of it": wording.interval(ends)}
-                row |= {"kept": f"{one['saved'] / possible:.1%}"} if possible > 0 else {}
+            row |= {"kept": f"{kept[teacher, student]:.1%}"} if (teacher, student) in kept else {}
             filled = group.dropna(axis=1)  # a student without a teacher has no gap to one
             of_teacher = {"gap": "{:.3f}", "agrees": "{:.2%}", "conditional": "{:.2%}"}
             row |= {name: text.format(filled[name].mean()) for name, text in of_teacher.items() if name in filled}
@@ -328,20 +328,36 @@ def savings(record: Mapping[str, Any]) -> pd.DataFrame:
     share = errors.index.get_level_values("student").map(lambda name: plans.get(name, {}).get("fraction", 1))
     for _, of in errors.groupby(share, sort=False):
         less = of.iloc[0] - of
-        half = stats.pooled_half_width(less.iloc[1:].to_numpy())
+        # Students that hear labels alone have a row beside each teacher, and a spread to be counted once.
+        distinct = less.reset_index("student").drop_duplicates().drop(columns="student")
+        half = stats.pooled_half_width(distinct.iloc[1:].to_numpy())
         first = np.arange(len(of)) == 0
         halves = np.where(first, np.nan, np.nan if half is None else half)
         found.append(pd.DataFrame({"saved": less.mean(axis=1), "half": halves, "compared with": first}))
     return pd.concat(found).loc[errors.index] if found else NO_SAVINGS
 
 
-def _possible(record: Mapping[str, Any]) -> float:
-    """What the teacher of a search on speech saves over the first student; 0 without one, NaN where either diverges."""
-    means = pd.DataFrame(record["rows"]).groupby("student", sort=False)["errors"].mean()
-    chapter = record.get("chapter")
-    if not (chapter and is_speech(chapter)) or "" not in means or len(means) < 2:
-        return 0.0
-    return float(means.drop("").iloc[0] - means[""])
+def _kept(record: Mapping[str, Any]) -> dict[tuple[str, str], float]:
+    """What a student of a teacher saves as a share of what that teacher saves, where the teacher does save errors.
+
+    On speech, over the first student. Of students that begin as a generalist, over that one, with the same seeds;
+    neither its own students nor labels alone have such a teacher.
+    """
+    rows, plans = pd.DataFrame(record["rows"]), record.get("plans", {})
+    own, students = rows[rows["student"] == ""], rows[rows["student"] != ""]
+    groups = [*students.groupby(["teacher", "student"], sort=False)]
+    found = {}
+    if plans.get("of") == "student":
+        of = own.set_index(["teacher", "seed"])["errors"]
+        for (teacher, student), group in groups:
+            if plans["students"][student].get("loss") == "hard" or teacher == "generalist":
+                continue
+            start, taught = (of[name][group["seed"]].mean() for name in ("generalist", teacher or "two generalists"))
+            found[teacher, student] = start, taught, group["errors"].mean()
+    elif (chapter := record.get("chapter")) and is_speech(chapter) and len(own):
+        first = groups[0][1]["errors"].mean() if groups else np.nan
+        found = {at: (first, own["errors"].mean(), group["errors"].mean()) for at, group in groups[1:]}
+    return {at: (start - one) / (start - taught) for at, (start, taught, one) in found.items() if start > taught}
 
 
 def _students(record: Mapping[str, Any]) -> pd.DataFrame:

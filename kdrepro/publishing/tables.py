@@ -165,7 +165,8 @@ def search_tables() -> str:
         p = record["provenance"]
         about = (
             f"**{record['search']}**, chapter {record['chapter']} at {record['preset']}: errors on "
-            f"{record['held_out']:,} {searches.judged_on(record)} ({p['date']}, {_machine(p)}, {p['git'][:12]})."
+            f"{record['held_out']:,} {searches.judged_on(record)} of `{record['data']['name']}` "
+            f"({p['date']}, {_machine(p)}, {p['git'][:12]})."
         )
         picture = (
             f"```{{image}} results/searches/{path.stem}.svg\n:alt: What the search {record['search']} found\n"

@@ -204,6 +204,19 @@ def test_what_students_save_has_one_spread():
     assert searches.table({"rows": rows[::2]})["95 % of it"].tolist() == ["", "–", "–"]
 
 
+def test_students_of_labels_alone_count_once_whatever_teachers_they_stand_beside():
+    errors = {("a", "soft"): [10, 12], ("a", "labels"): [8, 11], ("b", "soft"): [13, 14]}
+    rows = [
+        {"teacher": teacher, "student": student, "seed": seed, "errors": e, "seconds": 60.0}
+        for (teacher, student), each in errors.items()
+        for seed, e in enumerate(each)
+    ]
+    again = [row | {"teacher": "b"} for row in rows if row["student"] == "labels"]
+    once, twice = (searches.savings({"rows": each}) for each in (rows, rows + again))
+    assert twice.loc[once.index].equals(once)
+    assert twice.loc[("b", "labels")].equals(once.loc[("a", "labels")])
+
+
 def test_students_of_more_cases_are_not_compared_with_those_of_fewer():
     students = {"few": {"fraction": 0.1}, "all": {}, "few, better": {"fraction": 0.1}, "all, better": {}}
     rows = [
@@ -300,3 +313,25 @@ def test_what_a_student_keeps_is_told_of_speech_with_a_teacher_alone():
     assert "kept" not in searches.table({"chapter": "03-acoustic-ensemble", "rows": rows[1:]})
     rows[0]["errors"] = None  # the teacher diverged
     assert "kept" not in searches.table({"chapter": "03-acoustic-ensemble", "rows": rows})
+
+
+def test_what_a_student_that_begins_as_a_generalist_keeps_of_what_its_own_teacher_saves():
+    seeds = {
+        ("generalist", ""): [100, 110, 500],  # the last has no students
+        ("both", ""): [80, 90],
+        ("generalist", "soft"): [99, 112],
+        ("both", "soft"): [95, 100],
+        ("both", "labels"): [20, 30],
+    }
+    rows = [
+        {"teacher": teacher, "student": student, "seed": seed, "errors": errors, "seconds": 1}
+        for (teacher, student), each in seeds.items()
+        for seed, errors in enumerate(each)
+    ]
+    plans = {"of": "student", "students": {"soft": {}, "labels": {"loss": "hard"}}}
+    record = {"chapter": "07-distil-back", "rows": rows, "plans": plans | {"teachers": {"generalist": {}, "both": {}}}}
+    table = searches.table(record).set_index(["teacher", "student"])
+    assert table["kept"][table["kept"] != ""].to_dict() == {("both", "soft"): f"{(5 + 10) / (20 + 20):.1%}"}
+    names = {"": "two generalists", "soft": "", "labels": ""}  # where the search names no teachers
+    of_two = [row | {"teacher": names[row["student"]]} for row in rows if row["teacher"] == "both"]
+    assert "37.5%" in searches.table({"rows": rows[:3] + of_two, "plans": plans | {"teachers": {}}})["kept"].tolist()
