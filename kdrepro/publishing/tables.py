@@ -160,6 +160,8 @@ def search_tables() -> str:
     for path in sorted(paths.SEARCHES.glob("*.json")):
         record = json.loads(path.read_bytes())
         table = searches.table(record)
+        if not table["teacher"].any():
+            table = table.drop(columns="teacher")
         head = [f"| {' | '.join(table.columns)} |", f"|{'---|' * len(table.columns)}"]
         rows = [f"| {' | '.join(map(str, row))} |" for row in table.to_numpy().tolist()]
         p = record["provenance"]
