@@ -340,8 +340,8 @@ def savings(record: Mapping[str, Any]) -> pd.DataFrame:
 def _kept(record: Mapping[str, Any]) -> dict[tuple[str, str], float]:
     """What a student of a teacher saves as a share of what that teacher saves, where the teacher does save errors.
 
-    On speech, over the first student. Of students that begin as a generalist, over that one, with the same seeds;
-    neither its own students nor labels alone have such a teacher.
+    On speech, over the first student. Of students that begin as a generalist, over that one, with the same seeds: its
+    own students have no teacher that saves any, and labels alone have none.
     """
     rows, plans = pd.DataFrame(record["rows"]), record.get("plans", {})
     own, students = rows[rows["student"] == ""], rows[rows["student"] != ""]
@@ -350,10 +350,9 @@ def _kept(record: Mapping[str, Any]) -> dict[tuple[str, str], float]:
     if plans.get("of") == "student":
         of = own.set_index(["teacher", "seed"])["errors"]
         for (teacher, student), group in groups:
-            if plans["students"][student].get("loss") == "hard" or teacher == "generalist":
-                continue
-            start, taught = (of[name][group["seed"]].mean() for name in ("generalist", teacher or "two generalists"))
-            found[teacher, student] = start, taught, group["errors"].mean()
+            if plans["students"][student].get("loss") != "hard":
+                own_of = [of[name][group["seed"]].mean() for name in ("generalist", teacher or "two generalists")]
+                found[teacher, student] = *own_of, group["errors"].mean()
     elif (chapter := record.get("chapter")) and is_speech(chapter) and len(own):
         first = groups[0][1]["errors"].mean() if groups else np.nan
         found = {at: (first, own["errors"].mean(), group["errors"].mean()) for at, group in groups[1:]}
